@@ -1,0 +1,76 @@
+"""The client side of SOCKS.
+
+The names below are loaded when they are first touched, so that `import socksclient` alone loads
+no httpx, httpcore, anyio, ssl or asyncio.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+TYPE_CHECKING = (
+    False  # as type checkers know it; importing typing would cost more than all else here
+)
+
+if TYPE_CHECKING:
+    from socksclient.exceptions import (
+        AuthenticationError,
+        ProtocolError,
+        ProxyClosed,
+        ProxyConnectError,
+        ProxyTimeout,
+        Reply,
+        ReplyError,
+        ResolveError,
+        SocksError,
+    )
+    from socksclient.flows import NO_AUTHENTICATION, USERNAME_PASSWORD, Exchange, Flow, Method
+    from socksclient.httpx import AsyncSocksTransport, SocksTransport
+    from socksclient.proxy import Proxy, ProxyLike
+    from socksclient.sync import create_connection
+
+__all__ = [
+    "NO_AUTHENTICATION",
+    "USERNAME_PASSWORD",
+    "AsyncSocksTransport",
+    "AuthenticationError",
+    "Exchange",
+    "Flow",
+    "Method",
+    "ProtocolError",
+    "Proxy",
+    "ProxyClosed",
+    "ProxyConnectError",
+    "ProxyLike",
+    "ProxyTimeout",
+    "Reply",
+    "ReplyError",
+    "ResolveError",
+    "SocksError",
+    "SocksTransport",
+    "create_connection",
+]
+
+_HOME = {
+    "AsyncSocksTransport": "httpx",
+    "SocksTransport": "httpx",
+    "create_connection": "sync",
+    "Proxy": "proxy",
+    "ProxyLike": "proxy",
+    **dict.fromkeys(
+        ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "flows"
+    ),
+}
+"""The modules of the names that are not errors."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'exceptions')}"), name)
+    globals()[name] = value  # so that the next time costs nothing
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

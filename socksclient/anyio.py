@@ -1,0 +1,316 @@
+"""Awaited: the driver of the flows, and connections in the manner of `anyio`.
+
+It runs on asyncio (uvloop too) and trio.
+
+The handshake runs on the bare non-blocking socket, which is wrapped last, if at all: it costs
+less than over a stream, and any library that takes a socket can have it.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
+
+import anyio
+from anyio.abc import SocketStream
+from anyio.streams.tls import TLSStream
+
+from socksclient.attempt import Attempt, next_address_may_do
+from socksclient.exceptions import ProxyClosed, ResolveError, SocksError
+from socksclient.flows import Exchange, Flow, connect
+from socksclient.proxy import ProxyLike, as_proxy
+from socksclient.sockets import Address, SocketOption, Wait, interleave, literal, race
+from socksclient.wire import is_address
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["connect_socket", "connect_tcp"]
+
+T = TypeVar("T")
+
+
+@overload
+async def connect_tcp(
+    host: str,
+    port: int,
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = ...,
+    tls: Literal[False] = ...,
+    ssl_context: None = ...,
+    tls_hostname: None = ...,
+    tls_standard_compatible: bool = ...,
+) -> SocketStream: ...
+
+
+@overload
+async def connect_tcp(
+    host: str,
+    port: int,
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = ...,
+    tls: bool = ...,
+    ssl_context: ssl.SSLContext,
+    tls_hostname: str | None = ...,
+    tls_standard_compatible: bool = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    host: str,
+    port: int,
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = ...,
+    tls: bool = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_hostname: str,
+    tls_standard_compatible: bool = ...,
+) -> TLSStream: ...
+
+
+@overload
+async def connect_tcp(
+    host: str,
+    port: int,
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = ...,
+    tls: Literal[True],
+    ssl_context: ssl.SSLContext | None = ...,
+    tls_hostname: str | None = ...,
+    tls_standard_compatible: bool = ...,
+) -> TLSStream: ...
+
+
+async def connect_tcp(
+    host: str,
+    port: int,
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = None,
+    tls: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    tls_hostname: str | None = None,
+    tls_standard_compatible: bool = True,
+) -> SocketStream | TLSStream:
+    """Connects through `proxy`: `anyio.connect_tcp` with one more argument.
+
+    There is no timeout argument: use `anyio.fail_after`.
+
+    Args:
+        host: The destination. With ``socks5h`` a host name goes to the proxy as it is and is
+            never resolved here; with ``socks5`` it is resolved here, and its addresses are tried
+            in order.
+        port: 1 to 65535.
+        proxy: The proxy's URL, or a `Proxy`.
+        local_host: The local IP address to connect to the proxy from.
+        tls: Whether to speak TLS with the destination; so it is with one of the next two given.
+        ssl_context: The context to use, in place of a default one.
+        tls_hostname: The name to verify the destination's certificate against, in place of `host`.
+        tls_standard_compatible: Whether TLS ends with its closing handshake; False for HTTP.
+
+    Returns:
+        A stream of which nothing has been read that the destination sent.
+
+    Raises:
+        ValueError: The destination or the proxy cannot be; nothing has been sent.
+        ProxyConnectError: The proxy cannot be reached.
+        ResolveError: The destination's name has no address (``socks5`` only).
+        ProtocolError: The peer does not speak SOCKS5 as it should; `ProxyClosed` if it hung up.
+        AuthenticationError: The proxy accepts no method offered, or not the credentials.
+        ReplyError: The proxy refused the request; `reply` is its code.
+        ssl.SSLError: TLS with the destination failed.
+    """
+    attempt = Attempt(as_proxy(proxy), host, port)
+    stream = await open_stream(attempt, local_host)
+    if not (tls or ssl_context or tls_hostname):
+        return stream
+    try:
+        return await TLSStream.wrap(
+            stream,
+            server_side=False,
+            hostname=tls_hostname or attempt.target[0],
+            ssl_context=ssl_context,
+            standard_compatible=tls_standard_compatible,
+        )
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+
+
+async def connect_socket(
+    host: str, port: int, *, proxy: ProxyLike, local_host: str | None = None
+) -> socket.socket:
+    """Connects through `proxy`, for what takes a socket: ``asyncio.open_connection(sock=…)``.
+
+    Args:
+        host: As for `connect_tcp`.
+        port: As for `connect_tcp`.
+        proxy: As for `connect_tcp`.
+        local_host: As for `connect_tcp`.
+
+    Returns:
+        A plain connected socket, non-blocking, of which nothing has been read that the
+        destination sent.
+
+    Raises:
+        ValueError: As `connect_tcp` does, and so the others.
+        ProxyConnectError: The proxy cannot be reached.
+        ResolveError: The destination's name has no address (``socks5`` only).
+        ProtocolError: The peer does not speak SOCKS5 as it should; `ProxyClosed` if it hung up.
+        AuthenticationError: The proxy accepts no method offered, or not the credentials.
+        ReplyError: The proxy refused the request; `reply` is its code.
+    """
+    return await open_tunnel(Attempt(as_proxy(proxy), host, port), local_host)
+
+
+async def open_stream(
+    attempt: Attempt,
+    local_host: str | None = None,
+    socket_options: Iterable[SocketOption] = (),
+) -> SocketStream:
+    """`open_tunnel`, with the socket wrapped."""
+    sock = await open_tunnel(attempt, local_host, socket_options)
+    try:
+        return await SocketStream.from_socket(sock)
+    except ValueError as error:  # it is not connected any more
+        sock.close()
+        attempt.phase = "relay"
+        raise attempt.locate(ProxyClosed("the proxy hung up after its reply")) from error
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def open_tunnel(
+    attempt: Attempt,
+    local_host: str | None = None,
+    socket_options: Iterable[SocketOption] = (),
+) -> socket.socket:
+    """A non-blocking socket connected to the destination of `attempt`.
+
+    With ``socks5``, each address of the destination is tried on a connection of its own.
+    """
+    source_address = None if local_host is None else (local_host, 0)
+    with attempt:
+        targets = await _targets(attempt)
+        servers = await _resolve(attempt.proxy.host, attempt.proxy.port)
+    earlier: list[str] = []
+    while True:
+        target = targets.pop(0)
+        try:
+            with attempt:
+                attempt.enter("connect")
+                sock = await _connect(servers, source_address, socket_options)
+                await _handshake(attempt, target, sock)
+                return sock
+        except SocksError as error:
+            if not targets or not next_address_may_do(error):
+                error.__notes__ = earlier
+                raise
+            earlier.append(f"before that, {target[0]}: {error.strerror}")
+
+
+async def _targets(attempt: Attempt) -> list[tuple[str, int]]:
+    """What to ask the proxy for, one after the other."""
+    host, port = attempt.target
+    if attempt.proxy.remote_dns or is_address(host):
+        return [attempt.target]
+    attempt.enter("resolve")
+    try:
+        addresses = await _resolve(host, port)
+    except socket.gaierror as error:
+        raise ResolveError.of(host, error) from error
+    return [(str(sockaddr[0]), port) for _, sockaddr in addresses]
+
+
+async def _handshake(attempt: Attempt, target: tuple[str, int], sock: socket.socket) -> None:
+    try:
+        host, port = await run(connect(attempt.proxy, *target, attempt.enter), sock)
+    except BaseException:
+        sock.close()
+        raise
+    attempt.log(f"connected, bound address {host} {port}")
+
+
+async def run(flow: Flow[T], sock: socket.socket) -> T:
+    """Drives `flow` on the non-blocking `sock`, which stays open whatever happens."""
+    try:
+        step = next(flow)
+        while True:
+            step = flow.send(await _exchange(step, sock))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
+    octets = b""
+    try:
+        sent = 0
+        while sent < len(step.send):
+            try:
+                sent += sock.send(step.send[sent:])
+            except BlockingIOError:
+                await anyio.wait_writable(sock)
+        while len(octets) < (step.enough or step.read):
+            try:
+                received = sock.recv(step.read - len(octets))
+            except BlockingIOError:
+                await anyio.wait_readable(sock)
+                continue
+            if not received:
+                raise ConnectionResetError("it hung up")
+            octets += received
+    except ConnectionError as error:
+        raise step.closed(octets) from error
+    return octets
+
+
+async def _connect(
+    servers: Sequence[Address],
+    source_address: tuple[str, int] | None,
+    socket_options: Iterable[SocketOption],
+) -> socket.socket:
+    """A socket connected to the first of `servers` that answers."""
+    with closing(race(servers, source_address, socket_options)) as steps:
+        try:
+            step = next(steps)
+            while True:
+                step = steps.send(await _writable(step))
+        except StopIteration as won:
+            sock: socket.socket = won.value
+            return sock
+
+
+async def _writable(step: Wait) -> list[socket.socket]:
+    if len(step.sockets) == 1 and step.seconds is None:
+        await anyio.wait_writable(step.sockets[0])
+        return [step.sockets[0]]
+    writable: list[socket.socket] = []
+
+    async def wait(sock: socket.socket) -> None:
+        await anyio.wait_writable(sock)
+        writable.append(sock)
+        group.cancel_scope.cancel()
+
+    with anyio.move_on_after(step.seconds):
+        async with anyio.create_task_group() as group:
+            for sock in step.sockets:
+                group.start_soon(wait, sock)
+    return writable
+
+
+async def _resolve(host: str, port: int) -> list[Address]:
+    """The addresses of `host`, in the order to try them."""
+    if address := literal(host, port):
+        return [address]
+    # As octets: they go to the resolver as they are.
+    found = await anyio.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    return interleave((family, sockaddr) for family, _, _, _, sockaddr in found)

@@ -1,0 +1,104 @@
+"""`Attempt`: how far one attempt has come, for the log and for every error that ends it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from socksclient.exceptions import (
+    ProxyClosed,
+    ProxyConnectError,
+    ProxyTimeout,
+    Reply,
+    ReplyError,
+    SocksError,
+    host_port,
+)
+from socksclient.wire import parse_host, parse_port
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from socksclient.exceptions import Phase
+    from socksclient.proxy import Proxy
+
+_logger = logging.getLogger("socksclient")
+
+
+class Attempt:
+    """One attempt to reach a destination through `proxy`: a context manager around it.
+
+    It is the one border at which the errors of sockets become `SocksError`, and at which every
+    `SocksError` gets its place. Cancellation and a caller's mistakes pass through untouched.
+
+    Attributes:
+        destination: The (host, port) as the caller gave it.
+        target: The same as it goes over the wire.
+        phase: Where the attempt stands.
+
+    Raises:
+        ValueError: Host or port cannot be.
+    """
+
+    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+        self.proxy = proxy
+        self.destination = (host, port)
+        self.target = (parse_host(host), parse_port(port))
+        self.phase: Phase = "resolve"
+
+    def enter(self, phase: Phase) -> None:
+        """A new phase begins."""
+        self.phase = phase
+        self.log(phase)
+
+    def log(self, event: str) -> None:
+        """One line at DEBUG. The proxy's `str` has no credentials in it."""
+        _logger.debug("%s via %s: %s", host_port(*self.destination), self.proxy, event)
+
+    def locate(self, error: SocksError) -> SocksError:
+        """Gives `error` its place, and returns it."""
+        error.proxy = self.proxy
+        error.destination = self.destination
+        error.phase = self.phase
+        return error
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        if not isinstance(exc, OSError) or (isinstance(exc, SocksError) and exc.phase):
+            return
+        error = self.locate(self._socks_error(exc))
+        self.log(f"failed: {error.strerror}")
+        if error is not exc:
+            raise error from exc
+
+    def _socks_error(self, exc: OSError) -> SocksError:
+        if isinstance(exc, SocksError):
+            return exc
+        if isinstance(exc, TimeoutError) and exc.errno is None:  # ours; the kernel's has ETIMEDOUT
+            return ProxyTimeout()
+        if self.phase in ("resolve", "connect"):
+            return ProxyConnectError(f"cannot reach the proxy: {exc.strerror or exc}", exc.errno)
+        return ProxyClosed(f"the connection to the proxy broke: {exc.strerror or exc}")
+
+
+def next_address_may_do(error: SocksError) -> bool:
+    """Whether another address of the same destination could succeed where one has failed.
+
+    After REP 03, 04, 05 and 08, and when the proxy hangs up on the request: `ssh -D` does so for
+    every failure.
+    """
+    if isinstance(error, ReplyError):
+        return error.reply in (
+            Reply.NETWORK_UNREACHABLE,
+            Reply.HOST_UNREACHABLE,
+            Reply.CONNECTION_REFUSED,
+            Reply.ADDRESS_TYPE_NOT_SUPPORTED,
+        )
+    return isinstance(error, ProxyClosed) and error.phase == "request"

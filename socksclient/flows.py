@@ -1,0 +1,160 @@
+"""The protocol as generators that do no I/O, in the order of RFC 1928.
+
+A flow yields `Exchange` after `Exchange` and returns its result; a driver (`socksclient.sync`,
+`socksclient.anyio`) does what each asks for and sends the octets back in. Every read asks for
+no more than the protocol is owed, so what the destination says first stays in the socket.
+
+A flow knows no time, no sockets and no logging. Someone with another way to do I/O needs this
+module and a driver of some fifteen lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from socksclient.exceptions import ProxyClosed
+from socksclient.wire import (
+    Command,
+    address_size,
+    check_reply,
+    check_status,
+    decode_address,
+    decode_method,
+    encode_credentials,
+    encode_methods,
+    encode_request,
+)
+
+if TYPE_CHECKING:
+    from socksclient.exceptions import Phase
+    from socksclient.proxy import Proxy
+
+__all__ = [
+    "NO_AUTHENTICATION",
+    "USERNAME_PASSWORD",
+    "Exchange",
+    "Flow",
+    "Method",
+    "connect",
+    "negotiate_password",
+    "request",
+    "select_method",
+]
+
+T = TypeVar("T")
+
+
+class Exchange(NamedTuple):
+    """One step of a flow: write `send`, then bring `read` octets.
+
+    Attributes:
+        send: Octets to write, in one write; none if empty.
+        read: How many octets to bring at most.
+        enough: With how many the driver may come back; all of `read` if 0.
+        before: How many octets of the same message came with the exchange before, for the text
+            of the error when no more come.
+    """
+
+    send: bytes
+    read: int
+    enough: int = 0
+    before: int = 0
+
+    def closed(self, received: bytes) -> ProxyClosed:
+        """The error to raise when the peer hangs up after `received`."""
+        return ProxyClosed.early(received, self.before + len(received), self.before + self.read)
+
+    def __repr__(self) -> str:
+        # Without the octets: they may be credentials, and tracebacks can show local variables.
+        return f"<Exchange: send {len(self.send)} octets, read {self.read}>"
+
+
+Flow = Generator[Exchange, bytes, T]
+"""What a driver runs; T is the flow's result."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of authentication (RFC 1928 §3): its code and its sub-negotiation.
+
+    `Proxy(methods=…)` takes any number of them, a private one among them::
+
+        def negotiate(proxy: Proxy) -> Flow[None]:
+            answer = yield Exchange(b"…", 2)
+            if answer != b"…":
+                raise AuthenticationError("the proxy refused the token")
+
+        Proxy("proxy.example", methods=(NO_AUTHENTICATION, Method(0x80, negotiate)))
+
+    Attributes:
+        code: 0x00 to 0xFE; 0x80 to 0xFE are private methods.
+        negotiate: The flow to run when the proxy selects the method. It gets the `Proxy`, and
+            raises `socksclient.AuthenticationError` if the proxy says no.
+    """
+
+    code: int
+    negotiate: Callable[[Proxy], Flow[None]]
+
+
+def select_method(methods: Sequence[Method]) -> Flow[Method]:
+    """Offers `methods`; returns the one that the proxy selects (RFC 1928 §3)."""
+    codes = [method.code for method in methods]
+    selected = decode_method((yield Exchange(encode_methods(codes), 2)), codes)
+    return methods[codes.index(selected)]
+
+
+def negotiate_nothing(_proxy: Proxy) -> Flow[None]:
+    """The sub-negotiation of "no authentication required": there is none."""
+    yield from ()
+
+
+def negotiate_password(proxy: Proxy) -> Flow[None]:
+    """The username/password sub-negotiation (RFC 1929 §2)."""
+    check_status(
+        (yield Exchange(encode_credentials(proxy.username or "", proxy.password or ""), 2))
+    )
+
+
+NO_AUTHENTICATION = Method(0x00, negotiate_nothing)
+USERNAME_PASSWORD = Method(0x02, negotiate_password)
+
+
+def request(command: int, host: str, port: int) -> Flow[tuple[str, int]]:
+    """Sends a request; returns BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
+    # A failure may end after REP (heroku's server stops after two octets), while a success has
+    # at least seven octets, and the first five tell how many come.
+    head = yield Exchange(encode_request(command, host, port), read=5, enough=2)
+    check_reply(head)
+    if len(head) < 5:
+        head += yield Exchange(b"", 5 - len(head), before=len(head))
+    rest = yield Exchange(b"", 3 + address_size(head[3:]) - len(head), before=len(head))
+    return decode_address(head[3:] + rest)
+
+
+def connect(
+    proxy: Proxy, host: str, port: int, enter: Callable[[Phase], None]
+) -> Flow[tuple[str, int]]:
+    """CONNECT to host and port, all of it; returns the bound address.
+
+    Args:
+        proxy: Says which methods to offer, and the credentials.
+        host: The destination, as `socksclient.wire.parse_host` gave it.
+        port: Its port.
+        enter: Called as each phase begins.
+    """
+    enter("method selection")
+    method = yield from select_method(_methods(proxy))
+    enter("authentication")
+    yield from method.negotiate(proxy)
+    enter("request")
+    return (yield from request(Command.CONNECT, host, port))
+
+
+def _methods(proxy: Proxy) -> Sequence[Method]:
+    if proxy.methods:
+        return proxy.methods
+    if proxy.username is None:
+        return (NO_AUTHENTICATION,)
+    return (NO_AUTHENTICATION, USERNAME_PASSWORD)

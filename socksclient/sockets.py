@@ -1,0 +1,133 @@
+"""Choosing addresses and connecting to the first that answers: what both drivers share."""
+
+from __future__ import annotations
+
+import os
+import socket
+from itertools import zip_longest
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from socksclient.wire import is_address
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+Address: TypeAlias = tuple[int, tuple[object, ...]]
+"""An address family and what `socket.connect` takes for it."""
+
+SocketOption: TypeAlias = (
+    tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+)
+"""The arguments of `socket.setsockopt`."""
+
+CONNECTION_ATTEMPT_DELAY = 0.25
+"""Seconds before the next address is tried beside the one that has not answered (RFC 8305 §5)."""
+
+
+def literal(host: str, port: int) -> Address | None:
+    """The address, if `host` is one and no resolver is needed.
+
+    One with a zone id is left to getaddrinfo, which knows the interfaces' numbers.
+    """
+    if "%" in host or not is_address(host):
+        return None
+    return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
+
+
+def interleave(addresses: Iterable[Address]) -> list[Address]:
+    """The addresses with their families taking turns, the first one's first (RFC 8305 §4)."""
+    by_family: dict[int, list[Address]] = {}
+    for address in addresses:
+        by_family.setdefault(address[0], []).append(address)
+    turns = zip_longest(*by_family.values())
+    return [address for turn in turns for address in turn if address is not None]
+
+
+def open_socket(
+    family: int, source_address: tuple[str, int] | None, socket_options: Iterable[SocketOption]
+) -> socket.socket:
+    """A TCP socket, ready to connect."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        for option in socket_options:
+            sock.setsockopt(*option)
+        if source_address is not None:
+            sock.bind(source_address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Wait(NamedTuple):
+    """A step of `race`: wait until any of `sockets` is writable, at most so many `seconds`."""
+
+    sockets: Sequence[socket.socket]
+    seconds: float | None
+
+
+def race(
+    addresses: Sequence[Address],
+    source_address: tuple[str, int] | None,
+    socket_options: Iterable[SocketOption],
+) -> Generator[Wait, Iterable[socket.socket], socket.socket]:
+    """Connects to the first address that answers (RFC 8305 §5), as a generator without I/O waits.
+
+    It is sent the sockets that have become writable. The next address is begun when one has
+    failed, or has not answered in time. Returns a connected, non-blocking socket; closing the
+    generator closes all that it has begun.
+
+    Raises:
+        OSError: All have failed.
+    """
+    options = list(socket_options)
+    waiting: list[socket.socket] = []
+    failures: list[tuple[object, OSError]] = []
+    ahead = list(addresses)
+    begun: dict[socket.socket, object] = {}
+    try:
+        while ahead or waiting:
+            if ahead:
+                family, sockaddr = ahead.pop(0)
+                try:
+                    sock = _begin(family, sockaddr, source_address, options)
+                except OSError as error:
+                    failures.append((sockaddr[0], error))
+                    continue
+                waiting.append(sock)
+                begun[sock] = sockaddr[0]
+            for sock in (yield Wait(waiting, CONNECTION_ATTEMPT_DELAY if ahead else None)):
+                waiting.remove(sock)
+                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code == 0:
+                    return sock
+                sock.close()
+                failures.append((begun[sock], OSError(code, os.strerror(code))))
+        raise _all_failed(failures)
+    finally:
+        for sock in waiting:
+            sock.close()
+
+
+def _begin(
+    family: int,
+    sockaddr: tuple[object, ...],
+    source_address: tuple[str, int] | None,
+    options: Iterable[SocketOption],
+) -> socket.socket:
+    sock = open_socket(family, source_address, options)
+    try:
+        sock.setblocking(False)
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        pass  # it is under way
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _all_failed(failures: Sequence[tuple[object, OSError]]) -> OSError:
+    """One error that tells of each."""
+    text = "; ".join(f"{host}: {error.strerror or error}" for host, error in failures)
+    return OSError(failures[-1][1].errno, text)

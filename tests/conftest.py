@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import anyio
+import pytest
+import socksclient
+import socksclient.anyio
+from socksclient import ProxyLike
+from support import Address, echo, greet, serving
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "asyncio": {"backend": "asyncio"},
+    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
+    "trio": {"backend": "trio"},
+}
+
+
+@pytest.fixture(params=list(BACKENDS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Every event loop that tests marked `anyio` run on."""
+    options = BACKENDS[request.param]
+    return options["backend"], options.get("backend_options", {})
+
+
+class Dial(Protocol):
+    """Connects by one of the drivers, and returns a blocking socket."""
+
+    def __call__(
+        self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0
+    ) -> socket.socket: ...
+
+
+@pytest.fixture(params=["blocking", *BACKENDS])
+def dial(request: pytest.FixtureRequest) -> Dial:
+    """One test, every driver. When `timeout` passes, it is a TimeoutError in all of them."""
+    if request.param == "blocking":
+        return blocking_dial
+
+    def dial(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> socket.socket:
+        async def connect() -> socket.socket:
+            with anyio.fail_after(timeout):
+                return await socksclient.anyio.connect_socket(*address, proxy=proxy)
+
+        sock = anyio.run(connect, **BACKENDS[request.param])
+        assert sock.gettimeout() == 0.0
+        sock.settimeout(timeout)
+        return sock
+
+    return dial
+
+
+def blocking_dial(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> socket.socket:
+    sock = socksclient.create_connection(address, timeout, proxy=proxy)
+    assert sock.gettimeout() == timeout
+    return sock
+
+
+@pytest.fixture(scope="session")
+def echo_server() -> Iterator[Address]:
+    with serving(echo) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def echo_server_6() -> Iterator[Address]:
+    with serving(echo, "::1") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def greeter() -> Iterator[Address]:
+    with serving(greet) as address:
+        yield address

@@ -1,0 +1,151 @@
+"""What the tests share: small servers on loopback, and ways to look at the process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Address = tuple[str, int]
+
+
+@contextmanager
+def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
+    """An asyncio server in a thread of its own; yields where it listens."""
+    loops: list[asyncio.AbstractEventLoop] = []
+    stop = asyncio.Event()
+    started = threading.Event()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family, backlog=2048)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handler(reader, writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def main() -> None:
+        loops.append(asyncio.get_running_loop())
+        server = await asyncio.start_server(handle, sock=listener)
+        started.set()
+        await stop.wait()
+        server.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    started.wait()
+    try:
+        yield (host, listener.getsockname()[1])
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back what comes."""
+    while octets := await reader.read(65536):
+        writer.write(octets)
+        await writer.drain()
+
+
+GREETING = b"220 the destination speaks first\r\n"
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Speaks first, as SSH, SMTP and FTP do; then sends back what comes."""
+    writer.write(GREETING)
+    await echo(reader, writer)
+
+
+def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    octets = b""
+    while len(octets) < count:
+        received = sock.recv(count - len(octets))
+        assert received, f"got {len(octets)} of {count} octets"
+        octets += received
+    return octets
+
+
+def assert_echoes(sock: socket.socket, token: bytes = b"there and back") -> None:
+    """That the socket leads to an echo server, and that nothing else comes."""
+    sock.sendall(token)
+    assert receive_exactly(sock, len(token)) == token
+    sock.shutdown(socket.SHUT_WR)
+    assert sock.recv(1) == b""
+
+
+def refused_port(host: str = "127.0.0.1") -> int:
+    """A port at which nobody listens."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as sock:
+        sock.bind((host, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
+    """An address that lets no connection through: its listener's queue is full."""
+    with socket.socket() as listener:
+        listener.bind((host, port))
+        listener.listen(0)
+        address: Address = listener.getsockname()
+        queued = []
+        try:
+            for _ in range(4):
+                sock = socket.socket()
+                queued.append(sock)
+                sock.setblocking(False)
+                sock.connect_ex(address)
+            yield address
+        finally:
+            for sock in queued:
+                sock.close()
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether the condition comes true, as what it waits for goes on in another thread."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(0.005)
+    return True
+
+
+GetAddrInfo = Callable[..., list[tuple[int, int, int, str, tuple[object, ...]]]]
+
+
+def resolver(names: dict[str, Sequence[str]]) -> GetAddrInfo:
+    """A `socket.getaddrinfo` that knows only `names` and IP addresses."""
+
+    def getaddrinfo(
+        host: bytes | str, port: int, *_args: object, **_kwargs: object
+    ) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name not in names:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [
+            (
+                socket.AF_INET6 if ":" in address else socket.AF_INET,
+                socket.SOCK_STREAM,
+                socket.IPPROTO_TCP,
+                "",
+                (address, port, 0, 0) if ":" in address else (address, port),
+            )
+            for address in names[name]
+        ]
+
+    return getaddrinfo
