@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 import pytest
+
 import socksclient
 import socksclient.anyio
 from socksclient import ProxyLike
-from support import Address, echo, greet, serving
+
+from support import Address, Dial, echo, greet, serving
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "asyncio": {"backend": "asyncio"},
@@ -23,14 +25,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Every event loop that tests marked `anyio` run on."""
     options = BACKENDS[request.param]
     return options["backend"], options.get("backend_options", {})
-
-
-class Dial(Protocol):
-    """Connects by one of the drivers, and returns a blocking socket."""
-
-    def __call__(
-        self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0
-    ) -> socket.socket: ...
 
 
 @pytest.fixture(params=["blocking", *BACKENDS])

@@ -9,9 +9,20 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
+
+from socksclient import ProxyLike
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]
+
+
+class Dial(Protocol):
+    """Connects by one of the drivers, and returns a blocking socket."""
+
+    def __call__(
+        self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0
+    ) -> socket.socket: ...
 
 
 @contextmanager

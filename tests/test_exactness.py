@@ -1,12 +1,13 @@
-"""Replies that arrive whole, in pieces, or with more behind them: nothing over-read, nothing lost."""
+"""Replies whole, in pieces, or with more behind them: nothing over-read, nothing lost."""
 
 from __future__ import annotations
 
 import pytest
-from conftest import Dial
+
 from socksclient import AuthenticationError, ReplyError
 from socksclient.testing import Faults, SocksServer
-from support import GREETING, Address, assert_echoes, receive_exactly
+
+from support import GREETING, Address, Dial, assert_echoes, receive_exactly
 
 ACCOUNTS = {"user": "pass"}
 
@@ -28,10 +29,12 @@ ACCOUNTS = {"user": "pass"}
 def test_replies_of_every_form_are_read_exactly(
     dial: Dial, greeter: Address, faults: Faults, accounts: dict[str, str] | None
 ) -> None:
-    with SocksServer(accounts=accounts, faults=faults) as server:
-        with dial(greeter, proxy=server.url) as sock:
-            assert receive_exactly(sock, len(GREETING)) == GREETING
-            assert_echoes(sock)
+    with (
+        SocksServer(accounts=accounts, faults=faults) as server,
+        dial(greeter, proxy=server.url) as sock,
+    ):
+        assert receive_exactly(sock, len(GREETING)) == GREETING
+        assert_echoes(sock)
 
 
 @pytest.mark.parametrize(
