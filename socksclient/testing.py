@@ -246,7 +246,7 @@ class _Session:
         cut = octets if limit is None else octets[: max(0, limit - self.said)]
         pieces = [cut + data]
         if faults.split or faults.drip is not None:
-            pieces = [*(bytes([octet]) for octet in cut), data]
+            pieces = [bytes([octet]) for octet in cut + data]
         for piece in pieces:
             await asyncio.sleep(faults.drip or 0)
             self.writer.write(piece)

@@ -2,20 +2,30 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+import uvloop
 
 import socksclient
 import socksclient.anyio
 from socksclient import ProxyLike
 
-from support import Address, Dial, echo, greet, serving
+from support import Address, Dial, echo, greet, resolver, serving
+
+
+class Loop(uvloop.Loop):
+    """uvloop, but with Python's resolver, which tests can watch and replace."""
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.run_in_executor(None, partial(socket.getaddrinfo, *args, **kwargs))
+
 
 BACKENDS: dict[str, dict[str, Any]] = {
     "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"use_uvloop": True}},
+    "uvloop": {"backend": "asyncio", "backend_options": {"loop_factory": Loop}},
     "trio": {"backend": "trio"},
 }
 
@@ -68,3 +78,11 @@ def echo_server_6() -> Iterator[Address]:
 def greeter() -> Iterator[Address]:
     with serving(greet) as address:
         yield address
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The only names that this process can resolve, and their addresses; the test adds them."""
+    known: dict[str, list[str]] = {}
+    monkeypatch.setattr(socket, "getaddrinfo", resolver(lambda name: known.get(name, [])))
+    return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -126,6 +127,43 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def settled_descriptors() -> int:
+    """The same, when what earlier tests have left to other threads is closed as well."""
+    counts = [descriptors()]
+    while len(counts) < 5 or len(set(counts[-5:])) > 1:
+        threading.Event().wait(0.005)
+        counts.append(descriptors())
+    return counts[-1]
+
+
+_resolved: list[str] | None = None
+
+
+def _audit(event: str, args: tuple[object, ...]) -> None:
+    if _resolved is not None and event in (
+        "socket.getaddrinfo",
+        "socket.gethostbyname",
+        "socket.gethostbyaddr",
+        "socket.getnameinfo",
+    ):
+        host = args[0][0] if isinstance(args[0], tuple) else args[0]
+        _resolved.append(host.decode() if isinstance(host, bytes) else str(host))
+
+
+sys.addaudithook(_audit)
+
+
+@contextmanager
+def resolved_names() -> Iterator[list[str]]:
+    """Every name that anything in this process gives to a resolver of Python's, meanwhile."""
+    global _resolved  # noqa: PLW0603 - an audit hook cannot be taken away
+    _resolved = []
+    try:
+        yield _resolved
+    finally:
+        _resolved = None
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     """Whether the condition comes true, as what it waits for goes on in another thread."""
     end = time.monotonic() + seconds
@@ -136,27 +174,29 @@ def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
     return True
 
 
-GetAddrInfo = Callable[..., list[tuple[int, int, int, str, tuple[object, ...]]]]
-
-
-def resolver(names: dict[str, Sequence[str]]) -> GetAddrInfo:
-    """A `socket.getaddrinfo` that knows only `names` and IP addresses."""
+def resolver(
+    look_up: Callable[[str], Sequence[str]],
+) -> Callable[..., list[tuple[int, int, int, str, tuple[object, ...]]]]:
+    """A `socket.getaddrinfo` that finds the IP addresses of a name by `look_up`."""
 
     def getaddrinfo(
-        host: bytes | str, port: int, *_args: object, **_kwargs: object
+        host: bytes | str,
+        port: int,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - as it is called in the original
+        proto: int = 0,
+        flags: int = 0,
     ) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
         name = host.decode() if isinstance(host, bytes) else host
-        if name not in names:
+        # trio asks so first, to learn whether there is anything to look up.
+        addresses = [] if flags & socket.AI_NUMERICHOST else look_up(name)
+        if not addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [
-            (
-                socket.AF_INET6 if ":" in address else socket.AF_INET,
-                socket.SOCK_STREAM,
-                socket.IPPROTO_TCP,
-                "",
-                (address, port, 0, 0) if ":" in address else (address, port),
-            )
-            for address in names[name]
+            (socket.AF_INET6, type, proto, "", (address, port, 0, 0))
+            if ":" in address
+            else (socket.AF_INET, type, proto, "", (address, port))
+            for address in addresses
         ]
 
     return getaddrinfo

@@ -1,0 +1,158 @@
+"""Several addresses: of the proxy, raced; and of the destination, tried in order."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from socksclient import ProxyConnectError, Reply, ReplyError, ResolveError, SocksError
+from socksclient.sockets import interleave
+from socksclient.testing import Faults, SocksServer
+
+from support import Address, Dial, assert_echoes, refused_port, silence
+
+Names = dict[str, list[str]]
+
+
+class TestTheProxysOwnAddresses:
+    def test_a_first_one_that_refuses(self, dial: Dial, names: Names, echo_server: Address) -> None:
+        names["proxy.test"] = ["::1", "127.0.0.9", "127.0.0.1"]
+        with SocksServer() as server:
+            proxy = f"socks5h://proxy.test:{server.address[1]}"
+            with dial(echo_server, proxy=proxy) as sock:
+                assert sock.getpeername() == server.address
+                assert_echoes(sock)
+
+    def test_a_first_one_that_is_silent(
+        self, dial: Dial, names: Names, echo_server: Address
+    ) -> None:
+        names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
+        with SocksServer() as server, silence("127.0.0.9", server.address[1]):
+            proxy = f"socks5h://proxy.test:{server.address[1]}"
+            with dial(echo_server, proxy=proxy) as sock:
+                assert sock.getpeername() == server.address
+                assert_echoes(sock)
+
+    def test_the_only_one_a_name_has(self, dial: Dial, names: Names, echo_server: Address) -> None:
+        names["proxy.test"] = ["127.0.0.1"]
+        with SocksServer() as server:
+            proxy = f"socks5h://proxy.test:{server.address[1]}"
+            with dial(echo_server, proxy=proxy) as sock:
+                assert_echoes(sock)
+
+    def test_when_all_fail_the_error_tells_of_each(self, dial: Dial, names: Names) -> None:
+        names["proxy.test"] = ["127.0.0.8", "127.0.0.9"]
+        with pytest.raises(ProxyConnectError) as caught:
+            dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{refused_port('127.0.0.8')}")
+        assert "127.0.0.8: Connection refused; 127.0.0.9: Connection refused" in str(caught.value)
+        assert caught.value.phase == "connect"
+
+    def test_a_name_without_any(self, dial: Dial, names: Names) -> None:
+        with pytest.raises(ProxyConnectError, match="Name or service not known") as caught:
+            dial(("192.0.2.1", 80), proxy="socks5h://nowhere.test")
+        assert caught.value.phase == "resolve"
+        assert caught.value.errno == socket.EAI_NONAME
+
+    def test_an_ipv6_one_with_a_zone(self, dial: Dial) -> None:
+        # The loopback interface has no link-local address; but its zone is known here.
+        with pytest.raises(ProxyConnectError) as caught:
+            dial(("192.0.2.1", 80), proxy="socks5h://[fe80::1%lo]:1080")
+        assert caught.value.phase == "connect"
+
+    def test_a_name_that_the_system_resolves(self, dial: Dial, echo_server: Address) -> None:
+        with SocksServer() as server:
+            proxy = f"socks5h://localhost:{server.address[1]}"
+            with dial(echo_server, proxy=proxy) as sock:
+                assert_echoes(sock)
+
+
+def test_families_take_turns() -> None:
+    four, six = socket.AF_INET, socket.AF_INET6
+    order = [(six, ("a",)), (six, ("b",)), (four, ("c",)), (six, ("d",)), (four, ("e",))]
+    assert [host for _, (host,) in interleave(order)] == ["a", "c", "b", "e", "d"]
+
+
+def local(server: SocksServer) -> str:
+    """The server's URL with the scheme under which this side resolves."""
+    return server.url.replace("socks5h://", "socks5://")
+
+
+class TestTheDestinationsAddresses:
+    def test_the_request_carries_an_address(
+        self, dial: Dial, names: Names, echo_server: Address
+    ) -> None:
+        _, port = echo_server
+        names["origin.test"] = ["127.0.0.1"]
+        with SocksServer() as server, dial(("origin.test", port), proxy=local(server)) as sock:
+            assert_echoes(sock)
+            assert server.requests[0].destination == ("127.0.0.1", port)
+            assert server.requests[0].address_type == 0x01
+
+    @pytest.mark.parametrize(
+        "faults",
+        [
+            *(Faults(reply=rep) for rep in (0x03, 0x04, 0x05, 0x08)),
+            Faults(close_after=2),
+            Faults(close_after=3),
+            Faults(reset_after=2),
+        ],
+        ids=str,
+    )
+    def test_the_next_is_tried(
+        self, dial: Dial, names: Names, echo_server: Address, faults: Faults
+    ) -> None:
+        _, port = echo_server
+        names["origin.test"] = ["2001:db8::1", "127.0.0.1"]
+        with SocksServer(faults=[faults]) as server:
+            with dial(("origin.test", port), proxy=local(server)) as sock:
+                assert_echoes(sock)
+            seen = [request.destination for request in server.requests]
+            assert seen == [("2001:db8::1", port), ("127.0.0.1", port)]
+
+    @pytest.mark.parametrize(
+        "faults",
+        [
+            *(Faults(reply=rep) for rep in (0x01, 0x02, 0x06, 0x07, 0x5A)),
+            Faults(close_after=0),
+            Faults(method=0xFF),
+            Faults(answers={"request": b"\x04\x00"}),
+        ],
+        ids=str,
+    )
+    def test_the_next_is_not_tried(self, dial: Dial, names: Names, faults: Faults) -> None:
+        names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
+        with SocksServer(faults=faults) as server:
+            with pytest.raises(SocksError):
+                dial(("origin.test", 80), proxy=local(server))
+            assert len(server.connections) == 1
+
+    def test_when_all_fail_the_last_error_tells_of_the_others(
+        self, dial: Dial, names: Names
+    ) -> None:
+        names["origin.test"] = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
+        faults = [Faults(reply=0x03), Faults(close_after=2), Faults(reply=0x05)]
+        with SocksServer(faults=faults) as server, pytest.raises(ReplyError) as caught:
+            dial(("origin.test", 80), proxy=local(server))
+        assert caught.value.reply == Reply.CONNECTION_REFUSED
+        assert caught.value.destination == ("origin.test", 80)
+        first, second = caught.value.__notes__
+        assert "192.0.2.1: " in first
+        assert "network unreachable" in first
+        assert "2001:db8::1: " in second
+        assert "got 0 of 5 octets" in second
+
+    def test_a_name_without_any(self, dial: Dial, names: Names) -> None:
+        with SocksServer() as server:
+            with pytest.raises(ResolveError, match=r"cannot resolve nowhere\.test") as caught:
+                dial(("nowhere.test", 80), proxy=local(server))
+            assert server.connections == []
+        assert caught.value.phase == "resolve"
+        assert caught.value.errno == socket.EAI_NONAME
+        assert isinstance(caught.value.__cause__, socket.gaierror)
+
+    def test_an_address_is_not_resolved(
+        self, dial: Dial, names: Names, echo_server: Address
+    ) -> None:
+        with SocksServer() as server, dial(echo_server, proxy=local(server)) as sock:
+            assert_echoes(sock)

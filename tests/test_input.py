@@ -1,0 +1,92 @@
+"""What cannot be is a ValueError before any octet is sent; `test_proxy.py` has that of proxies."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from socksclient.testing import SocksServer
+
+from support import Address, Dial, assert_echoes
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (("", 80), "host is 0 octets long"),
+        (("n" * 256, 80), "host is 256 octets long"),
+        (("nul\0.example", 80), "NUL"),
+        (("bü cher.example", 80), "no valid internationalised name"),
+        (("ü" * 64 + ".example", 80), "no valid internationalised name"),
+        (("fe80::1%eth0", 80), "zone id"),
+        (("[fe80::1%eth0]", 80), "zone id"),
+        (("[name.example]", 80), "in brackets but is no IPv6 address"),
+        (("name.example", 0), "port 0"),
+        (("name.example", -1), "port -1"),
+        (("name.example", 65536), "port 65536"),
+        (("name.example", "80"), "port must be an integer, not '80'"),
+        (("name.example", 80.5), "port must be an integer, not 80.5"),
+    ],
+)
+def test_a_destination_that_cannot_be(dial: Dial, address: Address, words: str) -> None:
+    with SocksServer() as server:
+        for url in (server.url, server.url.replace("socks5h", "socks5")):
+            with pytest.raises(ValueError, match=re.escape(words)):
+                dial(address, proxy=url)
+        assert server.connections == []
+
+
+def test_a_proxy_that_cannot_be(dial: Dial) -> None:
+    with pytest.raises(ValueError, match="scheme"):
+        dial(("192.0.2.1", 80), proxy="127.0.0.1:1080")
+    with pytest.raises(TypeError, match="proxy must be a URL or a Proxy, not bytes"):
+        dial(("192.0.2.1", 80), proxy=b"socks5h://127.0.0.1:1080")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "sent", "address_type"),
+    [
+        ("name_with.underscore.example.", "name_with.underscore.example.", 0x03),
+        ("UPPER.example", "UPPER.example", 0x03),
+        ("bücher.example", "xn--bcher-kva.example", 0x03),
+        ("127.1", "127.1", 0x03),
+        ("n" * 255, "n" * 255, 0x03),
+        ("127.0.0.1", "127.0.0.1", 0x01),
+        ("[::1]", "::1", 0x04),
+        ("0:0::0:1", "::1", 0x04),
+    ],
+)
+def test_what_is_sent(
+    dial: Dial, echo_server: Address, host: str, sent: str, address_type: int
+) -> None:
+    with SocksServer(routes={(sent, 80): echo_server}) as server:
+        with dial((host, 80), proxy=server.url) as sock:
+            assert_echoes(sock)
+        assert server.requests[0].destination == (sent, 80)
+        assert server.requests[0].address_type == address_type
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "username", "password"),
+    [
+        ("user:pass", "user", "pass"),
+        ("user", "user", ""),
+        ("user:", "user", ""),
+        (":pass", "", "pass"),
+        (":", "", ""),
+        ("%C3%BCser:p%40%3A%2F%25%F0%9F%94%91", "üser", "p@:/%🔑"),
+        ("u" * 255 + ":" + "p" * 255, "u" * 255, "p" * 255),
+        ("%C3%BC" * 127 + ":" + "p" * 128, "ü" * 127, "p" * 128),
+    ],
+)
+def test_credentials_as_they_arrive(
+    dial: Dial, echo_server: Address, userinfo: str, username: str, password: str
+) -> None:
+    with SocksServer(accounts={username: password}) as server:
+        host, port = server.address
+        with dial(echo_server, proxy=f"socks5h://{userinfo}@{host}:{port}") as sock:
+            assert_echoes(sock)
+        [request] = server.requests
+        assert request.methods == b"\x00\x02"
+        assert (request.username, request.password) == (username, password)
