@@ -127,7 +127,7 @@ class SocksServer:
         self._port = 0
         self._started = threading.Event()
         self._thread: threading.Thread | None = None
-        self._handlers: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def misbehave(self, faults: Faults | Iterable[Faults]) -> None:
         """Faults for the connections that come from now on, as for the class."""
@@ -179,23 +179,26 @@ class SocksServer:
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._accept, sock=listener)
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept, listener)
         self._started.set()
         await self._stop.wait()
-        server.close()
-        for handler in self._handlers:
-            handler.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        self._loop.remove_reader(listener)
+        listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(client=writer.get_extra_info("peername")[:2])
+    # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
+    def _accept(self, listener: socket.socket) -> None:
+        sock, client = listener.accept()
+        connection = Connection(client=client[:2])
         self.connections.append(connection)
-        session = _Session(
-            connection, reader, writer, next(self._faults), self._accounts, self._routes
-        )
-        handler = asyncio.ensure_future(session.run())
-        self._handlers.add(handler)
-        handler.add_done_callback(self._handlers.discard)
+        session = _Session(connection, sock, next(self._faults), self._accounts, self._routes)
+        task = asyncio.ensure_future(session.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(session.close)
 
 
 class _Over(Exception):
@@ -208,29 +211,31 @@ class _Session:
     def __init__(
         self,
         connection: Connection,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        sock: socket.socket,
         faults: Faults,
         accounts: Mapping[str, str],
         routes: Mapping[tuple[str, int], tuple[str, int]],
     ) -> None:
         self.seen = connection
-        self.reader = reader
-        self.writer = writer
+        self.sock = sock
         self.faults = faults
         self.accounts = accounts
         self.routes = routes
         self.said = 0
 
     async def run(self) -> None:
+        self.reader, self.writer = await asyncio.open_connection(sock=self.sock)
         try:
             method = await self.select_method()
             await self.authenticate(method)
             await self.serve_request()
         except (_Over, asyncio.IncompleteReadError, OSError):
             pass
-        finally:
-            self.writer.close()
+
+    def close(self, _task: asyncio.Task[None]) -> None:
+        """When all is done, or when the server is stopped before anything was."""
+        writer = getattr(self, "writer", None)
+        (writer or self.sock).close()
 
     async def hear(self, count: int) -> bytes:
         octets = await self.reader.readexactly(count)

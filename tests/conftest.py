@@ -2,32 +2,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import anyio
 import pytest
-import uvloop
 
 import socksclient
 import socksclient.anyio
 from socksclient import ProxyLike
 
-from support import Address, Dial, echo, greet, resolver, serving
-
-
-class Loop(uvloop.Loop):
-    """uvloop, but with Python's resolver, which tests can watch and replace."""
-
-    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
-        return await self.run_in_executor(None, partial(socket.getaddrinfo, *args, **kwargs))
-
-
-BACKENDS: dict[str, dict[str, Any]] = {
-    "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"loop_factory": Loop}},
-    "trio": {"backend": "trio"},
-}
+from origin import Origin
+from support import BACKENDS, Address, Dial, echo, greet, resolver, serving
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -86,3 +71,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     known: dict[str, list[str]] = {}
     monkeypatch.setattr(socket, "getaddrinfo", resolver(lambda name: known.get(name, [])))
     return known
+
+
+@pytest.fixture(scope="session")
+def origin() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin

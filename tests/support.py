@@ -9,13 +9,30 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Protocol
+
+import uvloop
 
 from socksclient import ProxyLike
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]
+
+
+class Loop(uvloop.Loop):
+    """uvloop, but with Python's resolver, which tests can watch and replace."""
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        return await self.run_in_executor(None, partial(socket.getaddrinfo, *args, **kwargs))
+
+
+BACKENDS: dict[str, dict[str, Any]] = {
+    "asyncio": {"backend": "asyncio"},
+    "uvloop": {"backend": "asyncio", "backend_options": {"loop_factory": Loop}},
+    "trio": {"backend": "trio"},
+}
 
 
 class Dial(Protocol):
@@ -35,17 +52,17 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family, backlog=2048)
 
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(handle(reader, writer))
+        task.add_done_callback(lambda _: writer.close())  # also when it never got to run
+
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with suppress(ConnectionError):
             await handler(reader, writer)
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
 
     async def main() -> None:
         loops.append(asyncio.get_running_loop())
-        server = await asyncio.start_server(handle, sock=listener)
+        server = await asyncio.start_server(accept, sock=listener)
         started.set()
         await stop.wait()
         server.close()
@@ -130,7 +147,7 @@ def descriptors() -> int:
 def settled_descriptors() -> int:
     """The same, when what earlier tests have left to other threads is closed as well."""
     counts = [descriptors()]
-    while len(counts) < 5 or len(set(counts[-5:])) > 1:
+    while len(counts) < 10 or len(set(counts[-10:])) > 1:
         threading.Event().wait(0.005)
         counts.append(descriptors())
     return counts[-1]

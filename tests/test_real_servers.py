@@ -1,0 +1,123 @@
+"""Against proxies that we did not write: Dante, microsocks and OpenSSH."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+
+from socksclient import (
+    AsyncSocksTransport,
+    AuthenticationError,
+    ProxyClosed,
+    Reply,
+    ReplyError,
+    SocksTransport,
+)
+
+import real_servers
+from origin import Origin
+from support import Address, Dial, assert_echoes, refused_port
+
+MISSING = real_servers.missing()
+pytestmark = pytest.mark.skipif(
+    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
+    reason=f"not installed: {', '.join(MISSING)}",
+)
+
+ACCOUNT = ("user", "päss:w@rd")
+Start = Callable[[Path], AbstractContextManager[str]]
+
+SERVERS: dict[str, Start] = {
+    "dante": real_servers.dante,
+    "dante with accounts": lambda path: real_servers.dante(path, accounts=dict([ACCOUNT])),
+    "dante on ::1": lambda path: real_servers.dante(path, host="::1"),
+    "microsocks": real_servers.microsocks,
+    "microsocks with an account": lambda path: real_servers.microsocks(path, account=ACCOUNT),
+    "microsocks on ::1": lambda path: real_servers.microsocks(path, host="::1"),
+    "ssh -D": real_servers.openssh,
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with SERVERS[request.param](tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
+class TestConnect:
+    def test_to_ipv4(self, proxy: str, scheme: str, dial: Dial, echo_server: Address) -> None:
+        with dial(echo_server, proxy=proxy.replace("socks5h", scheme)) as sock:
+            assert_echoes(sock)
+
+    def test_to_ipv6(self, proxy: str, scheme: str, dial: Dial, echo_server_6: Address) -> None:
+        with dial(echo_server_6, proxy=proxy.replace("socks5h", scheme)) as sock:
+            assert_echoes(sock)
+
+    def test_to_a_name(self, proxy: str, scheme: str, dial: Dial, echo_server: Address) -> None:
+        _, port = echo_server
+        with dial(("localhost", port), proxy=proxy.replace("socks5h", scheme)) as sock:
+            assert_echoes(sock)
+
+
+def test_a_destination_that_refuses(proxy: str, dial: Dial) -> None:
+    with pytest.raises((ReplyError, ProxyClosed)) as caught:
+        dial(("127.0.0.1", refused_port()), proxy=proxy)
+    assert caught.value.phase == "request"
+    if isinstance(caught.value, ReplyError):  # ssh hangs up whatever it is
+        assert caught.value.reply == Reply.CONNECTION_REFUSED
+
+
+@pytest.mark.parametrize("server", ["dante with accounts", "microsocks with an account"])
+def test_credentials_that_are_wrong(
+    server: str, dial: Dial, echo_server: Address, tmp_path: Path
+) -> None:
+    with SERVERS[server](tmp_path) as url:
+        host, port = url.rpartition("@")[2].split(":")
+        with pytest.raises(AuthenticationError, match="STATUS") as caught:
+            dial(echo_server, proxy=f"socks5h://user:wrong@{host}:{port}")
+        assert caught.value.phase == "authentication"
+        with pytest.raises(AuthenticationError, match="none of the methods") as caught:
+            dial(echo_server, proxy=f"socks5h://{host}:{port}")
+        assert caught.value.phase == "method selection"
+
+
+@pytest.fixture(scope="module")
+def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with SERVERS["dante with accounts"](tmp_path_factory.mktemp("dante")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
+class TestHTTPThroughDante:
+    def test_blocking(self, dante: str, origin: Origin, scheme: str, http2: bool) -> None:
+        transport = SocksTransport(dante, verify=origin.trust(), http2=http2)
+        with httpx.Client(transport=transport) as client:
+            check(client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/"), scheme, http2)
+
+    @pytest.mark.anyio
+    async def test_awaited(self, dante: str, origin: Origin, scheme: str, http2: bool) -> None:
+        transport = AsyncSocksTransport(dante, verify=origin.trust(), http2=http2)
+        async with httpx.AsyncClient(transport=transport) as client:
+            with anyio.fail_after(10):
+                response = await client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/")
+            check(response, scheme, http2)
+
+
+def port_of(origin: Origin, scheme: str) -> int:
+    return origin.https_port if scheme == "https" else origin.http_port
+
+
+def check(response: httpx.Response, scheme: str, http2: bool) -> None:
+    assert response.status_code == 200
+    # Without TLS there is no ALPN to agree on HTTP/2 by.
+    assert response.http_version == ("HTTP/2" if http2 and scheme == "https" else "HTTP/1.1")
