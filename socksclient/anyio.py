@@ -9,7 +9,7 @@ less than over a stream, and any library that takes a socket can have it.
 from __future__ import annotations
 
 import socket
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import anyio
@@ -253,24 +253,34 @@ async def run(flow: Flow[T], sock: socket.socket) -> T:
 async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
     octets = b""
     try:
-        sent = 0
-        while sent < len(step.send):
-            try:
-                sent += sock.send(step.send[sent:])
-            except BlockingIOError:
-                await anyio.wait_writable(sock)
+        await _send(step, sock)
         while len(octets) < (step.enough or step.read):
-            try:
-                received = sock.recv(step.read - len(octets))
-            except BlockingIOError:
-                await anyio.wait_readable(sock)
-                continue
+            received = await _receive(sock, step.read - len(octets))
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
     except ConnectionError as error:
         raise step.closed(octets) from error
     return octets
+
+
+# Both await outside of `except`: a cancellation is to have no BlockingIOError as its context.
+
+
+async def _send(step: Exchange, sock: socket.socket) -> None:
+    sent = 0
+    while sent < len(step.send):
+        with suppress(BlockingIOError):
+            sent += sock.send(step.send[sent:])
+            continue
+        await anyio.wait_writable(sock)
+
+
+async def _receive(sock: socket.socket, count: int) -> bytes:
+    while True:
+        with suppress(BlockingIOError):
+            return sock.recv(count)
+        await anyio.wait_readable(sock)
 
 
 async def _connect(

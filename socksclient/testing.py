@@ -16,8 +16,8 @@ import itertools
 import socket
 import struct
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal, NoReturn
 from urllib.parse import quote
 
 from socksclient.exceptions import Phase, host_port
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Faults", "SocksServer"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Faults:
     """What the server does otherwise than asked, on one connection. By default nothing.
 
@@ -67,6 +67,15 @@ class Faults:
     answers: Mapping[Phase, bytes] = field(default_factory=dict)
     reply_with_data: bool = False
 
+    def __repr__(self) -> str:
+        """Only what differs from the defaults: it names parametrized tests."""
+        told = []
+        for fault in fields(self):
+            value = getattr(self, fault.name)
+            if value is not None and value is not False and value != {}:
+                told.append(f"{fault.name}={value!r}")
+        return f"Faults({', '.join(told)})"
+
 
 @dataclass
 class Connection:
@@ -81,8 +90,7 @@ class Connection:
         address_type: ATYP of the request.
         destination: DST.ADDR and DST.PORT of the request, as they came: a name is not resolved.
         reply: REP of the reply.
-        received: All octets of the handshake that came from the client.
-        sent: All octets of the handshake that went to the client.
+        transcript: The octets of the handshake, message by message, with who said them.
     """
 
     client: tuple[str, int]
@@ -93,8 +101,23 @@ class Connection:
     address_type: int | None = None
     destination: tuple[str, int] | None = None
     reply: int | None = None
-    received: bytes = b""
-    sent: bytes = b""
+    transcript: list[tuple[Literal["client", "server"], bytes]] = field(default_factory=list)
+
+    @property
+    def received(self) -> bytes:
+        """All octets of the handshake that came from the client."""
+        return b"".join(octets for who, octets in self.transcript if who == "client")
+
+    @property
+    def sent(self) -> bytes:
+        """All octets of the handshake that went to the client."""
+        return b"".join(octets for who, octets in self.transcript if who == "server")
+
+    def note(self, who: Literal["client", "server"], octets: bytes) -> None:
+        """Adds to the transcript."""
+        if self.transcript and self.transcript[-1][0] == who:
+            octets = self.transcript.pop()[1] + octets
+        self.transcript.append((who, octets))
 
 
 class SocksServer:
@@ -239,7 +262,7 @@ class _Session:
 
     async def hear(self, count: int) -> bytes:
         octets = await self.reader.readexactly(count)
-        self.seen.received += octets
+        self.seen.note("client", octets)
         return octets
 
     async def say(self, phase: Phase, octets: bytes, data: bytes = b"") -> None:
@@ -256,7 +279,7 @@ class _Session:
             await asyncio.sleep(faults.drip or 0)
             self.writer.write(piece)
             await self.writer.drain()
-        self.seen.sent += cut
+        self.seen.note("server", cut)
         self.said += len(cut)
         if limit is not None and len(cut) < len(octets):
             await self.end()
@@ -298,7 +321,7 @@ class _Session:
             if status != 0x00:
                 raise _Over
         elif method != 0x00:  # whatever sub-negotiation it is, it has one message
-            self.seen.received += await self.reader.read(65536)
+            self.seen.note("client", await self.reader.read(65536))
             await self.say("authentication", b"")
 
     async def serve_request(self) -> None:

@@ -1,0 +1,79 @@
+"""What is loaded when, and what is there under which name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import socksclient
+import socksclient.anyio
+import socksclient.exceptions
+import socksclient.flows
+import socksclient.httpx
+import socksclient.sync
+import socksclient.testing
+
+HEAVY = ("httpx", "httpcore", "anyio", "ssl", "asyncio")
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Which of the heavy modules a fresh interpreter has loaded."""
+    code = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import socksclient",
+        "import socksclient; dir(socksclient)",
+        "import socksclient; socksclient.Proxy, socksclient.SocksError, socksclient.Method",
+        "import socksclient; socksclient.create_connection",
+        "import socksclient.cli",
+        "import socksclient.pytest_plugin",
+    ],
+)
+def test_what_needs_none_of_them_loads_none(statement: str) -> None:
+    assert loaded_after(statement) == set()
+
+
+def test_a_transport_loads_what_it_needs() -> None:
+    assert loaded_after("import socksclient; socksclient.SocksTransport") >= {"httpx", "ssl"}
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(set(socksclient.__all__)) == sorted(socksclient.__all__)
+    for name in socksclient.__all__:
+        assert getattr(socksclient, name) is not None
+        assert name in dir(socksclient)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError, match="module 'socksclient' has no attribute 'nothing'"):
+        socksclient.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        socksclient.anyio,
+        socksclient.exceptions,
+        socksclient.flows,
+        socksclient.httpx,
+        socksclient.sync,
+        socksclient.testing,
+    ],
+)
+def test_modules_export_what_they_say(module: object) -> None:
+    for name in module.__all__:  # type: ignore[attr-defined]
+        assert hasattr(module, name)
+
+
+def test_the_package_is_typed_and_has_its_entry_points() -> None:
+    distribution = metadata.distribution("socksclient")
+    names = {(point.group, point.name) for point in distribution.entry_points}
+    assert {("console_scripts", "socksclient"), ("pytest11", "socksclient")} <= names
