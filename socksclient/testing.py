@@ -311,9 +311,9 @@ class _Session:
     async def authenticate(self, method: int) -> None:
         if method == 0x02:
             _, size = await self.hear(2)
-            username = self.seen.username = (await self.hear(size)).decode()
+            username = self.seen.username = _text(await self.hear(size))
             [size] = await self.hear(1)
-            password = self.seen.password = (await self.hear(size)).decode()
+            password = self.seen.password = _text(await self.hear(size))
             status = 0x00 if self.accounts.get(username) == password else 0x01
             if self.faults.status is not None:
                 status = self.faults.status
@@ -345,7 +345,7 @@ class _Session:
         if address_type == AddressType.IPV6:
             return str(ipaddress.IPv6Address(await self.hear(16)))
         [size] = await self.hear(1)
-        return (await self.hear(size)).decode("ascii")
+        return _text(await self.hear(size))
 
     async def refuse(self, rep: int) -> NoReturn:
         await self.reply(rep, ("0.0.0.0", 0))
@@ -366,6 +366,10 @@ class _Session:
             await asyncio.gather(_pump(self.reader, writer), _pump(reader, self.writer))
         finally:
             writer.close()
+
+
+def _text(octets: bytes) -> str:
+    return octets.decode(errors="backslashreplace")
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

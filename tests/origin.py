@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[HTTPScope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
-NAMES = ("origin.test", "localhost", "127.0.0.1")
+NAMES = ("origin.test", "example.com", "localhost", "127.0.0.1")
 """What the certificate is for."""
 
 BEGINNING = b"the beginning"

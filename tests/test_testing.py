@@ -45,6 +45,11 @@ class TestAnswers:
             assert (connection.username, connection.password) == ("u", "p")
             assert server.requests == []
 
+    def test_text_that_is_no_utf8(self) -> None:
+        with SocksServer(accounts={"user": "pass"}) as server:
+            talk(server, ("05 01 02", "05 02"), ("01 01 ff 01 fe", "01 01"))
+            assert server.connections[0].username == "\\xff"
+
     def test_what_is_no_socks5_is_hung_up_on(self) -> None:
         with SocksServer() as server:
             talk(server, ("04 01", ""))
