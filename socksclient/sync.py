@@ -92,6 +92,14 @@ class Deadline:
             raise TimeoutError
         return left
 
+    def limit(self, sock: socket.socket) -> None:
+        """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
+
+        Without a deadline the socket stays as it is: setting a timeout is a system call.
+        """
+        if self._instant is not None:
+            sock.settimeout(self.left())
+
 
 def open_tunnel(
     attempt: Attempt,
@@ -161,10 +169,10 @@ def _exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
     octets = b""
     try:
         if step.send:
-            sock.settimeout(deadline.left())
+            deadline.limit(sock)
             sock.sendall(step.send)
         while len(octets) < (step.enough or step.read):
-            sock.settimeout(deadline.left())
+            deadline.limit(sock)
             received = sock.recv(step.read - len(octets))
             if not received:
                 raise ConnectionResetError("it hung up")
