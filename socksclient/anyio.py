@@ -178,6 +178,8 @@ async def open_stream(
     """`open_tunnel`, with the socket wrapped."""
     sock = await open_tunnel(attempt, local_host, socket_options)
     try:
+        # As the streams of `anyio.connect_tcp` have it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return await SocketStream.from_socket(sock)
     except ValueError as error:  # it is not connected any more
         sock.close()

@@ -382,13 +382,13 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
         if info == "ssl_object":
             return self._stream.extra(TLSAttribute.ssl_object, None)
         if info == "client_addr":
-            return self._stream.extra(SocketAttribute.local_address)
+            return self._stream.extra(SocketAttribute.local_address, None)
         if info == "server_addr":
-            return self._stream.extra(SocketAttribute.remote_address)
+            return self._stream.extra(SocketAttribute.remote_address, None)
         if info == "socket":
-            return self._stream.extra(SocketAttribute.raw_socket)
+            return self._stream.extra(SocketAttribute.raw_socket, None)
         if info == "is_readable":
-            return _is_readable(self._stream.extra(SocketAttribute.raw_socket))
+            return _is_readable(self._stream.extra(SocketAttribute.raw_socket, None))
         return None
 
 
@@ -398,9 +398,9 @@ _Selector: type[selectors.BaseSelector] = getattr(
 )
 
 
-def _is_readable(sock: socket.socket) -> bool:
+def _is_readable(sock: socket.socket | None) -> bool:
     """Whether an idle connection has something to read, which can only be its end."""
-    if sock.fileno() < 0:
+    if sock is None or sock.fileno() < 0:  # closed
         return True
     with _Selector() as selector:
         selector.register(sock, selectors.EVENT_READ)

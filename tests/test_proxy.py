@@ -1,0 +1,250 @@
+"""`Proxy`: what it takes, what it refuses, and that it keeps its credentials to itself."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+import traceback
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from socksclient import NO_AUTHENTICATION, USERNAME_PASSWORD, Method, Proxy
+from socksclient.proxy import as_proxy
+
+# Every octet with a meaning in a URL, and more, as text and percent-encoded.
+RESERVED = ":/?#[]@!$&'()*+,;=% ü€\0"
+ENCODED = "%3A%2F%3F%23%5B%5D%40%21%24%26%27%28%29%2A%2B%2C%3B%3D%25%20%C3%BC%e2%82%ac%00"
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "host", "port", "username", "password"),
+    [
+        ("socks5h://proxy.example:9050", "socks5h", "proxy.example", 9050, None, None),
+        ("socks5://proxy.example:9050", "socks5", "proxy.example", 9050, None, None),
+        ("socks://proxy.example:9050", "socks5h", "proxy.example", 9050, None, None),
+        ("SOCKS5://Proxy.example:1", "socks5", "proxy.example", 1, None, None),
+        ("socks5h://proxy.example", "socks5h", "proxy.example", 1080, None, None),
+        ("socks5h://proxy.example:", "socks5h", "proxy.example", 1080, None, None),
+        ("socks5h://proxy.example:65535/", "socks5h", "proxy.example", 65535, None, None),
+        ("socks5h://bücher.example", "socks5h", "xn--bcher-kva.example", 1080, None, None),
+        ("socks5h://192.0.2.1:1081", "socks5h", "192.0.2.1", 1081, None, None),
+        ("socks5h://[2001:DB8::1]:1081", "socks5h", "2001:db8::1", 1081, None, None),
+        ("socks5h://[::1]", "socks5h", "::1", 1080, None, None),
+        ("socks5h://u:p@[fe80::1%Eth0]:1081/", "socks5h", "fe80::1%Eth0", 1081, "u", "p"),
+        ("socks5h://user:pass@host", "socks5h", "host", 1080, "user", "pass"),
+        ("socks5h://user@host", "socks5h", "host", 1080, "user", ""),
+        ("socks5h://user:@host", "socks5h", "host", 1080, "user", ""),
+        ("socks5h://:pw@host", "socks5h", "host", 1080, "", "pw"),
+        ("socks5h://:@host", "socks5h", "host", 1080, "", ""),
+        ("socks5h://@host", "socks5h", "host", 1080, "", ""),
+        ("socks5h://us+er:p+w@host", "socks5h", "host", 1080, "us+er", "p+w"),
+        ("socks5h://u@x:p:w@host", "socks5h", "host", 1080, "u@x", "p:w"),
+        (f"socks5h://{ENCODED}:{ENCODED}@h:1", "socks5h", "h", 1, RESERVED, RESERVED),
+    ],
+)
+def test_a_url_is_the_proxy_of_its_parts(
+    url: str, scheme: str, host: str, port: int, username: str | None, password: str | None
+) -> None:
+    proxy = Proxy.from_url(url)
+    assert (proxy.scheme, proxy.host, proxy.port) == (scheme, host, port)
+    assert (proxy.username, proxy.password) == (username, password)
+    assert proxy.remote_dns is (scheme == "socks5h")
+    assert proxy == Proxy(host, port, scheme=scheme, username=username, password=password)
+
+
+NOTHING = NO_AUTHENTICATION.negotiate
+MALFORMED = "proxy URL is malformed: after the host comes a port from 1 to 65535; in user name and"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        # In each the secrets are us3r, p4ss and w0rd.
+        ("proxy.example:1080", "has no scheme: it must begin with socks5h://, socks5:// or socks:"),
+        ("us3r:p4ssw0rd@proxy.example:1080", "proxy URL has no scheme"),
+        ("", "proxy URL has no scheme"),
+        ("http://us3r:p4ssw0rd@h", "proxy scheme 'http' is not one of socks5h://, "),
+        ("socks4a://us3r@h", "proxy scheme 'socks4a' is not one of"),
+        ("socks5h://us3r:p4ssw0rd@h:0", "port 0 is not in the range from 1 to 65535"),
+        ("socks5h://us3r:p4ssw0rd@h:65536", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h:http", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h:-1", MALFORMED),
+        ("socks5h://h:us3r:p4ssw0rd", MALFORMED),
+        ("socks5h://us3r:p4ss/w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss?w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss#w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss[w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss]w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss／w0rd@h:1", MALFORMED),
+        ("socks5h://us3r:1/p4ssw0rd@h:1", "proxy URL has a path, query or fragment"),
+        ("socks5h://us3r:p4ss%w0rd@h", "proxy password has a % that is not followed by two hex"),
+        ("socks5h://us3r:p4ssw0rd%@h", "proxy password has a % that"),
+        ("socks5h://us3r%4:p4ssw0rd@h", "proxy username has a % that"),
+        ("socks5h://us3r:p4ss%FFw0rd@h", "proxy password is not UTF-8 when percent-decoded"),
+        ("socks5h://us3r%ed%a0%80:p4ssw0rd@h", "proxy username is not UTF-8"),
+        (f"socks5h://us3r:{'p4ss' * 64}@h", "proxy password is 256 octets long in UTF-8"),
+        (f"socks5h://{'us3r' * 64}:p4ssw0rd@h", "proxy username is 256 octets long in UTF-8"),
+        (f"socks5h://us3r:p4ss{'%C3%BC' * 126}@h", "proxy password is 256 octets long in UTF-8"),
+        ("socks5h://us3r:p4ssw0rd@h/path", "proxy URL has a path, query or fragment"),
+        ("socks5h://us3r:p4ssw0rd@h?p4ss=w0rd", "proxy URL has a path, query or fragment"),
+        ("socks5h://us3r:p4ssw0rd@h/#w0rd", "proxy URL has a path, query or fragment"),
+        (" socks5h://us3r:p4ssw0rd@h", "proxy URL has white space or a control"),
+        ("socks5h://us3r:p4ss w0rd@h", "proxy URL has white space or a control"),
+        ("socks5h://us3r:p4ss\tw0rd@h", "proxy URL has white space or a control"),
+        ("socks5h://us3r:p4ssw0rd@h\n", "proxy URL has white space or a control"),
+        ("socks5h://us3r:p4ssw0rd@", "proxy host is 0 octets long"),
+        ("socks5h://us3r:p4ssw0rd@:1080", "proxy host is 0 octets long"),
+        (f"socks5h://us3r:p4ssw0rd@{'h' * 256}", "proxy host is 256 octets long"),
+        ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is no valid internationalised name"),
+        ("socks5h://us3r:p4ssw0rd@[::1", MALFORMED),
+        ("socks5h://::1", MALFORMED),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
+    url: str, text: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        Proxy.from_url(url)
+    shown = repr(caught.value) + "".join(traceback.format_exception(caught.value))
+    for secret in ("us3r", "p4ss", "w0rd"):
+        assert secret not in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"host": ""}, "proxy host is 0 octets long"),
+        ({"host": "h" * 256}, "proxy host is 256 octets long"),
+        ({"host": "[h]"}, "proxy host '[h]' is in brackets but is no IPv6 address"),
+        ({"port": 0}, "port 0 is not in the range from 1 to 65535"),
+        ({"port": 65536}, "port 65536 is not in the range"),
+        ({"port": "1080"}, "port must be an integer"),
+        ({"scheme": "http"}, "proxy scheme 'http' is not one of socks5h://, socks5:// or socks://"),
+        ({"password": "p4ss"}, "proxy password is given without a username"),
+        ({"username": "us3r" * 64}, "proxy username is 256 octets long in UTF-8"),
+        ({"username": "us3r", "password": "p4ss" * 64}, "proxy password is 256 octets long"),
+        ({"username": "us3r", "password": "p4ss\ud800"}, "proxy password cannot be encoded"),
+        ({"methods": [NO_AUTHENTICATION] * 2}, "proxy methods must have different codes"),
+        ({"methods": [Method(0xFF, NOTHING)]}, "proxy methods must have different codes"),
+        ({"methods": [Method(-1, NOTHING)]}, "proxy methods must have different codes"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        Proxy(**{"host": "h", **arguments})
+    assert "us3r" not in repr(caught.value)
+    assert "p4ss" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "same"),
+    [
+        (Proxy("h"), Proxy("h", 1080, scheme="socks5h", username=None, password=None, methods=())),
+        (Proxy("h", scheme="socks"), Proxy("h", scheme="socks5h")),
+        (Proxy("[2001:db8:0::1]"), Proxy("2001:db8::1")),
+        (Proxy("[fe80:0::1%eth0]"), Proxy("fe80::1%eth0")),
+        (Proxy("bücher.example"), Proxy("xn--bcher-kva.example")),
+        (Proxy("h", username="u"), Proxy("h", username="u", password="")),
+        (Proxy("h", username=""), Proxy.from_url("socks5h://@h")),
+    ],
+    ids=str,
+)
+def test_equal_proxies_are_equal_and_hash_alike(proxy: Proxy, same: Proxy) -> None:
+    assert proxy == same
+    assert hash(proxy) == hash(same)
+
+
+PROXY = Proxy("h", 1081, scheme="socks5", username="us3r", password="p4ss")
+OTHERS = [
+    replace(PROXY, host="i"),
+    replace(PROXY, port=1080),
+    replace(PROXY, scheme="socks5h"),
+    replace(PROXY, username="other"),
+    replace(PROXY, password="other"),
+    replace(PROXY, methods=(USERNAME_PASSWORD,)),
+]
+
+
+def test_proxies_that_differ_in_one_field_are_different() -> None:
+    assert len({PROXY, *OTHERS}) == 1 + len(OTHERS)
+    assert len(OTHERS) == len(fields(Proxy))
+    assert OTHERS[1] == Proxy("h", scheme="socks5", username="us3r", password="p4ss")
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Proxy)])
+def test_no_field_can_be_set(field: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(PROXY, field, "other")
+
+
+def test_methods_of_any_sequence_are_kept_as_a_tuple() -> None:
+    methods: Any = [USERNAME_PASSWORD, NO_AUTHENTICATION]
+    assert Proxy("h", methods=methods).methods == (USERNAME_PASSWORD, NO_AUTHENTICATION)
+
+
+def test_replacing_a_field_checks_it() -> None:
+    with pytest.raises(ValueError, match="proxy scheme 'http'"):
+        replace(PROXY, scheme="http")
+
+
+@pytest.mark.parametrize("proxy", [PROXY, *OTHERS], ids=str)
+def test_a_proxy_can_be_pickled_and_copied(proxy: Proxy) -> None:
+    for double in (pickle.loads(pickle.dumps(proxy)), copy.copy(proxy), copy.deepcopy(proxy)):
+        assert double == proxy
+
+
+@pytest.mark.parametrize(
+    ("proxy", "text"),
+    [
+        (PROXY, "socks5://***@h:1081"),
+        (Proxy("h", username=""), "socks5h://***@h:1080"),
+        (Proxy("h"), "socks5h://h:1080"),
+        (Proxy("::1", scheme="socks"), "socks5h://[::1]:1080"),
+        (Proxy("fe80::1%eth0"), "socks5h://[fe80::1%eth0]:1080"),
+    ],
+)
+def test_its_text_is_the_url_without_credentials(proxy: Proxy, text: str) -> None:
+    assert str(proxy) == f"{proxy}" == text
+    assert repr(proxy) == f"<Proxy {text}>"
+
+
+def test_as_proxy_takes_a_proxy_or_its_url() -> None:
+    assert as_proxy(PROXY) is PROXY
+    assert as_proxy("socks5://us3r:p4ss@h:1081") == PROXY
+
+
+@pytest.mark.parametrize("proxy", [None, b"socks5h://us3r:p4ss@h", ("h", 1080), 1080])
+def test_as_proxy_takes_nothing_else(proxy: str) -> None:
+    kind = type(proxy).__name__
+    with pytest.raises(TypeError, match=f"^proxy must be a URL or a Proxy, not {kind}$"):
+        as_proxy(proxy)
+
+
+CREDENTIALS = st.text().filter(lambda text: len(text.encode()) <= 255)
+
+
+@settings(deadline=None)
+@given(CREDENTIALS, CREDENTIALS)
+@example("ü" * 127, "€" * 85)
+def test_any_credentials_survive_percent_encoding(username: str, password: str) -> None:
+    userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}"
+    proxy = Proxy.from_url(f"socks5h://{userinfo}@proxy.example:1081")
+    assert proxy == Proxy("proxy.example", 1081, username=username, password=password)
+    assert (proxy.username, proxy.password) == (username, password)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["", "socks5h://", "socks://u:p@"]), st.text() | st.text("aü:/?#[]@%41. \0"))
+def test_any_text_is_a_proxy_or_a_value_error(start: str, text: str) -> None:
+    try:
+        proxy = Proxy.from_url(start + text)
+    except ValueError:
+        return
+    assert 1 <= proxy.port <= 65535
+    assert proxy.host

@@ -1,0 +1,311 @@
+"""Octets <-> values: the messages of the RFCs, what people write as hosts, and garbage."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError, wire
+from socksclient.wire import Command, decode_address, encode_address, is_address, parse_host
+
+PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
+
+
+def fate(decode: Callable[[bytes], object], octets: bytes) -> type[Exception] | None:
+    """The kind of error in which `decode` ends, if any; an error of no such kind goes on."""
+    try:
+        decode(octets)
+    except (ProtocolError, AuthenticationError) as error:
+        return type(error)
+    except ReplyError:  # of whichever class
+        return ReplyError
+    return None
+
+
+# Method selection
+
+
+def test_a_greeting_lists_the_methods_in_their_order() -> None:
+    assert wire.encode_methods([0x00]) == bytes.fromhex("050100")
+    assert wire.encode_methods([0x00, 0x02]) == bytes.fromhex("05020002")
+    assert wire.encode_methods([0x80, 0x02, 0x00]) == bytes.fromhex("0503800200")
+
+
+def test_a_selection_is_a_method_offered_or_an_error() -> None:
+    for pair in PAIRS:
+        known = {b"\x05\x00": None, b"\x05\x02": None, b"\x05\xff": AuthenticationError}
+        expected = known.get(pair, ProtocolError)
+        assert fate(lambda octets: wire.decode_method(octets, [0x00, 0x02]), pair) is expected, pair
+    assert wire.decode_method(b"\x05\x02", [0x00, 0x02]) == 0x02
+    assert wire.decode_method(b"\x05\x00", [0x00, 0x02]) == 0x00
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        ("4854", "an HTTP proxy or server"),
+        ("005a", "a SOCKS4 server"),
+        ("005b", "a SOCKS4 server"),
+        ("005d", "a SOCKS4 server"),
+        ("005e", "it answered with 00 5e, version 05 is wanted"),
+        ("0059", "it answered with 00 59, version 05 is wanted"),
+        ("1503", "a TLS server"),
+        ("1505", "it answered with 15 05, version 05 is wanted"),
+        ("5353", "it answered with 53 53, version 05 is wanted"),
+        ("0500", "selected method 00, which was not offered (02, 80)"),
+    ],
+)
+def test_an_answer_that_is_no_selection_is_called_what_it_is(answer: str, text: str) -> None:
+    octets = bytes.fromhex(answer)
+    with pytest.raises(ProtocolError) as caught:
+        wire.decode_method(octets, [0x02, 0x80])
+    assert text in str(caught.value)
+    assert caught.value.received == octets
+
+
+# Credentials
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "message"),
+    [
+        ("user", "pass", "01 04 75736572 04 70617373"),
+        ("user", "", "01 04 75736572 00"),
+        ("", "", "01 00 00"),
+        ("ü", "€\0", "01 02 c3bc 04 e282ac00"),
+    ],
+)
+def test_credentials_are_utf_8_after_their_lengths(
+    username: str, password: str, message: str
+) -> None:
+    assert wire.encode_credentials(username, password) == bytes.fromhex(message)
+
+
+@pytest.mark.parametrize("fits", ["a" * 255, "ü" * 127 + "a", "€" * 85, "😀" * 63 + "abc"])
+def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
+    assert wire.encode_credentials(fits, fits) == b"\x01\xff%b\xff%b" % (
+        fits.encode(),
+        fits.encode(),
+    )
+    with pytest.raises(ValueError, match=r"^username is 256 octets long in UTF-8; .* 255$"):
+        wire.encode_credentials(fits + "!", fits)
+    with pytest.raises(ValueError, match=r"^password is 256 octets long in UTF-8; .* 255$"):
+        wire.encode_credentials(fits, fits + "!")
+
+
+def test_a_credential_with_a_surrogate_is_refused_and_appears_in_no_text() -> None:
+    with pytest.raises(ValueError, match="password cannot be encoded as UTF-8") as caught:
+        wire.encode_credential("password", "secret\ud800")
+    assert type(caught.value) is ValueError  # a UnicodeEncodeError would bear the password
+    assert caught.value.__suppress_context__
+
+
+def test_a_status_other_than_00_is_a_refusal_under_either_version() -> None:
+    for pair in PAIRS:
+        version, status = pair
+        refused = AuthenticationError if status else None
+        expected = refused if version in (0x01, 0x05) else ProtocolError
+        assert fate(wire.check_status, pair) is expected, pair
+
+
+# Requests and replies
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "address"),
+    [
+        ("192.0.2.1", 80, "01 c0000201 0050"),
+        ("example.com", 443, "03 0b 6578616d706c652e636f6d 01bb"),
+        ("[2001:db8::1]", 8080, "04 20010db8000000000000000000000001 1f90"),
+        ("bücher.example", 80, "03 15 786e2d2d62636865722d6b76612e6578616d706c65 0050"),
+        ("0.0.0.0", 0, "01 00000000 0000"),
+    ],
+)
+def test_a_request_is_its_command_and_the_address(host: str, port: int, address: str) -> None:
+    for command in Command:
+        message = wire.encode_request(command, parse_host(host), port)
+        assert message == bytes([0x05, command, 0x00]) + bytes.fromhex(address)
+    assert [*Command] == [0x01, 0x02, 0x03]
+
+
+def test_replies_are_judged_by_their_first_two_octets() -> None:
+    success = bytes.fromhex("05000001 7f000001 1f90")
+    wire.check_reply(success)
+    assert wire.address_size(success[3:]) == len(success[3:])
+    assert decode_address(success[3:]) == ("127.0.0.1", 8080)
+    for failure in "0505", "050500ff", "05050001 00000000 0000":
+        with pytest.raises(ReplyError) as caught:
+            wire.check_reply(bytes.fromhex(failure))
+        assert caught.value.reply is Reply.CONNECTION_REFUSED
+
+
+def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
+    for pair in PAIRS:
+        version, rep = pair
+        expected = ProtocolError if version != 0x05 else ReplyError if rep else None
+        assert fate(wire.check_reply, pair) is expected, pair
+
+
+# Addresses
+
+NAMES = st.text(st.characters(min_codepoint=0x01, max_codepoint=0x7F), min_size=1, max_size=255)
+ADDRESSES = st.ip_addresses().map(str)
+
+
+@settings(deadline=None)
+@given(NAMES.filter(lambda name: not is_address(name)) | ADDRESSES, st.integers(0, 0xFFFF))
+@example("n" * 255, 0xFFFF)
+def test_an_address_survives_the_wire(host: str, port: int) -> None:
+    octets = encode_address(host, port)
+    assert decode_address(octets) == (host, port)
+    assert wire.address_size(octets[:2]) == len(octets)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=2), st.sampled_from([b"", b"\x01", b"\x03", b"\x04"]))
+def test_whatever_a_proxy_sends_as_an_address_is_one_or_a_protocol_error(
+    garbage: bytes, atyp: bytes
+) -> None:
+    octets = atyp + garbage
+    if octets[0] not in (0x01, 0x03, 0x04):
+        with pytest.raises(ProtocolError, match=f"address type {octets[0]:02X} in the reply"):
+            wire.address_size(octets)
+        return
+    octets = octets.ljust(7 + 255, b"\xff")[: wire.address_size(octets)]
+    host, port = decode_address(octets)
+    assert host.isascii()
+    assert port.to_bytes(2, "big") == octets[-2:]
+
+
+def test_a_bound_name_may_be_empty_or_not_ascii() -> None:
+    assert decode_address(bytes.fromhex("03 00 0050")) == ("", 80)
+    assert decode_address(bytes.fromhex("03 02 c3bc 0050")) == (r"\xc3\xbc", 80)
+
+
+# Hosts and ports
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "example.com",
+        "example.com.",
+        "EXAMPLE.com",
+        "_dmarc.under_score.example",
+        "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion",
+        "l" * 64 + ".example",
+        "n" * 255,
+        "xn--no-such-punycode-",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "0177.0.0.1",
+        "127.0.0.1.",
+    ],
+)
+def test_an_ascii_name_goes_as_it_is(name: str) -> None:
+    assert parse_host(name) == name
+    assert encode_address(name, 80) == b"\x03%c%b\x00\x50" % (len(name), name.encode())
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("[192.0.2.1]", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("[2001:DB8:0:0::1]", "2001:db8::1"),
+        ("::", "::"),
+        ("１２７.0.0.1", "127.0.0.1"),
+        ("１２７。０。０。１", "127.0.0.1"),
+    ],
+)
+def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
+    assert parse_host(host) == address
+    assert is_address(address)
+    assert encode_address(address, 80)[0] == (0x04 if ":" in address else 0x01)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("faß.de", "xn--fa-hia.de"),  # IDNA 2003 would make it fass.de
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("BÜCHER.Example.", "xn--bcher-kva.example."),
+        ("bücher。example", "xn--bcher-kva.example"),
+        ("ｅｘａｍｐｌｅ.com", "example.com"),
+    ],
+)
+def test_other_names_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name: str) -> None:
+    assert parse_host(host) == name
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("", "host is 0 octets long; SOCKS5 carries 1 to 255"),
+        ("n" * 256, "host is 256 octets long; SOCKS5 carries 1 to 255"),
+        ("nul\0.example", r"host 'nul\x00.example' has a NUL octet"),
+        ("☃.example", "host '☃.example' is no valid internationalised name"),
+        ("-ü.example", "host '-ü.example' is no valid internationalised name"),
+        ("ü..example", "is no valid internationalised name"),
+        ("ü" * 64 + ".example", "is no valid internationalised name"),
+        ("ü.example" * 40, "is no valid internationalised name"),
+        ("\u00ad", "is no valid internationalised name"),
+        ("\ud800", "is no valid internationalised name"),
+        ("fe80::1%eth0", "host 'fe80::1%eth0' has a zone id"),
+        ("[fe80::1%eth0]", "host '[fe80::1%eth0]' has a zone id"),
+        ("[example.com]", "host '[example.com]' is in brackets but is no IPv6 address"),
+        ("[]", "host '[]' is in brackets but is no IPv6 address"),
+    ],
+)
+def test_a_host_that_socks_cannot_carry_is_refused(host: str, text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
+        parse_host(host)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=300) | st.text("aÜß1１.。-_[]:%\0\u200d", max_size=20))
+def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None:
+    try:
+        host = parse_host(text)
+    except ValueError:
+        return
+    assert parse_host(host) == host
+    assert decode_address(encode_address(host, 80)) == (host, 80)
+
+
+@pytest.mark.parametrize("host", [b"example.com", None, 2130706433])
+def test_a_host_that_is_no_str_is_a_type_error(host: str) -> None:
+    with pytest.raises(TypeError, match=rf"^host must be a str, not {type(host).__name__}$"):
+        parse_host(host)
+
+
+@pytest.mark.parametrize(("port", "number"), [(1, 1), (65535, 65535), (True, 1), (Reply(5), 5)])
+def test_a_port_is_an_integer(port: int, number: int) -> None:
+    assert wire.parse_port(port) == number
+
+
+@pytest.mark.parametrize(
+    ("port", "text"),
+    [
+        (0, "port 0 is not in the range from 1 to 65535"),
+        (-1, "port -1 is not in the range from 1 to 65535"),
+        (65536, "port 65536 is not in the range from 1 to 65535"),
+        ("80", "port must be an integer, not '80'"),
+        (80.0, "port must be an integer, not 80.0"),
+        (None, "port must be an integer, not None"),
+    ],
+)
+def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        wire.parse_port(port)
+
+
+def test_port_0_is_allowed_where_it_means_something() -> None:
+    assert wire.parse_port(0, lowest=0) == 0
