@@ -214,7 +214,8 @@ async def open_tunnel(
                 return sock
         except SocksError as error:
             if not targets or not next_address_may_do(error):
-                error.__notes__ = earlier
+                if earlier:
+                    error.add_notes(earlier)
                 raise
             earlier.append(f"before that, {target[0]}: {error.strerror}")
 
@@ -234,11 +235,11 @@ async def _targets(attempt: Attempt) -> list[tuple[str, int]]:
 
 async def _handshake(attempt: Attempt, target: tuple[str, int], sock: socket.socket) -> None:
     try:
-        host, port = await run(connect(attempt.proxy, *target, attempt.enter), sock)
+        bound_address = await run(connect(attempt.proxy, *target, attempt.enter), sock)
     except BaseException:
         sock.close()
         raise
-    attempt.log(f"connected, bound address {host} {port}")
+    attempt.log(f"connected, bound address {bound_address}")
 
 
 async def run(flow: Flow[T], sock: socket.socket) -> T:

@@ -23,6 +23,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from socksclient.proxy import Proxy
 
 __all__ = [
@@ -115,6 +117,10 @@ class SocksError(OSError):
         super().__init__(errno, message)
         self.args = (message, errno)  # what pickle and copy call the class with
 
+    def add_notes(self, notes: Iterable[str]) -> None:
+        """`BaseException.add_note`, which Python 3.10 lacks, for each of `notes`."""
+        self.__notes__ = [*getattr(self, "__notes__", ()), *notes]
+
     def __str__(self) -> str:
         if self.proxy is None:
             return str(self.strerror)
@@ -125,7 +131,10 @@ class SocksError(OSError):
 
 
 class ProxyConnectError(SocksError, ConnectionError):
-    """The proxy itself cannot be reached: its name, or the TCP connection to it."""
+    """The proxy itself cannot be reached: its name, or the TCP connection to it.
+
+    Its `errno` is that of the cause; in the phase "resolve" that is a `socket.gaierror`.
+    """
 
 
 class ProxyTimeout(SocksError, TimeoutError):
@@ -163,12 +172,15 @@ class ProtocolError(SocksError):
 class ProxyClosed(ProtocolError, ConnectionResetError):
     """The proxy hung up, or reset the connection, before it had answered."""
 
+    def __init__(self, message: str, received: bytes = b"") -> None:
+        super().__init__(message, received)
+        self.errno = errno.ECONNRESET
+
     @classmethod
-    def early(cls, received: bytes, got: int, wanted: int) -> ProxyClosed:
-        """It ended after `got` of the `wanted` octets of a message; `received` are the last."""
-        return cls(
-            f"the proxy hung up before it had answered: got {got} of {wanted} octets", received
-        )
+    def early(cls, received: bytes, wanted: int) -> ProxyClosed:
+        """Its message of `wanted` octets ended after those `received`."""
+        got = f"got {len(received)} of {wanted} octets"
+        return cls(f"the proxy hung up before it had answered: {got}", received)
 
 
 class AuthenticationError(SocksError, PermissionError):
@@ -186,6 +198,7 @@ class ReplyError(SocksError):
     """
 
     def __init__(self, reply: Reply) -> None:
+        reply = Reply(reply)
         super().__init__(
             f"the proxy refused the request: {reply.meaning} (REP {reply:02X})", _ERRNO.get(reply)
         )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from socksclient.exceptions import ProxyClosed
 from socksclient.wire import (
     Command,
-    address_size,
     check_reply,
     check_status,
     decode_address,
@@ -25,6 +24,7 @@ from socksclient.wire import (
     encode_credentials,
     encode_methods,
     encode_request,
+    reply_size,
 )
 
 if TYPE_CHECKING:
@@ -53,18 +53,18 @@ class Exchange(NamedTuple):
         send: Octets to write, in one write; none if empty.
         read: How many octets to bring at most.
         enough: With how many the driver may come back; all of `read` if 0.
-        before: How many octets of the same message came with the exchange before, for the text
-            of the error when no more come.
+        before: What came of the same message with the exchange before, for the error when no
+            more comes.
     """
 
     send: bytes
     read: int
     enough: int = 0
-    before: int = 0
+    before: bytes = b""
 
     def closed(self, received: bytes) -> ProxyClosed:
         """The error to raise when the peer hangs up after `received`."""
-        return ProxyClosed.early(received, self.before + len(received), self.before + self.read)
+        return ProxyClosed.early(self.before + received, len(self.before) + self.read)
 
     def __repr__(self) -> str:
         # Without the octets: they may be credentials, and tracebacks can show local variables.
@@ -125,12 +125,12 @@ def request(command: int, host: str, port: int) -> Flow[tuple[str, int]]:
     """Sends a request; returns BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
     # A failure may end after REP (heroku's server stops after two octets), while a success has
     # at least seven octets, and the first five tell how many come.
-    head = yield Exchange(encode_request(command, host, port), read=5, enough=2)
-    check_reply(head)
-    if len(head) < 5:
-        head += yield Exchange(b"", 5 - len(head), before=len(head))
-    rest = yield Exchange(b"", 3 + address_size(head[3:]) - len(head), before=len(head))
-    return decode_address(head[3:] + rest)
+    reply = yield Exchange(encode_request(command, host, port), read=5, enough=2)
+    check_reply(reply)
+    if len(reply) < 5:
+        reply += yield Exchange(b"", 5 - len(reply), before=reply)
+    reply += yield Exchange(b"", reply_size(reply) - len(reply), before=reply)
+    return decode_address(reply[3:])
 
 
 def connect(

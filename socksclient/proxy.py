@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from socksclient.exceptions import host_port
 from socksclient.wire import (
     NO_ACCEPTABLE_METHODS,
+    NOT_IN_A_NAME,
     encode_credential,
     is_address,
     parse_host,
@@ -17,9 +19,21 @@ from socksclient.wire import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from socksclient.flows import Method
 
 __all__ = ["Proxy", "ProxyLike", "as_proxy"]
+
+_URL = re.compile(
+    r"""(?P<scheme>[a-z][a-z0-9+.-]*) ://
+        (?:(?P<userinfo>[^/?#\x00-\x20\x7f]*)@)?
+        (?:\[(?P<ipv6>[^\[\]@/?#]*)\] | (?P<name>[^\[\]:@/?#%]*))
+        (?::(?P<port>[0-9]*))?
+        /?""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_ZONED = re.compile(r"(.*:.*)%([\w.-]+)", re.ASCII)
 
 _REMOTE_DNS = {"socks5h": True, "socks5": False}
 _SCHEMES = f"{', '.join(f'{scheme}://' for scheme in _REMOTE_DNS)} or socks:// (= socks5h://)"
@@ -56,27 +70,22 @@ class Proxy:
     methods: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
-        scheme = "socks5h" if self.scheme == "socks" else self.scheme
+        scheme = {"socks": "socks5h"}.get(self.scheme.lower(), self.scheme.lower())
         if scheme not in _REMOTE_DNS:
-            raise ValueError(f"proxy scheme {scheme!r} is not one of {_SCHEMES}")
-        if self.password is not None and self.username is None:
-            raise ValueError("proxy password is given without a username")
+            raise ValueError(f"proxy scheme {self.scheme!r} is not one of {_SCHEMES}")
         password = self.password
         if self.username is not None:
-            password = self.password or ""
+            password = "" if password is None else password
             encode_credential("proxy username", self.username)
             encode_credential("proxy password", password)
-        codes = [method.code for method in self.methods]
-        if len(set(codes)) < len(codes) or not all(
-            0 <= code < NO_ACCEPTABLE_METHODS for code in codes
-        ):
-            raise ValueError("proxy methods must have different codes from 00 to FE")
+        elif password is not None:
+            raise ValueError("proxy password is given without a username")
         settle = object.__setattr__  # as the dataclass itself does when it is frozen
-        settle(self, "host", _parse_proxy_host(self.host))
-        settle(self, "port", parse_port(self.port))
+        settle(self, "host", _parse_host(self.host))
+        settle(self, "port", _parse_port(self.port))
         settle(self, "scheme", scheme)
         settle(self, "password", password)
-        settle(self, "methods", tuple(self.methods))
+        settle(self, "methods", _parse_methods(self.methods, self.username))
 
     @classmethod
     def from_url(cls, url: str) -> Proxy:
@@ -91,24 +100,27 @@ class Proxy:
         """
         if "://" not in url:
             raise ValueError(f"proxy URL has no scheme: it must begin with {_SCHEMES}")
-        if re.search(r"[\x00-\x20\x7f]", url):
-            raise ValueError("proxy URL has white space or a control character in it")
-        try:
-            parts = urlsplit(url)
-            port = 1080 if parts.port is None else parts.port
-        except ValueError:  # whose text may repeat a badly encoded password
+        parts = _URL.fullmatch(url)
+        if parts is None:
             raise ValueError(
-                "proxy URL is malformed: after the host comes a port from 1 to 65535;"
-                " in user name and password, / ? # [ ] @ : % must be percent-encoded"
-            ) from None
-        if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError("proxy URL has a path, query or fragment, which mean nothing here")
+                "proxy URL is not of the form scheme://[username[:password]@]host[:port];"
+                " in username and password, white space and / ? # must be percent-encoded"
+            )
+        userinfo: list[str | None] = [None, None]
+        if parts["userinfo"] is not None:
+            username, colon, password = parts["userinfo"].partition(":")
+            userinfo = [username, password if colon else ""]
+        host = parts["name"]
+        if host is None:
+            host = parts["ipv6"].replace("%25", "%")  # before a zone id (RFC 6874 §2)
+            if ":" not in host:
+                raise ValueError("proxy host is in brackets but is no IPv6 address")
         return cls(
-            parts.hostname or "",
-            port,
-            scheme=parts.scheme,
-            username=_percent_decode("username", parts.username),
-            password=_percent_decode("password", parts.password),
+            host,
+            int(parts["port"] or 1080),
+            scheme=parts["scheme"],
+            username=_percent_decode("username", userinfo[0]),
+            password=_percent_decode("password", userinfo[1]),
         )
 
     @property
@@ -138,15 +150,37 @@ def as_proxy(proxy: ProxyLike) -> Proxy:
     raise TypeError(f"proxy must be a URL or a Proxy, not {type(proxy).__name__}")
 
 
-def _parse_proxy_host(host: str) -> str:
+def _parse_host(host: str) -> str:
     """As for a destination; but a zone id (``fe80::1%eth0``) means something on this machine."""
-    bare, percent, zone = host.strip("[]").partition("%")
-    if percent and zone and is_address(bare):
-        return f"{parse_host(bare)}%{zone}"
+    if not isinstance(host, str):
+        raise TypeError(f"proxy host must be a str, not {type(host).__name__}")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (zoned := _ZONED.fullmatch(bare)) and is_address(zoned[1]):
+        return f"{parse_host(zoned[1])}%{zoned[2]}"
+    if "%" in host or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
+        # Not repeated here: it may be a URL with a password in it.
+        raise ValueError("proxy host is no name and no IP address; for a URL there is from_url")
     try:
-        return parse_host(host)
+        return parse_host(host).lower()
     except ValueError as error:
         raise ValueError(f"proxy {error}") from None
+
+
+def _parse_port(port: int) -> int:
+    try:
+        return parse_port(port)
+    except ValueError as error:
+        raise ValueError(f"proxy {error}") from None
+
+
+def _parse_methods(methods: Iterable[Method], username: str | None) -> tuple[Method, ...]:
+    parsed = tuple(methods)
+    codes = [operator.index(method.code) for method in parsed]
+    if len(set(codes)) < len(codes) or not all(0 <= code < NO_ACCEPTABLE_METHODS for code in codes):
+        raise ValueError("proxy methods must have different codes from 00 to FE")
+    if 0x02 in codes and username is None:
+        raise ValueError("proxy methods have username/password (02), but there is no username")
+    return parsed
 
 
 def _percent_decode(field: str, text: str | None) -> str | None:
@@ -156,5 +190,6 @@ def _percent_decode(field: str, text: str | None) -> str | None:
         raise ValueError(f"proxy {field} has a % that is not followed by two hex digits")
     try:
         return unquote_to_bytes(text).decode()
-    except UnicodeDecodeError:
-        raise ValueError(f"proxy {field} is not UTF-8 when percent-decoded") from None
+    except UnicodeError:
+        pass  # not `from` it: it bears the text
+    raise ValueError(f"proxy {field} is not UTF-8 when percent-decoded")

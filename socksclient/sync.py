@@ -125,7 +125,8 @@ def open_tunnel(
                 return sock
         except SocksError as error:
             if not targets or not next_address_may_do(error):
-                error.__notes__ = earlier
+                if earlier:
+                    error.add_notes(earlier)
                 raise
             earlier.append(f"before that, {target[0]}: {error.strerror}")
 
@@ -147,11 +148,11 @@ def _handshake(
     attempt: Attempt, target: tuple[str, int], sock: socket.socket, deadline: Deadline
 ) -> None:
     try:
-        host, port = run(connect(attempt.proxy, *target, attempt.enter), sock, deadline)
+        bound_address = run(connect(attempt.proxy, *target, attempt.enter), sock, deadline)
     except BaseException:
         sock.close()
         raise
-    attempt.log(f"connected, bound address {host} {port}")
+    attempt.log(f"connected, bound address {bound_address}")
 
 
 def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
@@ -238,12 +239,12 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
     left = deadline.left()
     if left is None:
         return _getaddrinfo(host, port)
-    answers: queue.SimpleQueue[list[Address] | OSError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answers.put(_getaddrinfo(host, port))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
             answers.put(error)
 
     threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
@@ -251,7 +252,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
         answer = answers.get(timeout=left)
     except queue.Empty:
         raise TimeoutError from None
-    if isinstance(answer, OSError):
+    if isinstance(answer, Exception):
         raise answer
     return answer
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import operator
+import re
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "NOT_IN_A_NAME",
     "NO_ACCEPTABLE_METHODS",
     "AddressType",
     "Command",
-    "address_size",
     "check_reply",
     "check_status",
     "decode_address",
@@ -34,10 +35,14 @@ __all__ = [
     "is_address",
     "parse_host",
     "parse_port",
+    "reply_size",
 ]
 
 VERSION = 0x05
 NO_ACCEPTABLE_METHODS = 0xFF
+
+NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f/:@\[\]]")
+"""What says that a URL, a host with its port or half an IPv6 address was taken for a name."""
 
 
 class Command(IntEnum):
@@ -108,10 +113,11 @@ def encode_credential(field: str, value: str) -> bytes:
         value: 0 to 255 octets. RFC 1929 asks for at least one; Tor, curl and token-as-user
             proxies live with empty ones.
     """
-    try:
-        octets = value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{field} cannot be encoded as UTF-8") from None
+    if not isinstance(value, str):
+        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
+    octets = value.encode(errors="replace")
+    if octets.decode() != value:  # so that no error has the value as its context
+        raise ValueError(f"{field} cannot be encoded as UTF-8")
     if len(octets) > 0xFF:
         raise ValueError(f"{field} is {len(octets)} octets long in UTF-8; SOCKS5 carries 255")
     return octets
@@ -179,28 +185,33 @@ def parse_host(host: str) -> str:
     """A host as it goes over the wire: an IP address without brackets, or an ASCII name.
 
     ASCII names go as they are (underscores, a trailing dot, upper case); others by IDNA 2008
-    with the mapping of UTS 46. A legacy spelling of an IPv4 address (``127.1``) is a name.
+    with the mapping of UTS 46, and all of their labels must be valid then. A legacy spelling of
+    an IPv4 address (``127.1``) is a name.
 
     Raises:
-        ValueError: The host is empty, has more than 255 octets or a NUL octet, is no valid
-            internationalised name, or is an IPv6 address with a zone id, which SOCKS cannot carry.
+        ValueError: The host is empty, has more than 255 octets, has white space or any of
+            ``:/@[]`` in it, is no valid internationalised name, or is an IPv6 address with a
+            zone id, which SOCKS cannot carry.
+        TypeError: It is not a str.
     """
     if not isinstance(host, str):
         raise TypeError(f"host must be a str, not {type(host).__name__}")
+    if not host:
+        raise ValueError("host is empty")
     if not host.isascii():
         host = _to_ascii(host)
     bracketed = host.startswith("[") and host.endswith("]")
-    bare = host[1:-1] if bracketed else host
-    if ip := _ip_address(bare):
-        if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
-            raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
+    ip = _ip_address(host[1:-1] if bracketed else host)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
+        raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
+    if ip is not None:
         return str(ip)
     if bracketed:
         raise ValueError(f"host {host!r} is in brackets but is no IPv6 address")
-    if not 1 <= len(host) <= 0xFF:
-        raise ValueError(f"host is {len(host)} octets long; SOCKS5 carries 1 to 255")
-    if "\0" in host:
-        raise ValueError(f"host {host!r} has a NUL octet")
+    if found := NOT_IN_A_NAME.search(host):
+        raise ValueError(f"host {host!r} has {found[0]!r} in it, as no name has")
+    if len(host) > 0xFF:
+        raise ValueError(f"host is {len(host)} octets long; SOCKS5 carries 255")
     return host
 
 
@@ -213,8 +224,8 @@ def _to_ascii(host: str) -> str:
         raise ValueError(f"host {host!r} is no valid internationalised name: {error}") from error
 
 
-def parse_port(port: int, *, lowest: int = 1) -> int:
-    """A port number from `lowest` to 65535.
+def parse_port(port: int) -> int:
+    """A port number from 1 to 65535.
 
     Raises:
         ValueError: It is out of that range or not an integer.
@@ -223,8 +234,8 @@ def parse_port(port: int, *, lowest: int = 1) -> int:
         number = operator.index(port)
     except TypeError:
         raise ValueError(f"port must be an integer, not {port!r}") from None
-    if not lowest <= number <= 0xFFFF:
-        raise ValueError(f"port {number} is not in the range from {lowest} to 65535")
+    if not 1 <= number <= 0xFFFF:
+        raise ValueError(f"port {number} is not in the range from 1 to 65535")
     return number
 
 
@@ -240,20 +251,20 @@ def encode_address(host: str, port: int) -> bytes:
     return address + port.to_bytes(2, "big")
 
 
-def address_size(octets: bytes) -> int:
-    """How many octets ATYP ADDR PORT takes, given its first two octets.
+def reply_size(head: bytes) -> int:
+    """How many octets a reply has, given its first five.
 
     Raises:
         ProtocolError: The ATYP is not one of RFC 1928's.
     """
-    atyp, first = octets[:2]
+    atyp, first = head[3:5]
     if atyp == AddressType.IPV4:
-        return 1 + 4 + 2
+        return 4 + 4 + 2
     if atyp == AddressType.IPV6:
-        return 1 + 16 + 2
+        return 4 + 16 + 2
     if atyp == AddressType.DOMAIN_NAME:
-        return 1 + 1 + first + 2
-    raise ProtocolError(f"address type {atyp:02X} in the reply; 01, 03 or 04 is wanted", octets)
+        return 4 + 1 + first + 2
+    raise ProtocolError(f"address type {atyp:02X} in the reply; 01, 03 or 04 is wanted", head)
 
 
 def decode_address(octets: bytes) -> tuple[str, int]:

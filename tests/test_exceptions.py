@@ -107,7 +107,7 @@ ERRORS: list[tuple[SocksError, int | None, str]] = [
     (ProxyTimeout(), errno.ETIMEDOUT, "timed out"),
     (ResolveError.of("h", NOT_KNOWN), socket.EAI_NONAME, "cannot resolve h: not known"),
     (ProtocolError("nonsense", b"HT"), None, "nonsense"),
-    (ProxyClosed("hung up", b"\x05"), None, "hung up"),
+    (ProxyClosed("hung up", b"\x05"), errno.ECONNRESET, "hung up"),
     (AuthenticationError("not you"), errno.EACCES, "not you"),
     *(
         (error, error.errno, str(error))
@@ -141,8 +141,8 @@ def test_a_protocol_error_bears_what_was_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
     assert (error.received, error.args) == (b"HT", ("nonsense", b"HT"))
-    closed = ProxyClosed.early(b"\x05", 6, 10)
-    assert closed.received == b"\x05"
+    closed = ProxyClosed.early(b"\x05\0\0\1\x7f\0", 10)
+    assert closed.received == b"\x05\0\0\1\x7f\0"
     assert str(closed) == "the proxy hung up before it had answered: got 6 of 10 octets"
 
 

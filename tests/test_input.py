@@ -14,13 +14,14 @@ from support import Address, Dial, assert_echoes
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        (("", 80), "host is 0 octets long"),
+        (("", 80), "host is empty"),
         (("n" * 256, 80), "host is 256 octets long"),
-        (("nul\0.example", 80), "NUL"),
+        (("nul\0.example", 80), r"has '\x00' in it"),
         (("bü cher.example", 80), "no valid internationalised name"),
         (("ü" * 64 + ".example", 80), "no valid internationalised name"),
         (("fe80::1%eth0", 80), "zone id"),
         (("[fe80::1%eth0]", 80), "zone id"),
+        (("name.example:80", 80), "has ':' in it"),
         (("[name.example]", 80), "in brackets but is no IPv6 address"),
         (("name.example", 0), "port 0"),
         (("name.example", -1), "port -1"),

@@ -45,6 +45,8 @@ ENCODED = "%3A%2F%3F%23%5B%5D%40%21%24%26%27%28%29%2A%2B%2C%3B%3D%25%20%C3%BC%e2
         ("socks5h://@host", "socks5h", "host", 1080, "", ""),
         ("socks5h://us+er:p+w@host", "socks5h", "host", 1080, "us+er", "p+w"),
         ("socks5h://u@x:p:w@host", "socks5h", "host", 1080, "u@x", "p:w"),
+        ("socks5h://user:p[]s／s@host", "socks5h", "host", 1080, "user", "p[]s／s"),
+        ("socks5h://[fe80::1%25eth0]", "socks5h", "fe80::1%eth0", 1080, None, None),
         (f"socks5h://{ENCODED}:{ENCODED}@h:1", "socks5h", "h", 1, RESERVED, RESERVED),
     ],
 )
@@ -59,7 +61,7 @@ def test_a_url_is_the_proxy_of_its_parts(
 
 
 NOTHING = NO_AUTHENTICATION.negotiate
-MALFORMED = "proxy URL is malformed: after the host comes a port from 1 to 65535; in user name and"
+MALFORMED = "proxy URL is not of the form scheme://[username[:password]@]host[:port]; in"
 
 
 @pytest.mark.parametrize(
@@ -71,18 +73,15 @@ MALFORMED = "proxy URL is malformed: after the host comes a port from 1 to 65535
         ("", "proxy URL has no scheme"),
         ("http://us3r:p4ssw0rd@h", "proxy scheme 'http' is not one of socks5h://, "),
         ("socks4a://us3r@h", "proxy scheme 'socks4a' is not one of"),
-        ("socks5h://us3r:p4ssw0rd@h:0", "port 0 is not in the range from 1 to 65535"),
-        ("socks5h://us3r:p4ssw0rd@h:65536", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h:0", "proxy port 0 is not in the range from 1 to 65535"),
+        ("socks5h://us3r:p4ssw0rd@h:65536", "proxy port 65536 is not in the range"),
         ("socks5h://us3r:p4ssw0rd@h:http", MALFORMED),
         ("socks5h://us3r:p4ssw0rd@h:-1", MALFORMED),
         ("socks5h://h:us3r:p4ssw0rd", MALFORMED),
         ("socks5h://us3r:p4ss/w0rd@h:1", MALFORMED),
         ("socks5h://us3r:p4ss?w0rd@h:1", MALFORMED),
         ("socks5h://us3r:p4ss#w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:p4ss[w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:p4ss]w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:p4ss／w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:1/p4ssw0rd@h:1", "proxy URL has a path, query or fragment"),
+        ("socks5h://us3r:1/p4ssw0rd@h:1", MALFORMED),
         ("socks5h://us3r:p4ss%w0rd@h", "proxy password has a % that is not followed by two hex"),
         ("socks5h://us3r:p4ssw0rd%@h", "proxy password has a % that"),
         ("socks5h://us3r%4:p4ssw0rd@h", "proxy username has a % that"),
@@ -91,19 +90,25 @@ MALFORMED = "proxy URL is malformed: after the host comes a port from 1 to 65535
         (f"socks5h://us3r:{'p4ss' * 64}@h", "proxy password is 256 octets long in UTF-8"),
         (f"socks5h://{'us3r' * 64}:p4ssw0rd@h", "proxy username is 256 octets long in UTF-8"),
         (f"socks5h://us3r:p4ss{'%C3%BC' * 126}@h", "proxy password is 256 octets long in UTF-8"),
-        ("socks5h://us3r:p4ssw0rd@h/path", "proxy URL has a path, query or fragment"),
-        ("socks5h://us3r:p4ssw0rd@h?p4ss=w0rd", "proxy URL has a path, query or fragment"),
-        ("socks5h://us3r:p4ssw0rd@h/#w0rd", "proxy URL has a path, query or fragment"),
-        (" socks5h://us3r:p4ssw0rd@h", "proxy URL has white space or a control"),
-        ("socks5h://us3r:p4ss w0rd@h", "proxy URL has white space or a control"),
-        ("socks5h://us3r:p4ss\tw0rd@h", "proxy URL has white space or a control"),
-        ("socks5h://us3r:p4ssw0rd@h\n", "proxy URL has white space or a control"),
-        ("socks5h://us3r:p4ssw0rd@", "proxy host is 0 octets long"),
-        ("socks5h://us3r:p4ssw0rd@:1080", "proxy host is 0 octets long"),
+        ("socks5h://us3r:p4ssw0rd@h/path", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h?p4ss=w0rd", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h/#w0rd", MALFORMED),
+        (" socks5h://us3r:p4ssw0rd@h", MALFORMED),
+        ("socks5h://us3r:p4ss w0rd@h", MALFORMED),
+        ("socks5h://us3r:p4ss\tw0rd@h", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h\n", "proxy host is no name and no IP address"),
+        ("socks5h://us3r:p4ssw0rd@", "proxy host is empty"),
+        ("socks5h://us3r:p4ssw0rd@:1080", "proxy host is empty"),
         (f"socks5h://us3r:p4ssw0rd@{'h' * 256}", "proxy host is 256 octets long"),
         ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is no valid internationalised name"),
         ("socks5h://us3r:p4ssw0rd@[::1", MALFORMED),
         ("socks5h://::1", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@[::1]9050", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@x[::1]", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@h%41", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@[name]", "proxy host is in brackets but is no IPv6 address"),
+        ("socks5h://us3r:p4ssw0rd@[1.2.3.4]", "proxy host is in brackets but is no IPv6 address"),
+        ("socks5h://us3r:p4ss\ud800w0rd@h", "proxy password is not UTF-8"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
@@ -119,9 +124,18 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"host": ""}, "proxy host is 0 octets long"),
+        ({"host": ""}, "proxy host is empty"),
         ({"host": "h" * 256}, "proxy host is 256 octets long"),
-        ({"host": "[h]"}, "proxy host '[h]' is in brackets but is no IPv6 address"),
+        ({"host": "[h]"}, "proxy host is no name and no IP address"),
+        (
+            {"host": "h:1080"},
+            "proxy host is no name and no IP address; for a URL there is from_url",
+        ),
+        ({"host": "socks5h://us3r:p4ss@h"}, "proxy host is no name and no IP address"),
+        ({"host": "fe80::1%"}, "proxy host is no name and no IP address"),
+        ({"host": "fe80::1%\0"}, "proxy host is no name and no IP address"),
+        ({"host": "[fe80::1%eth0"}, "proxy host is no name and no IP address"),
+        ({"host": "fe80::1%ö"}, "proxy host"),
         ({"port": 0}, "port 0 is not in the range from 1 to 65535"),
         ({"port": 65536}, "port 65536 is not in the range"),
         ({"port": "1080"}, "port must be an integer"),
@@ -133,6 +147,7 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
         ({"methods": [NO_AUTHENTICATION] * 2}, "proxy methods must have different codes"),
         ({"methods": [Method(0xFF, NOTHING)]}, "proxy methods must have different codes"),
         ({"methods": [Method(-1, NOTHING)]}, "proxy methods must have different codes"),
+        ({"methods": [USERNAME_PASSWORD]}, "username/password (02), but there is no username"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], text: str) -> None:
@@ -183,9 +198,11 @@ def test_no_field_can_be_set(field: str) -> None:
         setattr(PROXY, field, "other")
 
 
-def test_methods_of_any_sequence_are_kept_as_a_tuple() -> None:
+def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
     methods: Any = [USERNAME_PASSWORD, NO_AUTHENTICATION]
-    assert Proxy("h", methods=methods).methods == (USERNAME_PASSWORD, NO_AUTHENTICATION)
+    for given in (methods, iter(methods)):
+        kept = Proxy("h", username="user", methods=given).methods
+        assert kept == (USERNAME_PASSWORD, NO_AUTHENTICATION)
 
 
 def test_replacing_a_field_checks_it() -> None:
