@@ -200,8 +200,8 @@ def test_no_field_can_be_set(field: str) -> None:
 
 def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
     methods: Any = [USERNAME_PASSWORD, NO_AUTHENTICATION]
-    for given in (methods, iter(methods)):
-        kept = Proxy("h", username="user", methods=given).methods
+    for some in (methods, iter(methods)):
+        kept = Proxy("h", username="user", methods=some).methods
         assert kept == (USERNAME_PASSWORD, NO_AUTHENTICATION)
 
 
