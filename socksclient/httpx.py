@@ -291,14 +291,19 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
+        sock = self._sock
         try:
             with _stream_errors(httpcore.ConnectTimeout, httpcore.ConnectError):
-                self._sock.settimeout(timeout)
-                sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+                sock.settimeout(timeout)
+                # In two steps, for there are two sockets: the second takes over the descriptor.
+                sock = tls = ssl_context.wrap_socket(
+                    sock, server_hostname=server_hostname, do_handshake_on_connect=False
+                )
+                tls.do_handshake()
         except BaseException:
-            self.close()
+            sock.close()
             raise
-        return _Stream(sock)
+        return _Stream(tls)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
@@ -349,6 +354,8 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
                 return b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if not buffer:  # HTTP/2 asks for that, on connections that have ended too
+            return
         with _stream_errors(httpcore.WriteTimeout, httpcore.WriteError), anyio.fail_after(timeout):
             await self._stream.send(buffer)
 

@@ -218,6 +218,7 @@ def _race(
                 step = steps.send(_writable(step.sockets, seconds))
         except StopIteration as won:
             sock: socket.socket = won.value
+            sock.setblocking(True)
             return sock
 
 

@@ -6,7 +6,14 @@ import socket
 
 import pytest
 
-from socksclient import ProxyConnectError, Reply, ReplyError, ResolveError, SocksError
+from socksclient import (
+    ProxyConnectError,
+    Reply,
+    ReplyError,
+    ResolveError,
+    SocksError,
+    create_connection,
+)
 from socksclient.sockets import interleave
 from socksclient.testing import Faults, SocksServer
 
@@ -65,6 +72,15 @@ class TestTheProxysOwnAddresses:
             proxy = f"socks5h://localhost:{server.address[1]}"
             with dial(echo_server, proxy=proxy) as sock:
                 assert_echoes(sock)
+
+
+def test_a_race_without_a_timeout(names: Names, echo_server: Address) -> None:
+    names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
+    with SocksServer() as server:
+        proxy = f"socks5h://proxy.test:{server.address[1]}"
+        with create_connection(echo_server, None, proxy=proxy) as sock:
+            assert sock.gettimeout() is None
+            assert_echoes(sock)
 
 
 def test_families_take_turns() -> None:
