@@ -176,17 +176,16 @@ async def open_stream(
     socket_options: Iterable[SocketOption] = (),
 ) -> SocketStream:
     """`open_tunnel`, with the socket wrapped."""
-    sock = await open_tunnel(attempt, local_host, socket_options)
+    # As the streams of `anyio.connect_tcp` have it.
+    no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock = await open_tunnel(attempt, local_host, [no_delay, *socket_options])
     try:
-        # As the streams of `anyio.connect_tcp` have it.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return await SocketStream.from_socket(sock)
-    except ValueError as error:  # it is not connected any more
+    except BaseException as error:
         sock.close()
-        attempt.phase = "relay"
-        raise attempt.locate(ProxyClosed("the proxy hung up after its reply")) from error
-    except BaseException:
-        sock.close()
+        if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
+            attempt.phase = "relay"
+            raise attempt.locate(ProxyClosed("the proxy hung up after its reply")) from error
         raise
 
 

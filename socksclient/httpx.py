@@ -260,10 +260,10 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         attempt = Attempt(self._proxy, host, port)
         source_address = None if local_address is None else (local_address, 0)
+        no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
+        options = [no_delay, *(socket_options or ())]
         with _httpcore_errors():
-            sock = open_tunnel(attempt, Deadline(timeout), source_address, socket_options or ())
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore does
-        return _Stream(sock)
+            return _Stream(open_tunnel(attempt, Deadline(timeout), source_address, options))
 
 
 class _Stream(httpcore.NetworkStream):

@@ -149,7 +149,6 @@ class SocksServer:
         self._host = host
         self._port = 0
         self._started = threading.Event()
-        self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def misbehave(self, faults: Faults | Iterable[Faults]) -> None:
@@ -196,8 +195,7 @@ class SocksServer:
         _traceback: TracebackType | None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()

@@ -120,14 +120,11 @@ class Client:
 
         return self._portal.call(digest)
 
-    def trace(self, names: list[str]) -> dict[str, Any]:
-        """The request extension that notes the names of the events."""
+    def trace(self, note: Callable[[str, dict[str, Any]], object]) -> dict[str, Any]:
+        """The request extension that calls `note` with the name of every event, and more."""
 
-        def note(name: str, _info: dict[str, Any]) -> None:
-            names.append(name)
-
-        async def note_awaited(name: str, _info: dict[str, Any]) -> None:
-            names.append(name)
+        async def note_awaited(name: str, info: dict[str, Any]) -> None:
+            note(name, info)
 
         return {"trace": note if self._portal is None else note_awaited}
 
@@ -605,10 +602,10 @@ def test_sni_hostname(driver: Driver, server: SocksServer) -> None:
 
 
 def test_trace(driver: Driver, server: SocksServer) -> None:
-    names: list[str] = []
+    events: list[str] = []
     with driver.through(server.url) as client:
-        client.get(HTTPS, extensions=client.trace(names))
-    assert names[:4] == [
+        client.get(HTTPS, extensions=client.trace(lambda name, _: events.append(name)))
+    assert events[:4] == [
         "connection.connect_tcp.started",
         "connection.connect_tcp.complete",
         "connection.start_tls.started",
@@ -619,28 +616,23 @@ def test_trace(driver: Driver, server: SocksServer) -> None:
 # Retries
 
 
-def attempts(names: list[str]) -> int:
-    return names.count("connection.connect_tcp.started")
-
-
 def test_a_timeout_is_retried(driver: Driver, server: SocksServer) -> None:
     timeout = httpx.Timeout(10.0, connect=0.3)
-    names: list[str] = []
     server.misbehave([Faults(stall_after=0), Faults(stall_after=0)])
     with driver.through(server.url) as client:
-        fail(client, HTTP, httpx.ConnectTimeout, extensions=client.trace(names), timeout=timeout)
-    assert attempts(names) == 1
+        fail(client, HTTP, httpx.ConnectTimeout, timeout=timeout)
+    assert len(server.connections) == 1
     with driver.through(server.url, retries=1) as client:
-        response = client.get(HTTP, extensions=client.trace(names), timeout=timeout)
-    assert response.status_code == 200
-    assert attempts(names) == 3
+        assert client.get(HTTP, timeout=timeout).status_code == 200
+    assert len(server.connections) == 3
 
 
 def test_a_refused_connection_is_retried(driver: Driver) -> None:
-    names: list[str] = []
+    events: list[str] = []
     with driver.through(f"socks5h://127.0.0.1:{refused_port()}", retries=1) as client:
-        fail(client, HTTP, httpx.ConnectError, extensions=client.trace(names))
-    assert attempts(names) == 2
+        trace = client.trace(lambda name, _: events.append(name))
+        fail(client, HTTP, httpx.ConnectError, extensions=trace)
+    assert events.count("connection.connect_tcp.started") == 2
 
 
 def test_a_refused_request_is_not_retried(driver: Driver, server: SocksServer) -> None:
@@ -964,6 +956,23 @@ def test_no_tls_at_the_destination(driver: Driver, server: SocksServer, answer: 
         driver.through(server.url, limits=ONE_CONNECTION) as client,
     ):
         fail(client, f"https://{host}:{port}/", httpx.ConnectError)
+        assert client.get(HTTPS).status_code == 200
+
+
+def test_a_reset_before_tls(driver: Driver, server: SocksServer) -> None:
+    def wait(name: str, info: dict[str, Any]) -> None:
+        if name == "connection.connect_tcp.complete":
+            stream = info["return_value"]
+            assert eventually(lambda: bool(stream.get_extra_info("is_readable")))
+
+    server.misbehave([Faults(reset_after=HANDSHAKE)])
+    with driver.through(server.url, limits=ONE_CONNECTION) as client:
+        with (
+            nothing_left_open(),
+            pytest.raises((httpx.ConnectError, httpx.ProxyError)) as caught,
+        ):
+            client.get(HTTPS, extensions=client.trace(wait))
+        assert caught.value.request.url == HTTPS
         assert client.get(HTTPS).status_code == 200
 
 

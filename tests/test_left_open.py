@@ -12,11 +12,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import NoReturn
 
 import anyio
 import anyio.lowlevel
 import pytest
+from anyio.abc import SocketStream
 
 import socksclient
 import socksclient.anyio
@@ -148,6 +150,25 @@ async def test_after_a_cancellation(destination: Address, count: int) -> None:
             group.cancel_scope.cancel()
         assert len(held) == 1
         assert await settles(before)
+
+
+@pytest.mark.anyio
+async def test_after_a_cancellation_when_all_but_the_stream_is_there(
+    destination: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[socket.socket] = []
+
+    async def from_socket(sock: socket.socket) -> None:
+        opened.append(sock)
+        group.cancel_scope.cancel()
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(SocketStream, "from_socket", from_socket)
+    with SocksServer() as server:
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(socksclient.anyio.connect_tcp, *destination, proxy=server.url))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        opened[0].getsockname()
 
 
 @pytest.mark.anyio

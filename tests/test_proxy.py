@@ -205,6 +205,20 @@ def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
         assert kept == (USERNAME_PASSWORD, NO_AUTHENTICATION)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"host": None}, "proxy host must be a str, not NoneType"),
+        ({"host": b"h"}, "proxy host must be a str, not bytes"),
+        ({"host": "h", "username": b"us3r"}, "proxy username must be a str, not bytes"),
+        ({"host": "h", "username": "u", "password": 1}, "proxy password must be a str, not int"),
+    ],
+)
+def test_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        Proxy(**arguments)
+
+
 def test_replacing_a_field_checks_it() -> None:
     with pytest.raises(ValueError, match="proxy scheme 'http'"):
         replace(PROXY, scheme="http")
