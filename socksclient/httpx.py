@@ -295,6 +295,7 @@ class _Stream(httpcore.NetworkStream):
         try:
             with _stream_errors(httpcore.ConnectTimeout, httpcore.ConnectError):
                 sock.settimeout(timeout)
+                sock.getpeername()  # fails after a reset, when Python 3.10's wrap_socket leaks
                 # In two steps, for there are two sockets: the second takes over the descriptor.
                 sock = tls = ssl_context.wrap_socket(
                     sock, server_hostname=server_hostname, do_handshake_on_connect=False

@@ -270,15 +270,15 @@ class _Session:
         limits = (faults.stall_after, faults.close_after, faults.reset_after)
         limit = min((n for n in limits if n is not None), default=None)
         cut = octets if limit is None else octets[: max(0, limit - self.said)]
-        pieces = [cut + data]
+        pieces = [cut]
         if faults.split or faults.drip is not None:
-            pieces = [bytes([octet]) for octet in cut + data]
+            pieces = [bytes([octet]) for octet in cut]
         for piece in pieces:
             await asyncio.sleep(faults.drip or 0)
-            self.writer.write(piece)
+            self.seen.note("server", piece)
+            self.said += len(piece)
+            self.writer.write(piece + data if piece is pieces[-1] else piece)
             await self.writer.drain()
-        self.seen.note("server", cut)
-        self.said += len(cut)
         if limit is not None and len(cut) < len(octets):
             await self.end()
 

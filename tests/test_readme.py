@@ -12,6 +12,7 @@ import pytest
 from socksclient.testing import SocksServer
 
 from origin import Origin
+from support import Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 REQUESTS = [1, 1, 1, 2, 0, 1, 0]
@@ -20,12 +21,13 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example(number: int, origin: Origin, tmp_path: Path) -> None:
+def test_an_example(number: int, origin: Origin, greeter: Address, tmp_path: Path) -> None:
     certificates = tmp_path / "ca.pem"
     origin.ca.cert_pem.write_to_path(str(certificates))
     routes = {
         ("example.com", 80): ("127.0.0.1", origin.http_port),
         ("example.com", 443): ("127.0.0.1", origin.https_port),
+        ("smtp.example", 25): greeter,
         ("refused.example", 443): ("127.0.0.1", 1),
     }
     with (
