@@ -64,10 +64,10 @@ def test_a_proxy_that_cannot_be_connected_to(dial: Dial) -> None:
 def test_a_proxy_of_which_no_address_can_be_connected_to(
     dial: Dial, names: dict[str, list[str]]
 ) -> None:
-    names["proxy.test"] = ["127.0.0.2", "127.0.0.3"]
+    names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
     with (
-        silence("127.0.0.2") as (_, port),
-        silence("127.0.0.3", port),
+        silence("127.0.0.10") as (_, port),
+        silence("127.0.0.11", port),
         ends_in_time("connect"),
     ):
         dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{port}", timeout=1.0)

@@ -94,10 +94,10 @@ def test_after_a_timeout(dial: Dial, destination: Address, count: int) -> None:
 
 
 def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]]) -> None:
-    names["proxy.test"] = ["127.0.0.2", "127.0.0.3"]
-    with silence("127.0.0.2") as (_, port), silence("127.0.0.3", port):
+    names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
+    with silence("127.0.0.10") as (_, port), silence("127.0.0.11", port):
         before = settled_descriptors()
-        for host in ("127.0.0.2", "proxy.test"):
+        for host in ("127.0.0.10", "proxy.test"):
             with pytest.raises(TimeoutError) as held:
                 dial(("192.0.2.1", 80), proxy=f"socks5h://{host}:{port}", timeout=0.3)
             assert eventually(lambda: descriptors() == before), held
@@ -192,13 +192,13 @@ async def settles(before: int) -> bool:
 
 
 def test_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
-    names["proxy.test"] = ["127.0.0.2", "127.0.0.3"]
+    names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
 
     class InterruptedSelector(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> NoReturn:
             raise KeyboardInterrupt
 
-    with silence("127.0.0.2") as (_, port), silence("127.0.0.3", port):
+    with silence("127.0.0.10") as (_, port), silence("127.0.0.11", port):
         before = settled_descriptors()
         monkeypatch.setattr(selectors, "DefaultSelector", InterruptedSelector)
         with pytest.raises(KeyboardInterrupt) as held:
