@@ -47,6 +47,7 @@ class Dial(Protocol):
 def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
     """An asyncio server in a thread of its own; yields where it listens."""
     loops: list[asyncio.AbstractEventLoop] = []
+    tasks: set[asyncio.Task[None]] = set()
     stop = asyncio.Event()
     started = threading.Event()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -54,6 +55,8 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(handle(reader, writer))
+        tasks.add(task)  # the event loop itself holds them weakly only
+        task.add_done_callback(tasks.discard)
         task.add_done_callback(lambda _: writer.close())  # also when it never got to run
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -350,12 +350,15 @@ def test_mounts(driver: Driver, server: SocksServer) -> None:
 
 
 def test_the_proxies_of_the_environment_do_not_count(
-    driver: Driver, server: SocksServer, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{refused_port()}")
         monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{refused_port()}")
-    monkeypatch.setenv("no_proxy", "*")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(httpx.ConnectError):  # they do count where there is no transport
+        httpx.get(f"http://127.0.0.1:{origin.http_port}/")
     with driver.through(server.url) as client:
         assert client.get(HTTP).status_code == 200
         assert client.get(HTTPS).status_code == 200
@@ -758,7 +761,7 @@ def test_a_destination_that_socks_cannot_carry(
 
 
 def test_no_phase_outlasts_the_connect_timeout(
-    driver: Driver, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at the same time, so that it takes no longer than one."""
     released = threading.Event()
@@ -895,6 +898,22 @@ def ignored_deprecations() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [SocksTransport, AsyncSocksTransport])
+def test_the_options_of_tls_go_by_name(
+    kind: type[SocksTransport | AsyncSocksTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before httpx 0.28 the first was `cert`: by position, the default would verify nothing."""
+    seen: dict[str, object] = {}
+
+    def create_ssl_context(**options: object) -> ssl.SSLContext:
+        seen.update(options)
+        return ssl.create_default_context()
+
+    monkeypatch.setattr(httpx, "create_ssl_context", create_ssl_context)
+    kind("socks5h://127.0.0.1")
+    assert seen == {"verify": True, "cert": None, "trust_env": True}
+
+
+@pytest.mark.parametrize("kind", [SocksTransport, AsyncSocksTransport])
 @pytest.mark.parametrize("proxy", ["127.0.0.1:1080", "ftp://127.0.0.1", "socks5h://127.0.0.1:0x50"])
 def test_a_proxy_that_cannot_be(
     kind: type[SocksTransport | AsyncSocksTransport], proxy: str
@@ -1001,7 +1020,7 @@ def test_a_write_timeout(driver: Driver, server: SocksServer) -> None:
 
 
 def test_a_proxy_that_resets_the_connection(driver: Driver) -> None:
-    answers = [OK.replace(b"2", b"3"), OK]  # the first promises more than it says
+    answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort", OK]
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(3)
@@ -1050,17 +1069,17 @@ def test_every_error_of_httpcore_becomes_that_of_httpx(name: str) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("count", range(HANDSHAKE))
+@pytest.mark.parametrize("octets", [0, 1, 2, 3, HANDSHAKE - 1])
 async def test_a_cancelled_request_gives_its_place_in_the_pool_back(
-    server: SocksServer, count: int
+    server: SocksServer, octets: int
 ) -> None:
-    server.misbehave([Faults(stall_after=count), Faults(stall_after=count)])
+    server.misbehave([Faults(stall_after=octets), Faults(stall_after=octets)])
     transport = AsyncSocksTransport(server.url, limits=ONE_CONNECTION)
     async with httpx.AsyncClient(transport=transport, timeout=10.0) as client:
-        with anyio.move_on_after(0.02) as scope:
+        with anyio.move_on_after(0.05) as scope:
             await client.get(HTTP)
         assert scope.cancelled_caught
-        with pytest.raises(TimeoutError), anyio.fail_after(0.02):
+        with pytest.raises(TimeoutError), anyio.fail_after(0.05):
             await client.get(HTTP)
         assert (await client.get(HTTP)).status_code == 200
     assert len(server.connections) == 3
