@@ -77,7 +77,7 @@ class SocksTransport(httpx.BaseTransport):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=httpx.create_ssl_context(verify, cert, trust_env),
+            ssl_context=httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
@@ -126,7 +126,7 @@ class AsyncSocksTransport(httpx.AsyncBaseTransport):
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(verify, cert, trust_env),
+            ssl_context=httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,

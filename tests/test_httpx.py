@@ -861,6 +861,24 @@ def test_the_environment_may_say_whom_to_trust(
         fail(client, HTTPS, httpx.ConnectError)
 
 
+class Verifier(ssl.SSLContext):
+    """Looks at the certificate itself, as the contexts of truststore do on macOS and Windows."""
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        sock = super().wrap_socket(*args, **kwargs)
+        assert sock.getpeercert() is not None
+        return sock
+
+
+def test_a_context_that_verifies_in_its_own_way(
+    driver: Driver, server: SocksServer, origin: Origin
+) -> None:
+    context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
+    origin.ca.configure_trust(context)
+    with driver.through(server.url, verify=context) as client:
+        assert client.get(HTTPS).status_code == 200
+
+
 def test_certificates_in_files(
     driver: Driver, server: SocksServer, origin: Origin, tmp_path: Path
 ) -> None:
