@@ -261,7 +261,7 @@ async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except ConnectionError as error:
+    except OSError as error:
         raise step.closed(octets) from error
     return octets
 

@@ -28,8 +28,9 @@ _logger = logging.getLogger("socksclient")
 class Attempt:
     """One attempt to reach a destination through `proxy`: a context manager around it.
 
-    It is the one border at which the errors of sockets become `SocksError`, and at which every
-    `SocksError` gets its place. Cancellation and a caller's mistakes pass through untouched.
+    It is the one border at which the deadline and what keeps the proxy from being reached become
+    a `SocksError`, and at which every `SocksError` gets its place. All else passes untouched:
+    cancellation, a caller's mistakes, whatever a method of the caller's own raises.
 
     Attributes:
         destination: The (host, port) as the caller gave it.
@@ -71,21 +72,27 @@ class Attempt:
         exc: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if not isinstance(exc, OSError) or (isinstance(exc, SocksError) and exc.phase):
+        error = self._socks_error(exc)
+        if error is None or error.proxy is not None:  # the latter has been here before
             return
-        error = self.locate(self._socks_error(exc))
+        self.locate(error)
         self.log(f"failed: {error.strerror}")
         if error is not exc:
             raise error from exc
 
-    def _socks_error(self, exc: OSError) -> SocksError:
+    def _socks_error(self, exc: BaseException | None) -> SocksError | None:
         if isinstance(exc, SocksError):
             return exc
-        if isinstance(exc, TimeoutError) and exc.errno is None:  # ours; the kernel's has ETIMEDOUT
+        if is_deadline(exc):
             return ProxyTimeout()
-        if self.phase in ("resolve", "connect"):
+        if isinstance(exc, OSError) and self.phase in ("resolve", "connect"):
             return ProxyConnectError(f"cannot reach the proxy: {exc.strerror or exc}", exc.errno)
-        return ProxyClosed(f"the connection to the proxy broke: {exc.strerror or exc}")
+        return None
+
+
+def is_deadline(exc: BaseException | None) -> bool:
+    """Whether it is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
+    return isinstance(exc, TimeoutError) and exc.errno is None
 
 
 def next_address_may_do(error: SocksError) -> bool:

@@ -291,20 +291,15 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        sock = self._sock
         try:
             with _stream_errors(httpcore.ConnectTimeout, httpcore.ConnectError):
-                sock.settimeout(timeout)
-                sock.getpeername()  # fails after a reset, when Python 3.10's wrap_socket leaks
-                # In two steps, for there are two sockets: the second takes over the descriptor.
-                sock = tls = ssl_context.wrap_socket(
-                    sock, server_hostname=server_hostname, do_handshake_on_connect=False
-                )
-                tls.do_handshake()
+                self._sock.settimeout(timeout)
+                self._sock.getpeername()  # fails after a reset; Python 3.10's wrap_socket leaks
+                sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
         except BaseException:
-            sock.close()
+            self.close()
             raise
-        return _Stream(tls)
+        return _Stream(sock)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":

@@ -10,7 +10,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
-from socksclient.attempt import Attempt, next_address_may_do
+from socksclient.attempt import Attempt, is_deadline, next_address_may_do
 from socksclient.exceptions import ResolveError, SocksError
 from socksclient.flows import Exchange, Flow, connect
 from socksclient.proxy import ProxyLike, as_proxy
@@ -178,7 +178,9 @@ def _exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except ConnectionError as error:
+    except OSError as error:
+        if is_deadline(error):
+            raise
         raise step.closed(octets) from error
     return octets
 

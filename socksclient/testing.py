@@ -175,7 +175,7 @@ class SocksServer:
     @property
     def requests(self) -> list[Connection]:
         """The connections that came as far as a request."""
-        return [connection for connection in self.connections if connection.command is not None]
+        return [seen for seen in self.connections if seen.destination is not None]
 
     def __enter__(self) -> SocksServer:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET

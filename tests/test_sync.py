@@ -106,6 +106,18 @@ class TestPrivateMethod:
         assert caught.value.phase == "authentication"
         assert caught.value.proxy is proxy
 
+    def test_what_it_raises_itself_is_not_taken_for_the_connections(
+        self, dial: Dial, echo_server: Address
+    ) -> None:
+        def negotiate(_proxy: Proxy) -> Flow[None]:
+            yield from ()
+            raise FileNotFoundError("no keytab")
+
+        with SocksServer(faults=Faults(method=0x80)) as server:
+            proxy = Proxy(*server.address, methods=(Method(0x80, negotiate),))
+            with pytest.raises(FileNotFoundError, match="no keytab"):
+                dial(echo_server, proxy=proxy)
+
     def test_not_selected(self, dial: Dial, echo_server: Address) -> None:
         with SocksServer() as server:
             proxy = Proxy(*server.address, methods=self.METHODS)
@@ -141,6 +153,7 @@ def test_a_connection_that_breaks_in_the_handshake(echo_server: Address) -> None
 
     with SocksServer() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "socket", Socket)
-        with pytest.raises(socksclient.ProxyClosed, match="No route to host") as caught:
+        with pytest.raises(socksclient.ProxyClosed, match="got 0 of 2 octets") as caught:
             create_connection(echo_server, proxy=server.url)
     assert caught.value.phase == "method selection"
+    assert str(caught.value.__cause__) == "[Errno 113] No route to host"
