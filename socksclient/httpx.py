@@ -225,6 +225,8 @@ def _httpcore_errors() -> Iterator[None]:
         raise httpcore.ConnectError(error) from error
     except SocksError as error:
         raise httpcore.ProxyError(error) from error
+    except OSError as error:  # of the event loop, or of a method of the caller's own
+        raise httpcore.ConnectError(error) from error
 
 
 @contextmanager
@@ -233,14 +235,14 @@ def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterat
     try:
         yield
     except TimeoutError as error:
-        raise timeout(error) from error
+        raise timeout(str(error) or "timed out") from error
     except (
         OSError,
         anyio.BrokenResourceError,
         anyio.ClosedResourceError,
         anyio.EndOfStream,
     ) as error:
-        raise failure(error) from error
+        raise failure(str(error) or repr(error)) from error
 
 
 # Blocking connections
@@ -294,7 +296,10 @@ class _Stream(httpcore.NetworkStream):
         try:
             with _stream_errors(httpcore.ConnectTimeout, httpcore.ConnectError):
                 self._sock.settimeout(timeout)
-                self._sock.getpeername()  # fails after a reset; Python 3.10's wrap_socket leaks
+                # These fail after a reset, and for names with a label that is too long; when
+                # wrap_socket finds that out by itself, before Python 3.13, it leaves a socket open.
+                self._sock.getpeername()
+                (server_hostname or "").encode("idna")
                 sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
         except BaseException:
             self.close()

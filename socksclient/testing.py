@@ -333,7 +333,7 @@ class _Session:
             await self.refuse(self.faults.reply)
         try:
             there = await asyncio.open_connection(*self.routes.get(destination, destination))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: no name that can be resolved
             await self.refuse(0x05 if isinstance(error, ConnectionRefusedError) else 0x04)
         await self.relay(*there)
 

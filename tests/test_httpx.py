@@ -28,6 +28,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 import socksclient.httpx
 from socksclient import (
     AuthenticationError,
+    Flow,
+    Method,
     ProtocolError,
     Proxy,
     ProxyClosed,
@@ -1236,3 +1238,24 @@ async def test_a_request_cancelled_in_the_middle_of_the_body(server: SocksServer
                     scope.cancel()
         assert scope.cancelled_caught
         assert (await client.get(HTTP)).status_code == 200
+
+
+def test_an_error_of_the_callers_own_method(driver: Driver) -> None:
+    def negotiate(_proxy: Proxy) -> Flow[None]:
+        yield from ()
+        raise FileNotFoundError("no keytab")
+
+    with SocksServer(host=PROXY_HOST, faults=Faults(method=0x80)) as server:
+        proxy = Proxy(*server.address, methods=(Method(0x80, negotiate),))
+        with driver.through(proxy) as client:
+            with nothing_left_open(), pytest.raises(httpx.ConnectError, match="no keytab"):
+                client.get(HTTP)
+
+
+def test_a_label_that_tls_cannot_carry(origin: Origin) -> None:
+    url = f"https://{'n' * 64}.test/"
+    routes = {(f"{'n' * 64}.test", 443): ("127.0.0.1", origin.https_port)}
+    with SocksServer(host=PROXY_HOST, routes=routes) as server:
+        with httpx.Client(transport=SocksTransport(server.url)) as client:
+            with nothing_left_open(), pytest.raises(UnicodeError, match="too long"):
+                client.get(url)

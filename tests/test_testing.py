@@ -68,11 +68,12 @@ class TestAnswers:
             request = f"05 01 00 01 7f 00 00 01 {port}"
             talk(server, ("05 01 00", "05 00"), (request, f"05 05 00 {NOWHERE}"))
 
-    def test_a_name_that_nobody_knows(self) -> None:
+    @pytest.mark.parametrize("name", ["name.invalid", "n" * 64, "a..b"])
+    def test_a_name_that_nobody_knows(self, name: str) -> None:
         with SocksServer() as server:
-            request = f"05 01 00 03 0c {b'name.invalid'.hex()} 00 50"
+            request = f"05 01 00 03 {len(name):02x} {name.encode().hex()} 00 50"
             talk(server, ("05 01 00", "05 00"), (request, f"05 04 00 {NOWHERE}"))
-            assert server.requests[0].destination == ("name.invalid", 80)
+            assert server.requests[0].destination == (name, 80)
 
     def test_half_close_is_passed_on_both_ways(self, echo_server: Address) -> None:
         with SocksServer() as server:
