@@ -13,19 +13,29 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 
 from socksclient.attempt import Attempt, next_address_may_do
-from socksclient.exceptions import ProxyClosed, ResolveError, SocksError
+from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, connect
 from socksclient.proxy import ProxyLike, as_proxy
-from socksclient.sockets import Address, SocketOption, Wait, interleave, literal, race
+from socksclient.sockets import (
+    Address,
+    SocketOption,
+    Wait,
+    check_source,
+    interleave,
+    literal,
+    race,
+    without_zone,
+)
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 __all__ = ["connect_socket", "connect_tcp"]
 
@@ -99,7 +109,7 @@ async def connect_tcp(
     tls_hostname: str | None = None,
     tls_standard_compatible: bool = True,
 ) -> SocketStream | TLSStream:
-    """Connects through `proxy`: `anyio.connect_tcp` with one more argument.
+    """Connects through `proxy`, in the manner of `anyio.connect_tcp`.
 
     There is no timeout argument: use `anyio.fail_after`.
 
@@ -126,6 +136,7 @@ async def connect_tcp(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
         ssl.SSLError: TLS with the destination failed.
+        anyio.BrokenResourceError: The destination hung up in its TLS handshake.
     """
     attempt = Attempt(as_proxy(proxy), host, port)
     stream = await open_stream(attempt, local_host)
@@ -185,7 +196,8 @@ async def open_stream(
         sock.close()
         if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
             attempt.phase = "relay"
-            raise attempt.locate(ProxyClosed("the proxy hung up after its reply")) from error
+            with attempt:
+                raise ProxyClosed("the connection ended after the proxy's reply") from error
         raise
 
 
@@ -199,10 +211,13 @@ async def open_tunnel(
     With ``socks5``, each address of the destination is tried on a connection of its own.
     """
     source_address = None if local_host is None else (local_host, 0)
+    check_source(source_address)
+    # For a connection may fail at once, and who tries again without end is to be cancellable.
+    await anyio.lowlevel.checkpoint()
     with attempt:
         targets = await _targets(attempt)
-        servers = await _resolve(attempt.proxy.host, attempt.proxy.port)
-    earlier: list[str] = []
+        proxy = attempt.proxy
+        servers = interleave(await _resolve(attempt, proxy.host, proxy.port))
     while True:
         target = targets.pop(0)
         try:
@@ -213,10 +228,8 @@ async def open_tunnel(
                 return sock
         except SocksError as error:
             if not targets or not next_address_may_do(error):
-                if earlier:
-                    error.add_notes(earlier)
                 raise
-            earlier.append(f"before that, {target[0]}: {error.strerror}")
+            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
 
 
 async def _targets(attempt: Attempt) -> list[tuple[str, int]]:
@@ -224,12 +237,11 @@ async def _targets(attempt: Attempt) -> list[tuple[str, int]]:
     host, port = attempt.target
     if attempt.proxy.remote_dns or is_address(host):
         return [attempt.target]
-    attempt.enter("resolve")
     try:
-        addresses = await _resolve(host, port)
+        addresses = await _resolve(attempt, host, port)
     except socket.gaierror as error:
         raise ResolveError.of(host, error) from error
-    return [(str(sockaddr[0]), port) for _, sockaddr in addresses]
+    return [(address, port) for address in without_zone(host, addresses)]
 
 
 async def _handshake(attempt: Attempt, target: tuple[str, int], sock: socket.socket) -> None:
@@ -238,18 +250,19 @@ async def _handshake(attempt: Attempt, target: tuple[str, int], sock: socket.soc
     except BaseException:
         sock.close()
         raise
-    attempt.log(f"connected, bound address {bound_address}")
+    attempt.log(f"connected, bound address {host_port(*bound_address)!r}")
 
 
 async def run(flow: Flow[T], sock: socket.socket) -> T:
     """Drives `flow` on the non-blocking `sock`, which stays open whatever happens."""
-    try:
-        step = next(flow)
-        while True:
-            step = flow.send(await _exchange(step, sock))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+    with closing(flow):
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(await _exchange(step, sock))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
@@ -261,8 +274,10 @@ async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except OSError as error:
+    except ConnectionError as error:
         raise step.closed(octets) from error
+    except OSError as error:
+        raise ProxyClosed.broken(error, octets) from error
     return octets
 
 
@@ -286,7 +301,7 @@ async def _receive(sock: socket.socket, count: int) -> bytes:
 
 
 async def _connect(
-    servers: Sequence[Address],
+    servers: list[Address],
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
 ) -> socket.socket:
@@ -306,23 +321,30 @@ async def _writable(step: Wait) -> list[socket.socket]:
         await anyio.wait_writable(step.sockets[0])
         return [step.sockets[0]]
     writable: list[socket.socket] = []
+    failures: list[OSError] = []
 
     async def wait(sock: socket.socket) -> None:
-        await anyio.wait_writable(sock)
-        writable.append(sock)
+        try:
+            await anyio.wait_writable(sock)
+            writable.append(sock)
+        except OSError as error:  # so that it leaves the group without an exception group
+            failures.append(error)
         group.cancel_scope.cancel()
 
     with anyio.move_on_after(step.seconds):
         async with anyio.create_task_group() as group:
             for sock in step.sockets:
                 group.start_soon(wait, sock)
+    if failures:
+        raise failures.pop()
     return writable
 
 
-async def _resolve(host: str, port: int) -> list[Address]:
+async def _resolve(attempt: Attempt, host: str, port: int) -> list[Address]:
     """The addresses of `host`, in the order to try them."""
     if address := literal(host, port):
         return [address]
+    attempt.log(f"resolve {host}")
     # As octets: they go to the resolver as they are.
     found = await anyio.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return interleave((family, sockaddr) for family, _, _, _, sockaddr in found)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]

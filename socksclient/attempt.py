@@ -36,6 +36,7 @@ class Attempt:
         destination: The (host, port) as the caller gave it.
         target: The same as it goes over the wire.
         phase: Where the attempt stands.
+        earlier: What became of other addresses of the destination, for the notes of the last error.
 
     Raises:
         ValueError: Host or port cannot be.
@@ -46,6 +47,7 @@ class Attempt:
         self.destination = (host, port)
         self.target = (parse_host(host), parse_port(port))
         self.phase: Phase = "resolve"
+        self.earlier: list[str] = []
 
     def enter(self, phase: Phase) -> None:
         """A new phase begins."""
@@ -54,14 +56,8 @@ class Attempt:
 
     def log(self, event: str) -> None:
         """One line at DEBUG. The proxy's `str` has no credentials in it."""
-        _logger.debug("%s via %s: %s", host_port(*self.destination), self.proxy, event)
-
-    def locate(self, error: SocksError) -> SocksError:
-        """Gives `error` its place, and returns it."""
-        error.proxy = self.proxy
-        error.destination = self.destination
-        error.phase = self.phase
-        return error
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("%s via %s: %s", host_port(*self.destination), self.proxy, event)
 
     def __enter__(self) -> Attempt:
         return self
@@ -75,10 +71,17 @@ class Attempt:
         error = self._socks_error(exc)
         if error is None or error.proxy is not None:  # the latter has been here before
             return
-        self.locate(error)
+        error.proxy = self.proxy
+        error.destination = self.destination
+        error.phase = self.phase
+        if self.earlier:
+            error.__notes__ = [*getattr(error, "__notes__", ()), *self.earlier]
         self.log(f"failed: {error.strerror}")
         if error is not exc:
-            raise error from exc
+            try:
+                raise error from exc
+            finally:
+                del error, exc  # or they and this frame would hold each other
 
     def _socks_error(self, exc: BaseException | None) -> SocksError | None:
         if isinstance(exc, SocksError):

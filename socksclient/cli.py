@@ -37,9 +37,9 @@ _STATUS: dict[type[SocksError], tuple[int, str]] = {
 _STATUSES = "\n".join(
     [
         "exit status:",
-        "  0  success",
-        "  1  the destination failed: TLS, HTTP, a timeout after the connection was there",
-        f"  {_USAGE}  a URL or an option cannot be",
+        "  0  a whole HTTP response came, whatever its status",
+        "  1  the destination failed: TLS, HTTP, or a timeout when the connection was there",
+        f"  {_USAGE}  a URL or an option is not valid",
         *(f"  {status}  {meaning}" for status, meaning in _STATUS.values()),
     ]
 )
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="socksclient", description="SOCKS, tried out.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(prog="socksclient", description="Tries a SOCKS5 proxy.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | get")
     commands.add_parser(
         "demo", help="a real HTTPS request through a real SOCKS5 handshake, all on loopback"
     )
@@ -87,9 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("-i", "--include", action="store_true", help="print the headers as well")
     get.add_argument("-v", "--verbose", action="store_true", help="tell the steps on stderr")
     get.add_argument(
-        "--timeout", type=float, default=30.0, metavar="SECONDS", help="default: %(default)s"
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="for the connection through the proxy, and for each read; default: %(default)s",
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 0x7FFFFFFF // 1000:  # more than poll can wait
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
 
 
 def _get(arguments: argparse.Namespace) -> int:
@@ -100,10 +111,12 @@ def _get(arguments: argparse.Namespace) -> int:
     if arguments.verbose:
         _tell_steps()
     try:
+        transport = SocksTransport(arguments.proxy)
+    except (ValueError, OSError) as error:  # the latter: SSL_CERT_FILE leads nowhere
+        return _fail(error, _USAGE)
+    try:
         with (
-            httpx.Client(
-                transport=SocksTransport(arguments.proxy), timeout=arguments.timeout
-            ) as client,
+            httpx.Client(transport=transport, timeout=arguments.timeout) as client,
             client.stream("GET", arguments.url) as response,
         ):
             if arguments.include:
@@ -111,9 +124,9 @@ def _get(arguments: argparse.Namespace) -> int:
             for octets in response.iter_bytes():
                 sys.stdout.buffer.write(octets)
             sys.stdout.buffer.flush()
-    except (ValueError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         return _fail(error, _USAGE)
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         cause = error.__cause__
         for cls, (status, _) in _STATUS.items():
             if isinstance(cause, cls):
@@ -128,9 +141,19 @@ def _print_head(response: httpx.Response) -> None:
     sys.stdout.buffer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode())
 
 
+class _Steps(logging.Formatter):
+    """Each step with the milliseconds since the first."""
+
+    first: float | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        self.first = record.created if self.first is None else self.first
+        return f"{(record.created - self.first) * 1000:7.1f} ms  {record.getMessage()}"
+
+
 def _tell_steps() -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(relativeCreated)6.0f ms  %(message)s"))
+    handler.setFormatter(_Steps())
     logger = logging.getLogger("socksclient")
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from socksclient.exceptions import Reply
 from socksclient.testing import SocksServer
 
 if TYPE_CHECKING:
@@ -41,12 +42,13 @@ def demo() -> int:
     with _origin(context) as port, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and does not listen
         routes = {(_ORIGIN, 443): ("127.0.0.1", port), (_CLOSED, 443): closed.getsockname()}
-        print(f"An HTTPS server listens at 127.0.0.1:{port}, as https://{_ORIGIN}/,")
-        print("with a certificate made just now.")
+        print(f"An HTTPS server listens at 127.0.0.1:{port}, with a certificate made just now.")
         with SocksServer(routes=routes) as plain:
-            print(f"A SOCKS5 server listens at {plain.address[0]}:{plain.address[1]},")
+            print(f"A SOCKS5 server of socksclient.testing listens at {plain.address[0]}", end="")
             with SocksServer(routes=routes, accounts={"user": "pass"}) as locked:
-                print(f"and one that wants a password at {locked.address[0]}:{locked.address[1]}.")
+                print(f":{plain.address[1]}, and one that\nwants a password at", end=" ")
+                print(f"{locked.address[0]}:{locked.address[1]}.")
+                print(f"They alone know where {_ORIGIN} is: no DNS has that name.")
                 _requests(trust, plain, locked)
                 seen = [*plain.requests, *locked.requests]
     return _proof(seen)
@@ -95,7 +97,11 @@ def _requests(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) ->
     _step("Blocking", plain, lambda: blocking(plain.url, _ORIGIN))
     _step("Async", plain, lambda: anyio.run(awaited, plain.url))
     _step("With a password", locked, lambda: blocking(locked.url, _ORIGIN))
-    _step("Refused", plain, lambda: blocking(plain.url, _CLOSED))
+    _step(
+        f"Refused, as it should be: nobody listens at {_CLOSED}",
+        plain,
+        lambda: blocking(plain.url, _CLOSED),
+    )
 
 
 def _step(title: str, server: SocksServer, request: Callable[[], httpx.Response]) -> None:
@@ -108,13 +114,19 @@ def _step(title: str, server: SocksServer, request: Callable[[], httpx.Response]
     except httpx.ProxyError as error:
         outcome = f"httpx.ProxyError: {error}\n  __cause__ is {error.__cause__!r}"
     milliseconds = (time.perf_counter() - begin) * 1000
-    print(f"\n{title}, {milliseconds:.1f} ms")
+    print(f"\n{title} ({milliseconds:.1f} ms for all of it)")
     connection = server.requests[-1]
-    messages = ["methods offered", "method selected", "request", "reply"]
+    host, port = connection.destination or ("", 0)
+    messages = [
+        "methods offered",
+        "method selected",
+        f"request: CONNECT {host}:{port}",
+        f"reply: {Reply(connection.reply or 0).meaning}",
+    ]
     if connection.username is not None:
-        messages[2:2] = ["user name and password", "status"]
+        messages[2:2] = ["username and password", "status: accepted"]
     for message, (who, octets) in zip(messages, connection.transcript, strict=True):
-        print(f"  {who}  {octets.hex(' ')}   ({message})")
+        print(f"  {who}  {octets.hex(' ')}  ({message})")
     print(f"  {outcome}")
 
 
@@ -125,13 +137,15 @@ def _proof(seen: list[Connection]) -> int:
         user = f", user {connection.username!r}" if connection.username else ""
         print(f"  CONNECT {host}:{port}, ATYP {connection.address_type:02X}{user}", end="")
         print(f" -> REP {connection.reply:02X}")
-    print("ATYP 03 is a name: it was resolved by the proxy, never here.")
+    expected = [(_ORIGIN, 0x00), (_ORIGIN, 0x00), (_CLOSED, 0x05), (_ORIGIN, 0x00)]
+    if [((one.destination or ("", 0))[0], one.reply) for one in seen] != expected:
+        print("That is not what should have come to them.")
+        return 1
+    print("All of it went through them. ATYP 03 is a name: it was never resolved here.")
     print(
         "\nThe same in your program:\n"
         "  import httpx, socksclient\n"
         '  transport = socksclient.SocksTransport("socks5h://127.0.0.1:1080")\n'
         '  print(httpx.Client(transport=transport).get("https://example.com/").text)'
     )
-    expected = [(_ORIGIN, 0x00), (_ORIGIN, 0x00), (_CLOSED, 0x05), (_ORIGIN, 0x00)]
-    found = [((one.destination or ("", 0))[0], one.reply) for one in seen]
-    return 0 if found == expected else 1
+    return 0

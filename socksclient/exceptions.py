@@ -23,8 +23,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from socksclient.proxy import Proxy
 
 __all__ = [
@@ -117,10 +115,6 @@ class SocksError(OSError):
         super().__init__(errno, message)
         self.args = (message, errno)  # what pickle and copy call the class with
 
-    def add_notes(self, notes: Iterable[str]) -> None:
-        """`BaseException.add_note`, which Python 3.10 lacks, for each of `notes`."""
-        self.__notes__ = [*getattr(self, "__notes__", ()), *notes]
-
     def __str__(self) -> str:
         if self.proxy is None:
             return str(self.strerror)
@@ -170,7 +164,7 @@ class ProtocolError(SocksError):
 
 
 class ProxyClosed(ProtocolError, ConnectionResetError):
-    """The proxy hung up, or reset the connection, before it had answered."""
+    """The connection to the proxy ended before it had answered; most often, it hung up."""
 
     def __init__(self, message: str, received: bytes = b"") -> None:
         super().__init__(message, received)
@@ -181,6 +175,13 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         """Its message of `wanted` octets ended after those `received`."""
         got = f"got {len(received)} of {wanted} octets"
         return cls(f"the proxy hung up before it had answered: {got}", received)
+
+    @classmethod
+    def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
+        """The connection to it ended otherwise than by its own doing, after those `received`."""
+        closed = cls(f"the connection to the proxy broke: {error.strerror or error}", received)
+        closed.errno = error.errno
+        return closed
 
 
 class AuthenticationError(SocksError, PermissionError):
@@ -232,4 +233,4 @@ def reply_error(reply: Reply) -> ReplyError:
 
 def host_port(host: str, port: int) -> str:
     """A host and port as people write them: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -10,12 +10,14 @@ module and a driver of some fifteen lines.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from socksclient.exceptions import ProxyClosed
 from socksclient.wire import (
+    NO_ACCEPTABLE_METHODS,
     Command,
     check_reply,
     check_status,
@@ -82,8 +84,8 @@ class Method:
     `Proxy(methods=…)` takes any number of them, a private one among them::
 
         def negotiate(proxy: Proxy) -> Flow[None]:
-            answer = yield Exchange(b"…", 2)
-            if answer != b"…":
+            answer = yield Exchange(b"token", 2)  # write that, and bring two octets
+            if answer != b"ok":
                 raise AuthenticationError("the proxy refused the token")
 
         Proxy("proxy.example", methods=(NO_AUTHENTICATION, Method(0x80, negotiate)))
@@ -92,10 +94,17 @@ class Method:
         code: 0x00 to 0xFE; 0x80 to 0xFE are private methods.
         negotiate: The flow to run when the proxy selects the method. It gets the `Proxy`, and
             raises `socksclient.AuthenticationError` if the proxy says no.
+
+    Raises:
+        ValueError: The code is out of that range.
     """
 
     code: int
     negotiate: Callable[[Proxy], Flow[None]]
+
+    def __post_init__(self) -> None:
+        if not 0x00 <= operator.index(self.code) < NO_ACCEPTABLE_METHODS:
+            raise ValueError(f"method code {self.code!r} is not in the range from 0x00 to 0xFE")
 
 
 def select_method(methods: Sequence[Method]) -> Flow[Method]:
@@ -146,8 +155,9 @@ def connect(
     """
     enter("method selection")
     method = yield from select_method(_methods(proxy))
-    enter("authentication")
-    yield from method.negotiate(proxy)
+    if method is not NO_AUTHENTICATION:
+        enter("authentication")
+        yield from method.negotiate(proxy)
     enter("request")
     return (yield from request(Command.CONNECT, host, port))
 

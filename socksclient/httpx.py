@@ -58,8 +58,9 @@ class SocksTransport(httpx.BaseTransport):
     Requests raise httpx's errors, with the `SocksError` as their `__cause__`:
     `httpx.ConnectError` when the proxy cannot be reached or the destination not be resolved here,
     `httpx.ConnectTimeout` when the connect timeout passed, which holds for the connection to the
-    proxy and its handshake together, and `httpx.ProxyError` for all that the proxy refused or got
-    wrong. A destination that SOCKS cannot carry is a `ValueError`.
+    proxy and its handshake together (and once more for TLS, as in httpx), and `httpx.ProxyError`
+    for all that the proxy refused or got wrong. A destination that SOCKS cannot carry is an
+    `httpx.UnsupportedProtocol`, with a `ValueError` as its cause.
     """
 
     def __init__(
@@ -209,7 +210,7 @@ def _httpx_errors() -> Iterator[None]:
         yield
     except tuple(_HTTPX_ERRORS) as error:
         # The pool raises what the backend raised `from None`: the cause travels as its argument.
-        cause = next((arg for arg in error.args if isinstance(arg, SocksError)), error)
+        cause = next((arg for arg in error.args if isinstance(arg, Exception)), error)
         fitting = next(cls for cls in type(error).__mro__ if cls in _HTTPX_ERRORS)
         raise _HTTPX_ERRORS[fitting](str(error)) from cause
 
@@ -225,8 +226,10 @@ def _httpcore_errors() -> Iterator[None]:
         raise httpcore.ConnectError(error) from error
     except SocksError as error:
         raise httpcore.ProxyError(error) from error
-    except OSError as error:  # of the event loop, or of a method of the caller's own
-        raise httpcore.ConnectError(error) from error
+    except OSError as error:  # of a method of the caller's own; not retried as a ConnectError is
+        raise httpcore.ProxyError(error) from error
+    except ValueError as error:  # a host that SOCKS cannot carry; a redirection can lead there
+        raise httpcore.UnsupportedProtocol(error) from error
 
 
 @contextmanager
@@ -238,6 +241,7 @@ def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterat
         raise timeout(str(error) or "timed out") from error
     except (
         OSError,
+        UnicodeError,  # of the name for TLS
         anyio.BrokenResourceError,
         anyio.ClosedResourceError,
         anyio.EndOfStream,
@@ -260,11 +264,11 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.NetworkStream:
-        attempt = Attempt(self._proxy, host, port)
         source_address = None if local_address is None else (local_address, 0)
         no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
         options = [no_delay, *(socket_options or ())]
         with _httpcore_errors():
+            attempt = Attempt(self._proxy, host, port)
             return _Stream(open_tunnel(attempt, Deadline(timeout), source_address, options))
 
 
@@ -293,6 +297,10 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
+        # Other classes of contexts (truststore's) may verify the certificate as soon as they have
+        # wrapped the socket. With the plain one the handshake comes by itself: the socket that
+        # has taken over the descriptor must be in our hands when it is interrupted.
+        plain = type(ssl_context) is ssl.SSLContext
         try:
             with _stream_errors(httpcore.ConnectTimeout, httpcore.ConnectError):
                 self._sock.settimeout(timeout)
@@ -300,7 +308,11 @@ class _Stream(httpcore.NetworkStream):
                 # wrap_socket finds that out by itself, before Python 3.13, it leaves a socket open.
                 self._sock.getpeername()
                 (server_hostname or "").encode("idna")
-                sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
+                self._sock = sock = ssl_context.wrap_socket(
+                    self._sock, server_hostname=server_hostname, do_handshake_on_connect=not plain
+                )
+                if plain:
+                    sock.do_handshake()
         except BaseException:
             self.close()
             raise
@@ -335,9 +347,11 @@ class _AsyncBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        attempt = Attempt(self._proxy, host, port)
-        with _httpcore_errors(), attempt, anyio.fail_after(timeout):
-            return _AsyncStream(await open_stream(attempt, local_address, socket_options or ()))
+        with _httpcore_errors():
+            attempt = Attempt(self._proxy, host, port)
+            with attempt, anyio.fail_after(timeout):
+                stream = await open_stream(attempt, local_address, socket_options or ())
+            return _AsyncStream(stream)
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)

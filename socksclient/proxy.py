@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from urllib.parse import unquote_to_bytes
 
 from socksclient.exceptions import host_port
 from socksclient.wire import (
-    NO_ACCEPTABLE_METHODS,
     NOT_IN_A_NAME,
     encode_credential,
     is_address,
@@ -29,7 +27,7 @@ _URL = re.compile(
     r"""(?P<scheme>[a-z][a-z0-9+.-]*) ://
         (?:(?P<userinfo>[^/?#\x00-\x20\x7f]*)@)?
         (?:\[(?P<ipv6>[^\[\]@/?#]*)\] | (?P<name>[^\[\]:@/?#%]*))
-        (?::(?P<port>[0-9]*))?
+        (?::(?P<port>[0-9]{0,5}))?
         /?""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -147,7 +145,7 @@ def as_proxy(proxy: ProxyLike) -> Proxy:
         return proxy
     if isinstance(proxy, str):
         return Proxy.from_url(proxy)
-    raise TypeError(f"proxy must be a URL or a Proxy, not {type(proxy).__name__}")
+    raise TypeError(f"proxy must be a str or a socksclient.Proxy, not {type(proxy)}")
 
 
 def _parse_host(host: str) -> str:
@@ -159,7 +157,10 @@ def _parse_host(host: str) -> str:
         return f"{parse_host(zoned[1])}%{zoned[2]}"
     if "%" in host or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
         # Not repeated here: it may be a URL with a password in it.
-        raise ValueError("proxy host is no name and no IP address; for a URL there is from_url")
+        raise ValueError(
+            "proxy host is no name and no IP address; the port is an argument of its own,"
+            " and for a URL there is Proxy.from_url"
+        )
     try:
         return parse_host(host).lower()
     except ValueError as error:
@@ -175,9 +176,9 @@ def _parse_port(port: int) -> int:
 
 def _parse_methods(methods: Iterable[Method], username: str | None) -> tuple[Method, ...]:
     parsed = tuple(methods)
-    codes = [operator.index(method.code) for method in parsed]
-    if len(set(codes)) < len(codes) or not all(0 <= code < NO_ACCEPTABLE_METHODS for code in codes):
-        raise ValueError("proxy methods must have different codes from 00 to FE")
+    codes = [method.code for method in parsed]
+    if len(set(codes)) < len(codes):
+        raise ValueError("proxy methods must have different codes")
     if 0x02 in codes and username is None:
         raise ValueError("proxy methods have username/password (02), but there is no username")
     return parsed

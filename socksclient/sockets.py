@@ -7,6 +7,7 @@ import socket
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from socksclient.exceptions import ResolveError
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
@@ -43,6 +44,30 @@ def interleave(addresses: Iterable[Address]) -> list[Address]:
     return [address for turn in turns for address in turn if address is not None]
 
 
+def without_zone(host: str, addresses: Iterable[Address]) -> list[str]:
+    """The IP addresses of `host` that mean the same to a proxy as they do here.
+
+    Raises:
+        ResolveError: There is none.
+    """
+    texts = [str(sockaddr[0]) for _, sockaddr in addresses if not any(sockaddr[3:])]
+    carried = [text for text in texts if "%" not in text]
+    if not carried:
+        raise ResolveError(f"{host} has no address that a proxy could reach: {', '.join(texts)}")
+    return carried
+
+
+def check_source(source_address: tuple[str, int] | None) -> None:
+    """That the host to connect from is an IP address, or empty for any.
+
+    Raises:
+        ValueError: It is a name, which `bind` would resolve, however long it takes.
+    """
+    host = "" if source_address is None else source_address[0]
+    if host and not is_address(host.partition("%")[0]):
+        raise ValueError(f"the host to connect from must be an IP address, not {host!r}")
+
+
 def open_socket(
     family: int, source_address: tuple[str, int] | None, socket_options: Iterable[SocketOption]
 ) -> socket.socket:
@@ -67,42 +92,45 @@ class Wait(NamedTuple):
 
 
 def race(
-    addresses: Sequence[Address],
+    addresses: list[Address],
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
 ) -> Generator[Wait, Iterable[socket.socket], socket.socket]:
     """Connects to the first address that answers (RFC 8305 §5), as a generator without I/O waits.
 
     It is sent the sockets that have become writable. The next address is begun when one has
-    failed, or has not answered in time. Returns a connected, non-blocking socket; closing the
-    generator closes all that it has begun.
+    failed, or has not answered in time. The one that wins goes to the front of `addresses`, so
+    that the next race need not wait for dead ones again.
+
+    Returns:
+        A connected, non-blocking socket. Closing the generator closes all others.
 
     Raises:
         OSError: All have failed.
     """
     options = list(socket_options)
-    waiting: list[socket.socket] = []
-    failures: list[tuple[object, OSError]] = []
     ahead = list(addresses)
-    begun: dict[socket.socket, object] = {}
+    waiting: dict[socket.socket, Address] = {}
+    failures: list[tuple[object, OSError]] = []
     try:
         while ahead or waiting:
             if ahead:
-                family, sockaddr = ahead.pop(0)
+                family, sockaddr = address = ahead.pop(0)
                 try:
-                    sock = _begin(family, sockaddr, source_address, options)
+                    waiting[_begin(family, sockaddr, source_address, options)] = address
                 except OSError as error:
                     failures.append((sockaddr[0], error))
                     continue
-                waiting.append(sock)
-                begun[sock] = sockaddr[0]
-            for sock in (yield Wait(waiting, CONNECTION_ATTEMPT_DELAY if ahead else None)):
-                waiting.remove(sock)
+            delay = CONNECTION_ATTEMPT_DELAY if ahead else None
+            for sock in (yield Wait(list(waiting), delay)):
+                address = waiting.pop(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
+                    addresses.remove(address)
+                    addresses.insert(0, address)
                     return sock
                 sock.close()
-                failures.append((begun[sock], OSError(code, os.strerror(code))))
+                failures.append((address[1][0], OSError(code, os.strerror(code))))
         raise _all_failed(failures)
     finally:
         for sock in waiting:

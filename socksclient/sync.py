@@ -8,13 +8,22 @@ import socket
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from socksclient.attempt import Attempt, is_deadline, next_address_may_do
-from socksclient.exceptions import ResolveError, SocksError
+from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, connect
 from socksclient.proxy import ProxyLike, as_proxy
-from socksclient.sockets import Address, SocketOption, interleave, literal, open_socket, race
+from socksclient.sockets import (
+    Address,
+    SocketOption,
+    check_source,
+    interleave,
+    literal,
+    open_socket,
+    race,
+    without_zone,
+)
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
@@ -24,8 +33,10 @@ __all__ = ["create_connection"]
 
 T = TypeVar("T")
 
-# What http.client and others hand on when they were given no timeout; it has no public name.
-_DEFAULT_TIMEOUT: float | None = (socket.create_connection.__defaults__ or (None,))[0]
+_DEFAULT_TIMEOUT: Any = object()
+
+# Milliseconds that do not fit into 31 bits are too many for the system calls: 24 days.
+MAX_TIMEOUT = 0x7FFFFFFF // 1000
 
 
 def create_connection(
@@ -35,7 +46,7 @@ def create_connection(
     *,
     proxy: ProxyLike,
 ) -> socket.socket:
-    """Connects to `address` through `proxy`: `socket.create_connection` with one more argument.
+    """Connects to `address` through `proxy`, in the manner of `socket.create_connection`.
 
     Args:
         address: The (host, port) of the destination. With ``socks5h`` a host name goes to the
@@ -44,7 +55,7 @@ def create_connection(
         timeout: Seconds for all of it together: resolving, connecting, every message of the
             handshake, every address. None waits without end. Without it, the default of
             `socket.setdefaulttimeout` holds.
-        source_address: The (host, port) to bind to before connecting to the proxy.
+        source_address: The (IP address, port) to bind to before connecting to the proxy.
         proxy: The proxy's URL, or a `Proxy`.
 
     Returns:
@@ -60,12 +71,14 @@ def create_connection(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
+    if not isinstance(address, tuple | list) or len(address) != 2:
+        raise TypeError(f"address must be a (host, port) pair, not {address!r}")
     attempt = Attempt(as_proxy(proxy), *address)
-    if timeout is _DEFAULT_TIMEOUT:
+    if _is_default(timeout):
         timeout = socket.getdefaulttimeout()
-    if timeout is not None and not 0 < timeout <= threading.TIMEOUT_MAX:
+    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(
-            f"timeout must be more than 0 seconds, or None, and not {timeout!r};"
+            f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None: {timeout};"
             " for a non-blocking socket see socksclient.anyio.connect_socket"
         )
     sock = open_tunnel(attempt, Deadline(timeout), source_address)
@@ -73,11 +86,16 @@ def create_connection(
     return sock
 
 
+def _is_default(timeout: object) -> bool:
+    """Ours, or the standard library's, which http.client hands on: either is a bare object."""
+    return type(timeout) is object
+
+
 class Deadline:
     """The instant by which all must be done."""
 
     def __init__(self, timeout: float | None) -> None:
-        self._instant = None if timeout is None else time.monotonic() + timeout
+        self._instant = None if timeout is None else time.monotonic() + min(timeout, MAX_TIMEOUT)
 
     def left(self) -> float | None:
         """The seconds left, more than 0; None without a deadline.
@@ -111,10 +129,11 @@ def open_tunnel(
 
     With ``socks5``, each address of the destination is tried on a connection of its own.
     """
+    check_source(source_address)
     with attempt:
         targets = _targets(attempt, deadline)
-        servers = _resolve(attempt.proxy.host, attempt.proxy.port, deadline)
-    earlier: list[str] = []
+        proxy = attempt.proxy
+        servers = interleave(_resolve(attempt, proxy.host, proxy.port, deadline))
     while True:
         target = targets.pop(0)
         try:
@@ -125,10 +144,8 @@ def open_tunnel(
                 return sock
         except SocksError as error:
             if not targets or not next_address_may_do(error):
-                if earlier:
-                    error.add_notes(earlier)
                 raise
-            earlier.append(f"before that, {target[0]}: {error.strerror}")
+            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
 
 
 def _targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
@@ -136,12 +153,11 @@ def _targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
     host, port = attempt.target
     if attempt.proxy.remote_dns or is_address(host):
         return [attempt.target]
-    attempt.enter("resolve")
     try:
-        addresses = _resolve(host, port, deadline)
+        addresses = _resolve(attempt, host, port, deadline)
     except socket.gaierror as error:
         raise ResolveError.of(host, error) from error
-    return [(str(sockaddr[0]), port) for _, sockaddr in addresses]
+    return [(address, port) for address in without_zone(host, addresses)]
 
 
 def _handshake(
@@ -152,18 +168,19 @@ def _handshake(
     except BaseException:
         sock.close()
         raise
-    attempt.log(f"connected, bound address {bound_address}")
+    attempt.log(f"connected, bound address {host_port(*bound_address)!r}")
 
 
 def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
     """Drives `flow` on `sock`, which stays open whatever happens."""
-    try:
-        step = next(flow)
-        while True:
-            step = flow.send(_exchange(step, sock, deadline))
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
+    with closing(flow):
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(_exchange(step, sock, deadline))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
 
 
 def _exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
@@ -178,15 +195,17 @@ def _exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
+    except ConnectionError as error:
+        raise step.closed(octets) from error
     except OSError as error:
         if is_deadline(error):
             raise
-        raise step.closed(octets) from error
+        raise ProxyClosed.broken(error, octets) from error
     return octets
 
 
 def _connect(
-    servers: Sequence[Address],
+    servers: list[Address],
     deadline: Deadline,
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
@@ -206,7 +225,7 @@ def _connect(
 
 
 def _race(
-    servers: Sequence[Address],
+    servers: list[Address],
     deadline: Deadline,
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
@@ -231,7 +250,7 @@ def _writable(sockets: Sequence[socket.socket], seconds: float | None) -> list[s
         return [key.data for key, _ in selector.select(seconds)]
 
 
-def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
+def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
     """The addresses of `host`, in the order to try them.
 
     getaddrinfo cannot be interrupted. With a deadline to keep it runs in a thread beside the
@@ -239,6 +258,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
     """
     if address := literal(host, port):
         return [address]
+    attempt.log(f"resolve {host}")
     left = deadline.left()
     if left is None:
         return _getaddrinfo(host, port)
@@ -255,12 +275,15 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[Address]:
         answer = answers.get(timeout=left)
     except queue.Empty:
         raise TimeoutError from None
-    if isinstance(answer, Exception):
+    if isinstance(answer, list):
+        return answer
+    try:
         raise answer
-    return answer
+    finally:
+        del answer  # or it and this frame would hold each other
 
 
 def _getaddrinfo(host: str, port: int) -> list[Address]:
     # As octets: a str would go through Python's IDNA 2003 codec, which refuses good names.
     found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return interleave((family, sockaddr) for family, _, _, _, sockaddr in found)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]

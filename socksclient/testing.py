@@ -67,6 +67,9 @@ class Faults:
     answers: Mapping[Phase, bytes] = field(default_factory=dict)
     reply_with_data: bool = False
 
+    def __post_init__(self) -> None:
+        bytes(octet for octet in (self.method, self.status, self.reply) if octet is not None)
+
     def __repr__(self) -> str:
         """Only what differs from the defaults: it names parametrized tests."""
         told = []
@@ -96,7 +99,7 @@ class Connection:
     client: tuple[str, int]
     methods: bytes | None = None
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     command: int | None = None
     address_type: int | None = None
     destination: tuple[str, int] | None = None
@@ -132,6 +135,8 @@ class SocksServer:
 
     Attributes:
         connections: What was seen of every connection, in their order.
+        routes: A dict of them; it may change while the server runs. What has no route is resolved
+            and connected to for real.
     """
 
     def __init__(
@@ -144,7 +149,7 @@ class SocksServer:
     ) -> None:
         self.connections: list[Connection] = []
         self._accounts = dict(accounts or {})
-        self._routes = dict(routes or {})
+        self.routes = dict(routes or {})
         self.misbehave(faults)
         self._host = host
         self._port = 0
@@ -215,7 +220,7 @@ class SocksServer:
         sock, client = listener.accept()
         connection = Connection(client=client[:2])
         self.connections.append(connection)
-        session = _Session(connection, sock, next(self._faults), self._accounts, self._routes)
+        session = _Session(connection, sock, next(self._faults), self._accounts, self.routes)
         task = asyncio.ensure_future(session.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -75,9 +75,12 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
     if version != VERSION:
         raise ProtocolError(_not_socks5(octets), octets)
     if method == NO_ACCEPTABLE_METHODS:
-        raise AuthenticationError(
-            f"the proxy accepts none of the methods offered ({_list_of_codes(offered)})"
-        )
+        codes = _list_of_codes(offered)
+        if list(offered) == [0x00]:
+            raise AuthenticationError(
+                f"the proxy wants authentication, and there is no username (offered: {codes})"
+            )
+        raise AuthenticationError(f"the proxy accepts none of the methods offered ({codes})")
     if method not in offered:
         raise ProtocolError(
             f"the proxy selected method {method:02X}, which was not offered"

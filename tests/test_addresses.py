@@ -167,6 +167,36 @@ class TestTheDestinationsAddresses:
         assert caught.value.errno == socket.EAI_NONAME
         assert isinstance(caught.value.__cause__, socket.gaierror)
 
+    def test_they_are_tried_in_the_resolvers_order(self, dial: Dial, names: Names) -> None:
+        names["origin.test"] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+        with SocksServer(faults=Faults(reply=0x05)) as server:
+            with pytest.raises(ReplyError):
+                dial(("origin.test", 80), proxy=local(server))
+            hosts = [request.destination[0] for request in server.requests if request.destination]
+            assert hosts == names["origin.test"]
+
+    def test_those_with_a_zone_are_left_out(self, dial: Dial, names: Names) -> None:
+        names["origin.test"] = ["fe80::1%lo", "192.0.2.2"]
+        with SocksServer(faults=Faults(reply=0x05)) as server:
+            with pytest.raises(ReplyError):
+                dial(("origin.test", 80), proxy=local(server))
+            names["origin.test"] = ["fe80::1%lo"]
+            with pytest.raises(ResolveError, match="no address that a proxy could reach"):
+                dial(("origin.test", 80), proxy=local(server))
+            assert [request.destination for request in server.requests] == [("192.0.2.2", 80)]
+
+    def test_a_dead_address_of_the_proxy_is_waited_for_once(
+        self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("socksclient.sockets.CONNECTION_ATTEMPT_DELAY", 0.4)
+        names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
+        names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
+        with SocksServer(faults=Faults(reply=0x05)) as server:
+            proxy = f"socks5://proxy.test:{server.address[1]}"
+            with silence("127.0.0.9", server.address[1]), pytest.raises(ReplyError):
+                dial(("origin.test", 80), proxy=proxy, timeout=3.0)
+            assert len(server.requests) == 9
+
     def test_an_address_is_not_resolved(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:

@@ -15,12 +15,12 @@ import uvloop
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socksclient import Exchange, Flow, ProxyClosed
+from socksclient import Exchange, Flow, ProxyClosed, ProxyConnectError
 from socksclient.anyio import connect_socket, connect_tcp, run
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
-from support import GREETING, Address, receive_exactly, resolved_names
+from support import GREETING, Address, receive_exactly, refused_port, resolved_names
 
 pytestmark = pytest.mark.anyio
 
@@ -84,10 +84,32 @@ async def test_a_proxy_that_has_reset_the_connection_after_its_reply(echo_server
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SocketStream, "from_socket", from_socket)
-            with pytest.raises(ProxyClosed, match="after its reply") as caught:
+            with pytest.raises(ProxyClosed, match="ended after the proxy's reply") as caught:
                 await connect_tcp(*echo_server, proxy=server.url)
         assert caught.value.phase == "relay"
         assert caught.value.destination == echo_server
+
+
+@pytest.mark.parametrize("proxy", ["socks5h://255.255.255.255:1", "socks5h://127.0.0.1:1"])
+async def test_who_tries_again_without_end_can_be_cancelled(proxy: str) -> None:
+    with anyio.move_on_after(0.1) as scope:
+        while True:
+            with pytest.raises(ProxyConnectError):
+                await connect_socket("192.0.2.1", 80, proxy=proxy)
+    assert scope.cancelled_caught
+
+
+async def test_an_error_of_the_event_loop_in_a_race_comes_bare(
+    names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names["proxy.test"] = ["127.0.0.1", "127.0.0.2"]
+
+    async def wait_writable(_sock: socket.socket) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(anyio, "wait_writable", wait_writable)
+    with pytest.raises(ProxyConnectError, match="No space left"):
+        await connect_socket("192.0.2.1", 80, proxy=f"socks5h://proxy.test:{refused_port()}")
 
 
 class TestTLS:

@@ -81,7 +81,7 @@ class TestGet:
             (Faults(stall_after=0), 4, "timed out"),
             (Faults(answers={"method selection": b"HTTP/1.0"}), 5, "this is an HTTP proxy"),
             (Faults(close_after=2), 5, "hung up"),
-            (Faults(method=0xFF), 6, "none of the methods"),
+            (Faults(method=0xFF), 6, "the proxy wants authentication"),
             (Faults(reply=0x05), 7, "connection refused (REP 05)"),
         ],
         ids=str,
@@ -135,6 +135,15 @@ class TestGet:
         assert main(["get", url, "--proxy", proxy]) == 2
         self.assert_one_line(capsys, words)
 
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+    def test_a_timeout_that_cannot_be(
+        self, seconds: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["get", "http://o.test/", "--proxy", "socks5h://h", f"--timeout={seconds}"])
+        assert caught.value.code == 2
+        assert "argument --timeout" in capsys.readouterr().err
+
     def assert_one_line(self, capsys: pytest.CaptureFixture[str], words: str) -> None:
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith("socksclient: ")
@@ -171,7 +180,7 @@ class TestDemo:
         )
         assert run.stderr == ""
         assert run.stdout.count("HTTP 200: hello from the origin, over HTTPS") == 3
-        assert "04 75 73 65 72 04 70 61 73 73   (user name and password)" in run.stdout
+        assert "04 75 73 65 72 04 70 61 73 73  (username and password)" in run.stdout
         assert "connection refused (REP 05)" in run.stdout
         assert "CONNECT origin.test:443, ATYP 03, user 'user' -> REP 00" in run.stdout
 

@@ -81,7 +81,7 @@ def test_no_acceptable_method(dial: Dial) -> None:
     error = fail(dial, Faults(), ACCOUNTS, url="socks5h://{}:{}")
     assert isinstance(error, AuthenticationError)
     assert error.phase == "method selection"
-    assert "none of the methods offered (00)" in str(error)
+    assert "the proxy wants authentication, and there is no username (offered: 00)" in str(error)
 
 
 def test_a_method_that_was_not_offered(dial: Dial) -> None:

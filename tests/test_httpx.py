@@ -756,8 +756,12 @@ def test_a_destination_that_socks_cannot_carry(
     driver: Driver, server: SocksServer, url: str
 ) -> None:
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
-        with nothing_left_open(), pytest.raises(ValueError, match=r"zone id|port|octets"):
+        with (
+            nothing_left_open(),
+            pytest.raises(httpx.UnsupportedProtocol, match=r"zone id|port|octets") as caught,
+        ):
             client.get(url)
+        assert isinstance(caught.value.__cause__, ValueError)
         assert server.connections == []
         assert client.get(HTTP).status_code == 200
 
@@ -1248,8 +1252,12 @@ def test_an_error_of_the_callers_own_method(driver: Driver) -> None:
     with SocksServer(host=PROXY_HOST, faults=Faults(method=0x80)) as server:
         proxy = Proxy(*server.address, methods=(Method(0x80, negotiate),))
         with driver.through(proxy) as client:
-            with nothing_left_open(), pytest.raises(httpx.ConnectError, match="no keytab"):
+            with (
+                nothing_left_open(),
+                pytest.raises(httpx.ProxyError, match="no keytab") as caught,
+            ):
                 client.get(HTTP)
+        assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 def test_a_label_that_tls_cannot_carry(origin: Origin) -> None:
@@ -1257,5 +1265,42 @@ def test_a_label_that_tls_cannot_carry(origin: Origin) -> None:
     routes = {(f"{'n' * 64}.test", 443): ("127.0.0.1", origin.https_port)}
     with SocksServer(host=PROXY_HOST, routes=routes) as server:
         with httpx.Client(transport=SocksTransport(server.url)) as client:
-            with nothing_left_open(), pytest.raises(UnicodeError, match="too long"):
+            with nothing_left_open(), pytest.raises(httpx.ConnectError, match="too long"):
                 client.get(url)
+
+
+def test_an_interrupted_tls_handshake(
+    server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_self: ssl.SSLSocket, _block: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    transport = SocksTransport(server.url, verify=origin.trust(), limits=ONE_CONNECTION)
+    with httpx.Client(transport=transport) as client:
+        with nothing_left_open(), monkeypatch.context() as patch:
+            patch.setattr(ssl.SSLSocket, "do_handshake", interrupt)
+            with pytest.raises(KeyboardInterrupt) as held:
+                client.get(HTTPS)
+        assert client.get(HTTPS).status_code == 200
+        del held
+
+
+def test_a_redirection_to_where_socks_cannot_go(driver: Driver, server: SocksServer) -> None:
+    url = f"{HTTP}redirect?to=http://{'n' * 256}/"
+    with driver.through(server.url) as client:
+        with pytest.raises(httpx.UnsupportedProtocol, match="host is 256 octets long"):
+            client.get(url, follow_redirects=True)
+
+
+def test_the_errors_of_earlier_addresses_are_noted(
+    driver: Driver, names: dict[str, list[str]]
+) -> None:
+    names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
+    faults = [Faults(reply=0x04), Faults(stall_after=2)]
+    with SocksServer(host=PROXY_HOST, faults=faults) as server:
+        with driver.through(server.url.replace("socks5h", "socks5")) as client:
+            with pytest.raises(httpx.ConnectTimeout) as caught:
+                client.get(HTTP, timeout=0.5)
+    assert isinstance(caught.value.__cause__, ProxyTimeout)
+    [note] = caught.value.__cause__.__notes__
+    assert note.startswith("before that, 192.0.2.1: ")

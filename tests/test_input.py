@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
+import anyio
 import pytest
 
+from socksclient import create_connection
+from socksclient.anyio import connect_socket
 from socksclient.testing import SocksServer
 
 from support import Address, Dial, assert_echoes
@@ -38,10 +42,27 @@ def test_a_destination_that_cannot_be(dial: Dial, address: Address, words: str) 
         assert server.connections == []
 
 
+def test_a_name_to_connect_from() -> None:
+    # It would be resolved by bind, beyond every deadline.
+    with SocksServer() as server:
+        with pytest.raises(ValueError, match="must be an IP address, not 'localhost'"):
+            create_connection(("192.0.2.1", 80), source_address=("localhost", 0), proxy=server.url)
+        connect = partial(connect_socket, "192.0.2.1", 80, proxy=server.url, local_host="a.test")
+        with pytest.raises(ValueError, match=r"must be an IP address, not 'a\.test'"):
+            anyio.run(connect)
+        assert server.connections == []
+
+
+def test_any_address_to_connect_from(echo_server: Address) -> None:
+    with SocksServer() as server:
+        with create_connection(echo_server, source_address=("", 0), proxy=server.url) as sock:
+            assert_echoes(sock)
+
+
 def test_a_proxy_that_cannot_be(dial: Dial) -> None:
     with pytest.raises(ValueError, match="scheme"):
         dial(("192.0.2.1", 80), proxy="127.0.0.1:1080")
-    with pytest.raises(TypeError, match="proxy must be a URL or a Proxy, not bytes"):
+    with pytest.raises(TypeError, match=r"proxy must be a str or a socksclient\.Proxy, not"):
         dial(("192.0.2.1", 80), proxy=b"socks5h://127.0.0.1:1080")  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import partial
 from typing import NoReturn
@@ -32,6 +33,7 @@ from support import (
     echo,
     eventually,
     greet,
+    refused_port,
     serving,
     settled_descriptors,
     silence,
@@ -81,7 +83,7 @@ def test_after_a_failure(dial: Dial, destination: Address, faults: Faults) -> No
         before = settled_descriptors()
         with pytest.raises(socksclient.SocksError) as held:
             dial(destination, proxy=server.url)
-        assert eventually(lambda: descriptors() == before), held
+        assert eventually(lambda: descriptors() <= before), held
 
 
 @pytest.mark.parametrize("count", range(WHOLE_HANDSHAKE))
@@ -90,7 +92,7 @@ def test_after_a_timeout(dial: Dial, destination: Address, count: int) -> None:
         before = settled_descriptors()
         with pytest.raises(TimeoutError) as held:
             dial(destination, proxy=server.url, timeout=0.1)
-        assert eventually(lambda: descriptors() == before), held
+        assert eventually(lambda: descriptors() <= before), held
 
 
 def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]]) -> None:
@@ -100,7 +102,7 @@ def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]
         for host in ("127.0.0.10", "proxy.test"):
             with pytest.raises(TimeoutError) as held:
                 dial(("192.0.2.1", 80), proxy=f"socks5h://{host}:{port}", timeout=0.3)
-            assert eventually(lambda: descriptors() == before), held
+            assert eventually(lambda: descriptors() <= before), held
 
 
 def test_after_losing_a_race(dial: Dial, names: dict[str, list[str]]) -> None:
@@ -113,7 +115,7 @@ def test_after_losing_a_race(dial: Dial, names: dict[str, list[str]]) -> None:
         before = settled_descriptors()
         with dial(destination, proxy=f"socks5h://proxy.test:{server.address[1]}"):
             pass
-        assert eventually(lambda: descriptors() == before)
+        assert eventually(lambda: descriptors() <= before)
 
 
 def test_after_a_source_address_of_another_family(names: dict[str, list[str]]) -> None:
@@ -126,7 +128,7 @@ def test_after_a_source_address_of_another_family(names: dict[str, list[str]]) -
                 source_address=("::1", 0),
                 proxy=f"socks5h://{host}",
             )
-        assert descriptors() == before, held
+        assert descriptors() <= before, held
 
 
 @pytest.mark.anyio
@@ -185,7 +187,7 @@ async def test_after_tls_with_the_destination_has_failed() -> None:
 async def settles(before: int) -> bool:
     """As `eventually`, with the event loop, which has sockets to close, going on."""
     with anyio.move_on_after(5):
-        while descriptors() != before:
+        while descriptors() > before:
             await anyio.lowlevel.checkpoint()
         return True
     return False
@@ -203,7 +205,7 @@ def test_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, names: dict[str, li
         monkeypatch.setattr(selectors, "DefaultSelector", InterruptedSelector)
         with pytest.raises(KeyboardInterrupt) as held:
             socksclient.create_connection(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{port}")
-        assert descriptors() == before, held
+        assert descriptors() <= before, held
 
 
 def test_after_an_interrupt_in_the_handshake() -> None:
@@ -220,4 +222,21 @@ def test_after_an_interrupt_in_the_handshake() -> None:
         with pytest.raises(KeyboardInterrupt) as held:
             socksclient.create_connection(("192.0.2.1", 80), proxy=server.url)
         thread.join()
-        assert eventually(lambda: descriptors() == before), held
+        assert eventually(lambda: descriptors() <= before), held
+
+
+def test_no_frame_is_kept_by_an_error(names: dict[str, list[str]]) -> None:
+    """When an error is forgotten, so are the frames that it came through: there is no cycle."""
+
+    class Local:
+        pass
+
+    def fail(proxy: str, timeout: float | None) -> weakref.ref[Local]:
+        local = Local()
+        with pytest.raises(socksclient.SocksError):
+            socksclient.create_connection(("192.0.2.1", 80), timeout, proxy=proxy)
+        return weakref.ref(local)
+
+    for timeout in (5.0, None):
+        assert fail(f"socks5h://127.0.0.1:{refused_port()}", timeout)() is None
+        assert fail("socks5h://nowhere.test:1080", timeout)() is None

@@ -127,6 +127,16 @@ class TestFaults:
                 with pytest.raises(ConnectionRefusedError):
                     create_connection(echo_server, proxy=server.url)
 
+    def test_what_is_no_octet_is_a_value_error(self) -> None:
+        for faults in ({"reply": 256}, {"method": -1}, {"status": 300}):
+            with pytest.raises(ValueError, match="bytes must be in range"):
+                Faults(**faults)  # type: ignore[arg-type]
+
+    def test_routes_can_change(self, socks_proxy: SocksServer, echo_server: Address) -> None:
+        socks_proxy.routes["name.test", 80] = echo_server
+        with create_connection(("name.test", 80), proxy=socks_proxy.url) as sock:
+            assert_echoes(sock)
+
     def test_a_drip_takes_its_time(self) -> None:
         with SocksServer(faults=Faults(drip=0.1)) as server:
             with socket.create_connection(server.address) as sock:
