@@ -36,7 +36,8 @@ servers:
 
 # Debian's python3 comes without venv; it is installed where that is possible.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV) || { \
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); \
 	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends python3-venv && \

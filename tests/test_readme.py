@@ -15,7 +15,7 @@ from origin import Origin
 from support import Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
-REQUESTS = [1, 1, 1, 2, 0, 1, 0]
+REQUESTS = [1, 1, 1, 2, 0, 1, 1, 0]
 """How many each example makes through the proxy that the test gives it."""
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
