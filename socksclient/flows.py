@@ -157,7 +157,7 @@ def connect(
     method = yield from select_method(_methods(proxy))
     if method is not NO_AUTHENTICATION:
         enter("authentication")
-        yield from method.negotiate(proxy)
+    yield from method.negotiate(proxy)
     enter("request")
     return (yield from request(Command.CONNECT, host, port))
 

@@ -181,6 +181,22 @@ async def test_a_message_that_does_not_fit_the_send_buffer_goes_out_whole() -> N
             assert await run(flow(), here) == b"ok"
 
 
+async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
+    class Broken(socket.socket):
+        def send(self, *_args: object) -> int:
+            raise OSError(113, "No route to host")
+
+    def flow() -> Flow[bytes]:
+        return (yield Exchange(b"greeting", 2))
+
+    with Broken() as sock:
+        with pytest.raises(
+            ProxyClosed, match="the connection to the proxy broke: No route"
+        ) as held:
+            await run(flow(), sock)
+    assert held.value.errno == 113
+
+
 class TestSocketsForOtherLibraries:
     """On their own event loops, without anyio's runner."""
 
