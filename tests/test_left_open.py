@@ -209,20 +209,29 @@ def test_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, names: dict[str, li
 
 
 def test_after_an_interrupt_in_the_handshake() -> None:
+    interrupted = threading.Event()
+
+    def interrupt(*_args: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+
+    def kill(thread: int) -> None:
+        eventually(lambda: bool(server.connections and server.connections[0].methods))
+        # More than once: just before the system call, a signal does not end it.
+        while not interrupted.wait(0.01):
+            signal.pthread_kill(thread, signal.SIGUSR1)
+
+    original = signal.signal(signal.SIGUSR1, interrupt)
     with SocksServer(faults=Faults(stall_after=0)) as server:
         before = settled_descriptors()
-        main = threading.get_ident()
-
-        def interrupt() -> None:
-            eventually(lambda: bool(server.connections and server.connections[0].methods))
-            signal.pthread_kill(main, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
+        killer = threading.Thread(target=kill, args=(threading.get_ident(),))
+        killer.start()
         with pytest.raises(KeyboardInterrupt) as held:
             socksclient.create_connection(("192.0.2.1", 80), proxy=server.url)
-        thread.join()
+        killer.join()
         assert eventually(lambda: descriptors() <= before), held
+    signal.signal(signal.SIGUSR1, original)
 
 
 def test_no_frame_is_kept_by_an_error(names: dict[str, list[str]]) -> None:
