@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-TYPE_CHECKING = (
-    False  # as type checkers know it; importing typing would cost more than all else here
-)
+# As type checkers know it; importing typing would cost more than all else here.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from socksclient.exceptions import (

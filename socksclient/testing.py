@@ -278,11 +278,11 @@ class _Session:
         pieces = [cut]
         if faults.split or faults.drip is not None:
             pieces = [bytes([octet]) for octet in cut]
-        for piece in pieces:
+        for number, piece in enumerate(pieces, 1):
             await asyncio.sleep(faults.drip or 0)
             self.seen.note("server", piece)
             self.said += len(piece)
-            self.writer.write(piece + data if piece is pieces[-1] else piece)
+            self.writer.write(piece + data if number == len(pieces) else piece)
             await self.writer.drain()
         if limit is not None and len(cut) < len(octets):
             await self.end()

@@ -38,12 +38,13 @@ def test_replies_of_every_form_are_read_exactly(
 
 
 @pytest.mark.parametrize(
-    "bound_address", [("127.0.0.1", 80), ("2001:db8::1", 8080), ("", 80), ("n" * 255, 80)]
+    "bound_address", [("0.0.0.0", 0), ("2001:db8::1", 8080), ("", 80), ("n" * 255, 80)]
 )
+@pytest.mark.parametrize("split", [False, True])
 def test_what_comes_in_the_segment_of_the_reply_is_left_in_the_socket(
-    dial: Dial, greeter: Address, bound_address: Address
+    dial: Dial, greeter: Address, bound_address: Address, split: bool
 ) -> None:
-    faults = Faults(bound_address=bound_address, reply_with_data=True)
+    faults = Faults(bound_address=bound_address, reply_with_data=True, split=split)
     with SocksServer(faults=faults) as server, dial(greeter, proxy=server.url) as sock:
         assert receive_exactly(sock, len(GREETING)) == GREETING
         assert_echoes(sock)
