@@ -210,8 +210,8 @@ async def open_tunnel(
 
     With ``socks5``, each address of the destination is tried on a connection of its own.
     """
+    check_source(local_host)
     source_address = None if local_host is None else (local_host, 0)
-    check_source(source_address)
     # For a connection may fail at once, and who tries again without end is to be cancellable.
     await anyio.lowlevel.checkpoint()
     with attempt:

@@ -23,6 +23,7 @@ from socksclient.anyio import open_stream
 from socksclient.attempt import Attempt
 from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
 from socksclient.proxy import ProxyLike, as_proxy
+from socksclient.sockets import check_source
 from socksclient.sync import Deadline, open_tunnel
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class SocksTransport(httpx.BaseTransport):
         socket_options: Set on the socket before it connects to the proxy.
 
     Raises:
-        ValueError: The proxy cannot be.
+        ValueError: The proxy or the local address cannot be.
 
     Requests raise httpx's errors, with the `SocksError` as their `__cause__`:
     `httpx.ConnectError` when the proxy cannot be reached or the destination not be resolved here,
@@ -77,6 +78,7 @@ class SocksTransport(httpx.BaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
+        check_source(local_address)
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
             max_connections=limits.max_connections,
@@ -126,6 +128,7 @@ class AsyncSocksTransport(httpx.AsyncBaseTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> None:
+        check_source(local_address)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
             max_connections=limits.max_connections,

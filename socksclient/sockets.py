@@ -57,13 +57,12 @@ def without_zone(host: str, addresses: Iterable[Address]) -> list[str]:
     return carried
 
 
-def check_source(source_address: tuple[str, int] | None) -> None:
-    """That the host to connect from is an IP address, or empty for any.
+def check_source(host: str | None) -> None:
+    """That the host to connect from, if any, is an IP address, or empty for any of them.
 
     Raises:
         ValueError: It is a name, which `bind` would resolve, however long it takes.
     """
-    host = "" if source_address is None else source_address[0]
     if host and not is_address(host.partition("%")[0]):
         raise ValueError(f"the host to connect from must be an IP address, not {host!r}")
 

@@ -129,7 +129,7 @@ def open_tunnel(
 
     With ``socks5``, each address of the destination is tried on a connection of its own.
     """
-    check_source(source_address)
+    check_source(source_address and source_address[0])
     with attempt:
         targets = _targets(attempt, deadline)
         proxy = attempt.proxy

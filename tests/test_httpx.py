@@ -1285,6 +1285,12 @@ def test_an_interrupted_tls_handshake(
         del held
 
 
+@pytest.mark.parametrize("kind", [SocksTransport, AsyncSocksTransport])
+def test_a_name_to_connect_from(kind: type[SocksTransport | AsyncSocksTransport]) -> None:
+    with pytest.raises(ValueError, match="must be an IP address, not 'localhost'"):
+        kind("socks5h://127.0.0.1", local_address="localhost")
+
+
 def test_a_redirection_to_where_socks_cannot_go(driver: Driver, server: SocksServer) -> None:
     url = f"{HTTP}redirect?to=http://{'n' * 256}/"
     with driver.through(server.url) as client:
