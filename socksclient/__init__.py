@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from socksclient.exceptions import (
+        AssociationClosed,
         AuthenticationError,
         ProtocolError,
         ProxyClosed,
@@ -26,15 +27,23 @@ if TYPE_CHECKING:
     from socksclient.flows import NO_AUTHENTICATION, USERNAME_PASSWORD, Exchange, Flow, Method
     from socksclient.httpx import AsyncSocksTransport, SocksTransport
     from socksclient.proxy import Proxy, ProxyLike
-    from socksclient.sync import create_connection
+    from socksclient.sync import (
+        Listener,
+        UDPAssociation,
+        bind,
+        create_connection,
+        udp_associate,
+    )
 
 __all__ = [
     "NO_AUTHENTICATION",
     "USERNAME_PASSWORD",
+    "AssociationClosed",
     "AsyncSocksTransport",
     "AuthenticationError",
     "Exchange",
     "Flow",
+    "Listener",
     "Method",
     "ProtocolError",
     "Proxy",
@@ -47,15 +56,20 @@ __all__ = [
     "ResolveError",
     "SocksError",
     "SocksTransport",
+    "UDPAssociation",
+    "bind",
     "create_connection",
+    "udp_associate",
 ]
 
 _HOME = {
     "AsyncSocksTransport": "httpx",
     "SocksTransport": "httpx",
-    "create_connection": "sync",
     "Proxy": "proxy",
     "ProxyLike": "proxy",
+    **dict.fromkeys(
+        ("Listener", "UDPAssociation", "bind", "create_connection", "udp_associate"), "sync"
+    ),
     **dict.fromkeys(
         ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "flows"
     ),

@@ -1,45 +1,42 @@
-"""Awaited: the driver of the flows, and connections in the manner of `anyio`.
+"""Awaited: connections, listeners and associations in the manner of `anyio`.
 
-It runs on asyncio (uvloop too) and trio.
-
-The handshake runs on the bare non-blocking socket, which is wrapped last, if at all: it costs
-less than over a stream, and any library that takes a socket can have it.
+It runs on asyncio (uvloop too) and trio. Nothing here has a timeout: use `anyio.fail_after`.
 """
 
 from __future__ import annotations
 
-import socket
-from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 
-from socksclient.attempt import Attempt, next_address_may_do
-from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
-from socksclient.flows import Exchange, Flow, connect
+from socksclient.anyio_driver import exchange, open_stream, open_tunnel, targets, wrap
+from socksclient.anyio_udp import ConnectedUDPAssociation, UDPAssociation
+from socksclient.association import associate, bind_udp
+from socksclient.attempt import Attempt
+from socksclient.exceptions import SocksError, host_port
+from socksclient.flows import reply
 from socksclient.proxy import ProxyLike, as_proxy
-from socksclient.sockets import (
-    Address,
-    SocketOption,
-    Wait,
-    check_source,
-    interleave,
-    literal,
-    race,
-    without_zone,
-)
-from socksclient.wire import is_address
+from socksclient.sockets import check_source, reachable
+from socksclient.wire import Command
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Iterable
+    from types import TracebackType
 
-__all__ = ["connect_socket", "connect_tcp"]
+    from anyio.abc import SocketStream
 
-T = TypeVar("T")
+__all__ = [
+    "ConnectedUDPAssociation",
+    "Listener",
+    "UDPAssociation",
+    "bind",
+    "connect_socket",
+    "connect_tcp",
+    "udp_associate",
+]
 
 
 @overload
@@ -178,173 +175,161 @@ async def connect_socket(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
-    return await open_tunnel(Attempt(as_proxy(proxy), host, port), local_host)
+    sock, _ = await open_tunnel(Attempt(as_proxy(proxy), host, port), local_host)
+    return sock
 
 
-async def open_stream(
-    attempt: Attempt,
-    local_host: str | None = None,
-    socket_options: Iterable[SocketOption] = (),
-) -> SocketStream:
-    """`open_tunnel`, with the socket wrapped."""
-    # As the streams of `anyio.connect_tcp` have it.
-    no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock = await open_tunnel(attempt, local_host, [no_delay, *socket_options])
-    try:
-        return await SocketStream.from_socket(sock)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
-            attempt.phase = "relay"
-            with attempt:
-                raise ProxyClosed("the connection ended after the proxy's reply") from error
-        raise
+async def bind(
+    host: str, port: int, *, proxy: ProxyLike, local_host: str | None = None
+) -> Listener:
+    """Has `proxy` listen for one connection of a peer (BIND, RFC 1928 §4).
 
+    As `socksclient.bind`; used as ``async with await bind(…) as listener``.
 
-async def open_tunnel(
-    attempt: Attempt,
-    local_host: str | None = None,
-    socket_options: Iterable[SocketOption] = (),
-) -> socket.socket:
-    """A non-blocking socket connected to the destination of `attempt`.
+    Args:
+        host: The peer that is expected; "0.0.0.0" with port 0 is anyone.
+        port: Its port, from 0 to 65535.
+        proxy: The proxy's URL, or a `Proxy`.
+        local_host: The local IP address to connect to the proxy from.
 
-    With ``socks5``, each address of the destination is tried on a connection of its own.
+    Returns:
+        A `Listener`; its `address` is where the peer is to connect to.
+
+    Raises:
+        ValueError: As `connect_tcp` does, and so the others.
+        ReplyError: The proxy refused; few offer BIND, Dante does.
     """
-    check_source(local_host)
-    source_address = None if local_host is None else (local_host, 0)
-    # For a connection may fail at once, and who tries again without end is to be cancellable.
-    await anyio.lowlevel.checkpoint()
-    with attempt:
-        targets = await _targets(attempt)
-        proxy = attempt.proxy
-        servers = interleave(await _resolve(attempt, proxy.host, proxy.port))
-    while True:
-        target = targets.pop(0)
-        try:
-            with attempt:
-                attempt.enter("connect")
-                sock = await _connect(servers, source_address, socket_options)
-                await _handshake(attempt, target, sock)
-                return sock
-        except SocksError as error:
-            if not targets or not next_address_may_do(error):
-                raise
-            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
-
-
-async def _targets(attempt: Attempt) -> list[tuple[str, int]]:
-    """What to ask the proxy for, one after the other."""
-    host, port = attempt.target
-    if attempt.proxy.remote_dns or is_address(host):
-        return [attempt.target]
+    # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
+    attempt = Attempt(as_proxy(proxy), host, port, Command.BIND)
+    sock, bound_address = await open_tunnel(attempt, local_host)
     try:
-        addresses = await _resolve(attempt, host, port)
-    except socket.gaierror as error:
-        raise ResolveError.of(host, error) from error
-    return [(address, port) for address in without_zone(host, addresses)]
-
-
-async def _handshake(attempt: Attempt, target: tuple[str, int], sock: socket.socket) -> None:
-    try:
-        bound_address = await run(connect(attempt.proxy, *target, attempt.enter), sock)
+        with attempt:
+            host, port, *_ = reachable(sock, bound_address)
+            return Listener(sock, (host, port), attempt)
     except BaseException:
         sock.close()
         raise
-    attempt.log(f"connected, bound address {host_port(*bound_address)!r}")
 
 
-async def run(flow: Flow[T], sock: socket.socket) -> T:
-    """Drives `flow` on the non-blocking `sock`, which stays open whatever happens."""
-    with closing(flow):
-        try:
-            step = next(flow)
-            while True:
-                step = flow.send(await _exchange(step, sock))
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+async def udp_associate(
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = None,
+    local_port: int = 0,
+    trust_relay_address: bool = True,
+) -> UDPAssociation:
+    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
 
+    As `socksclient.udp_associate`; used as ``async with await udp_associate(…) as udp``.
 
-async def _exchange(step: Exchange, sock: socket.socket) -> bytes:
-    octets = b""
+    Args:
+        proxy: The proxy's URL, or a `Proxy`.
+        local_host: The local IP address to send from, which is told to the proxy; with None it is
+            left open, as it must be behind a NAT.
+        local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
+        trust_relay_address: Whether to send to where the proxy says that its relay is, and not to
+            the address of the proxy itself, at the port that it says.
+
+    Returns:
+        An `anyio.abc.UDPSocket`.
+
+    Raises:
+        ValueError: As `connect_tcp` does, and so the others.
+        ReplyError: The proxy refused; many do not offer UDP.
+        ProxyConnectError: The proxy cannot be reached, or its relay.
+    """
+    hop = as_proxy(proxy)
+    check_source(local_host)
+    udp = None
+    source = ("0.0.0.0", 0)
+    if local_host is not None:
+        udp = bind_udp((local_host, local_port))
+        source = udp.getsockname()[:2]
     try:
-        await _send(step, sock)
-        while len(octets) < (step.enough or step.read):
-            received = await _receive(sock, step.read - len(octets))
-            if not received:
-                raise ConnectionResetError("it hung up")
-            octets += received
-    except ConnectionError as error:
-        raise step.closed(octets) from error
-    except OSError as error:
-        raise ProxyClosed.broken(error, octets) from error
-    return octets
+        attempt = Attempt(hop, *source, Command.UDP_ASSOCIATE)
+        control, bound_address = await open_tunnel(attempt)
+    except BaseException:
+        if udp is not None:
+            udp.close()
+        raise
+    association = associate(attempt, control, bound_address, udp, trust_relay_address)
+
+    async def resolve(host: str, port: int) -> tuple[str, int]:
+        attempt = Attempt(hop, host, port)
+        with attempt:
+            return (await targets(attempt))[0]
+
+    return UDPAssociation(association, resolve)
 
 
-# Both await outside of `except`: a cancellation is to have no BlockingIOError as its context.
+class Listener:
+    """A proxy that listens for one peer; `bind` makes it. An async context manager.
 
+    Attributes:
+        address: The (host, port) at the proxy to tell the peer.
+        peer_address: The (host, port) of the peer, as the proxy says, once it is accepted.
+    """
 
-async def _send(step: Exchange, sock: socket.socket) -> None:
-    sent = 0
-    while sent < len(step.send):
-        with suppress(BlockingIOError):
-            sent += sock.send(step.send[sent:])
-            continue
-        await anyio.wait_writable(sock)
+    def __init__(self, sock: socket.socket, address: tuple[str, int], attempt: Attempt) -> None:
+        self.address = address
+        self.peer_address: tuple[str, int] | None = None
+        self._sock = sock
+        self._attempt = attempt
+        # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
+        self._flow = reply(Command.BIND)
+        self._step = next(self._flow)
 
+    async def accept(self) -> SocketStream:
+        """Waits for the peer, which may have come long ago. It comes once.
 
-async def _receive(sock: socket.socket, count: int) -> bytes:
-    while True:
-        with suppress(BlockingIOError):
-            return sock.recv(count)
-        await anyio.wait_readable(sock)
+        When it is cancelled, it can be called again, and nothing is lost.
 
+        Returns:
+            A stream of which nothing has been read that the peer sent.
 
-async def _connect(
-    servers: list[Address],
-    source_address: tuple[str, int] | None,
-    socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    """A socket connected to the first of `servers` that answers."""
-    with closing(race(servers, source_address, socket_options)) as steps:
+        Raises:
+            ReplyError: The proxy turned a peer away (REP 02), or gave up. It listens no more.
+            ProtocolError: The proxy does not speak SOCKS5 as it should; `ProxyClosed` if it hung
+                up. It listens no more.
+            anyio.BusyResourceError: Another task waits for the peer.
+            anyio.ClosedResourceError: The listener is closed, or the peer accepted before.
+        """
+        await anyio.lowlevel.checkpoint()
+        if self.peer_address is not None or self._sock.fileno() < 0:
+            raise anyio.ClosedResourceError
         try:
-            step = next(steps)
+            with self._attempt:
+                self.peer_address = await self._second_reply()
+        except SocksError:
+            self._sock.close()
+            raise
+        with anyio.CancelScope(shield=True):  # it waits for nobody, and the peer is here
+            stream = await wrap(self._attempt, self._sock)
+        return stream  # noqa: RET504 - within, mypy would have the scope swallow exceptions
+
+    async def _second_reply(self) -> tuple[str, int]:
+        try:
             while True:
-                step = steps.send(await _writable(step))
-        except StopIteration as won:
-            sock: socket.socket = won.value
-            return sock
+                self._step = self._flow.send(await exchange(self._step, self._sock))
+        except StopIteration as stop:
+            peer: tuple[str, int] = stop.value
+            self._attempt.log(f"accepted {host_port(*peer)!r}")
+            return peer
 
+    async def aclose(self) -> None:
+        """Has the proxy listen no more. A stream that `accept` returned stays open."""
+        if self.peer_address is None and self._sock.fileno() >= 0:
+            anyio.notify_closing(self._sock)
+            self._sock.close()
+        await anyio.lowlevel.checkpoint()
 
-async def _writable(step: Wait) -> list[socket.socket]:
-    if len(step.sockets) == 1 and step.seconds is None:
-        await anyio.wait_writable(step.sockets[0])
-        return [step.sockets[0]]
-    writable: list[socket.socket] = []
-    failures: list[OSError] = []
+    async def __aenter__(self) -> Listener:
+        return self
 
-    async def wait(sock: socket.socket) -> None:
-        try:
-            await anyio.wait_writable(sock)
-            writable.append(sock)
-        except OSError as error:  # so that it leaves the group without an exception group
-            failures.append(error)
-        group.cancel_scope.cancel()
-
-    with anyio.move_on_after(step.seconds):
-        async with anyio.create_task_group() as group:
-            for sock in step.sockets:
-                group.start_soon(wait, sock)
-    if failures:
-        raise failures.pop()
-    return writable
-
-
-async def _resolve(attempt: Attempt, host: str, port: int) -> list[Address]:
-    """The addresses of `host`, in the order to try them."""
-    if address := literal(host, port):
-        return [address]
-    attempt.log(f"resolve {host}")
-    # As octets: they go to the resolver as they are.
-    found = await anyio.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+    async def __aexit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

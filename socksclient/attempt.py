@@ -14,7 +14,7 @@ from socksclient.exceptions import (
     SocksError,
     host_port,
 )
-from socksclient.wire import parse_host, parse_port
+from socksclient.wire import Command, parse_host, parse_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -26,15 +26,16 @@ _logger = logging.getLogger("socksclient")
 
 
 class Attempt:
-    """One attempt to reach a destination through `proxy`: a context manager around it.
+    """One attempt to have something of `proxy`: a context manager around it.
 
     It is the one border at which the deadline and what keeps the proxy from being reached become
     a `SocksError`, and at which every `SocksError` gets its place. All else passes untouched:
     cancellation, a caller's mistakes, whatever a method of the caller's own raises.
 
     Attributes:
-        destination: The (host, port) as the caller gave it.
-        target: The same as it goes over the wire.
+        destination: The (host, port) as the caller gave it; None of a UDP association, which
+            has no one destination.
+        target: DST.ADDR and DST.PORT of the request.
         phase: Where the attempt stands.
         earlier: What became of other addresses of the destination, for the notes of the last error.
 
@@ -42,10 +43,15 @@ class Attempt:
         ValueError: Host or port cannot be.
     """
 
-    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+    def __init__(
+        self, proxy: Proxy, host: str, port: int, command: Command = Command.CONNECT
+    ) -> None:
         self.proxy = proxy
-        self.destination = (host, port)
-        self.target = (parse_host(host), parse_port(port))
+        self.command = command
+        self.destination = None if command == Command.UDP_ASSOCIATE else (host, port)
+        # Only a connection needs its port: BIND and UDP ASSOCIATE have 0 for "not known".
+        least = 1 if command == Command.CONNECT else 0
+        self.target = (parse_host(host), parse_port(port, least=least))
         self.phase: Phase = "resolve"
         self.earlier: list[str] = []
 
@@ -57,7 +63,10 @@ class Attempt:
     def log(self, event: str) -> None:
         """One line at DEBUG. The proxy's `str` has no credentials in it."""
         if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("%s via %s: %s", host_port(*self.destination), self.proxy, event)
+            what = "" if self.command == Command.CONNECT else f"{self.command.text} "
+            if self.destination is not None:
+                what += host_port(*self.destination)
+            _logger.debug("%s via %s: %s", what.rstrip(), self.proxy, event)
 
     def __enter__(self) -> Attempt:
         return self

@@ -7,10 +7,11 @@
     ├── ProtocolError                              the peer does not speak SOCKS as it should
     │   └── ProxyClosed (ConnectionResetError)     it hung up before it had answered
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
-    └── ReplyError                                 the proxy refused the request, and says why
-        ├── ConnectionNotAllowed (PermissionError)          REP 02
-        ├── ConnectionRefused (ConnectionRefusedError)      REP 05
-        └── TTLExpired (TimeoutError)                       REP 06
+    ├── ReplyError                                 the proxy refused the request, and says why
+    │   ├── ConnectionNotAllowed (PermissionError)          REP 02
+    │   ├── ConnectionRefused (ConnectionRefusedError)      REP 05
+    │   └── TTLExpired (TimeoutError)                       REP 06
+    └── AssociationClosed (ConnectionResetError)   the proxy ended a UDP association
 
 A caller's own mistake (a name of 256 octets, port 70000) is a `ValueError`, raised before any
 octet is sent, and none of these.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from socksclient.proxy import Proxy
 
 __all__ = [
+    "AssociationClosed",
     "AuthenticationError",
     "ConnectionNotAllowed",
     "ConnectionRefused",
@@ -98,7 +100,8 @@ class SocksError(OSError):
     Attributes:
         proxy: The hop that the error speaks of, or None where no proxy was involved yet.
         hop: Its position among the hops; 0 is the nearest.
-        destination: The (host, port) that was asked for, as the caller gave it.
+        destination: The (host, port) that was asked for, as the caller gave it; None where there
+            is none, as for a UDP association.
         phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
             "authentication", "request" or "relay".
         errno: The error number that fits best, or None.
@@ -171,10 +174,10 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         self.errno = errno.ECONNRESET
 
     @classmethod
-    def early(cls, received: bytes, wanted: int) -> ProxyClosed:
+    def early(cls, received: bytes, wanted: int, hint: str = "") -> ProxyClosed:
         """Its message of `wanted` octets ended after those `received`."""
         got = f"got {len(received)} of {wanted} octets"
-        return cls(f"the proxy hung up before it had answered: {got}", received)
+        return cls(f"the proxy hung up before it had answered: {got}{hint}", received)
 
     @classmethod
     def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
@@ -198,13 +201,14 @@ class ReplyError(SocksError):
         reply: The proxy's own code.
     """
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, command: str = "") -> None:
         reply = Reply(reply)
-        super().__init__(
-            f"the proxy refused the request: {reply.meaning} (REP {reply:02X})", _ERRNO.get(reply)
-        )
+        what = "the proxy refused the request"
+        if command and reply == Reply.COMMAND_NOT_SUPPORTED:
+            what = f"this proxy does not offer {command}"
+        super().__init__(f"{what}: {reply.meaning} (REP {reply:02X})", _ERRNO.get(reply))
         self.reply = reply
-        self.args = (reply,)
+        self.args = (reply, command)
 
 
 class ConnectionNotAllowed(ReplyError, PermissionError):
@@ -226,9 +230,23 @@ _REPLY_ERRORS: dict[Reply, type[ReplyError]] = {
 }
 
 
-def reply_error(reply: Reply) -> ReplyError:
-    """The error of the class that fits `reply`."""
-    return _REPLY_ERRORS.get(reply, ReplyError)(reply)
+def reply_error(reply: Reply, command: str = "") -> ReplyError:
+    """The error of the class that fits `reply`; `command` is what was asked for, if known."""
+    return _REPLY_ERRORS.get(reply, ReplyError)(reply, command)
+
+
+class AssociationClosed(SocksError, ConnectionResetError):
+    """The proxy ended a UDP association: the connection that it lives by (RFC 1928 §7).
+
+    A receive that waits is woken by it, and every later send and receive raises it too.
+    """
+
+    def __init__(
+        self,
+        message: str = "the proxy ended the UDP association",
+        errno: int | None = errno.ECONNRESET,
+    ) -> None:
+        super().__init__(message, errno)
 
 
 def host_port(host: str, port: int) -> str:

@@ -1,8 +1,8 @@
 """The protocol as generators that do no I/O, in the order of RFC 1928.
 
-A flow yields `Exchange` after `Exchange` and returns its result; a driver (`socksclient.sync`,
-`socksclient.anyio`) does what each asks for and sends the octets back in. Every read asks for
-no more than the protocol is owed, so what the destination says first stays in the socket.
+A flow yields `Exchange` after `Exchange` and returns its result; a driver (`socksclient.driver`,
+`socksclient.anyio_driver`) does what each asks for and sends the octets back in. Every read asks
+for no more than the protocol is owed, so what the destination says first stays in the socket.
 
 A flow knows no time, no sockets and no logging. Someone with another way to do I/O needs this
 module and a driver of some fifteen lines.
@@ -39,8 +39,9 @@ __all__ = [
     "Exchange",
     "Flow",
     "Method",
-    "connect",
+    "handshake",
     "negotiate_password",
+    "reply",
     "request",
     "select_method",
 ]
@@ -55,18 +56,21 @@ class Exchange(NamedTuple):
         send: Octets to write, in one write; none if empty.
         read: How many octets to bring at most.
         enough: With how many the driver may come back; all of `read` if 0.
-        before: What came of the same message with the exchange before, for the error when no
+        before: What came of the same message with the exchanges before, for the error when no
             more comes.
+        hint: What it may mean that nothing has come of it at all, for that error.
     """
 
     send: bytes
     read: int
     enough: int = 0
     before: bytes = b""
+    hint: str = ""
 
     def closed(self, received: bytes) -> ProxyClosed:
         """The error to raise when the peer hangs up after `received`."""
-        return ProxyClosed.early(self.before + received, len(self.before) + self.read)
+        got = self.before + received
+        return ProxyClosed.early(got, len(self.before) + self.read, "" if got else self.hint)
 
     def __repr__(self) -> str:
         # Without the octets: they may be credentials, and tracebacks can show local variables.
@@ -130,27 +134,42 @@ NO_AUTHENTICATION = Method(0x00, negotiate_nothing)
 USERNAME_PASSWORD = Method(0x02, negotiate_password)
 
 
-def request(command: int, host: str, port: int) -> Flow[tuple[str, int]]:
+def request(command: Command, host: str, port: int) -> Flow[tuple[str, int]]:
     """Sends a request; returns BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
-    # A failure may end after REP (heroku's server stops after two octets), while a success has
-    # at least seven octets, and the first five tell how many come.
-    reply = yield Exchange(encode_request(command, host, port), read=5, enough=2)
-    check_reply(reply)
-    if len(reply) < 5:
-        reply += yield Exchange(b"", 5 - len(reply), before=reply)
-    reply += yield Exchange(b"", reply_size(reply) - len(reply), before=reply)
-    return decode_address(reply[3:])
+    hint = ""
+    if command != Command.CONNECT:  # OpenSSH hangs up on what it does not offer
+        hint = f", as proxies do that do not offer {command.text}"
+    return (yield from reply(command, encode_request(command, host, port), hint))
 
 
-def connect(
-    proxy: Proxy, host: str, port: int, enter: Callable[[Phase], None]
+def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
+    """Brings one reply, after `send` if it answers that; returns BND.ADDR and BND.PORT.
+
+    It takes whatever has come, so that nothing is lost if the driver gives up in between and
+    goes on later.
+    """
+    octets = b""
+    size = 5  # a success has at least seven octets, and the first five tell how many come
+    while len(octets) < size:
+        octets += yield Exchange(send, size - len(octets), 1, octets, hint)
+        send = b""
+        if len(octets) >= 2:  # a failure may end after REP: heroku's server does not say more
+            check_reply(octets, command)
+        if len(octets) == 5:
+            size = reply_size(octets)
+    return decode_address(octets[3:])
+
+
+def handshake(
+    proxy: Proxy, command: Command, host: str, port: int, enter: Callable[[Phase], None]
 ) -> Flow[tuple[str, int]]:
-    """CONNECT to host and port, all of it; returns the bound address.
+    """All of it, from the greeting to the reply; returns the bound address.
 
     Args:
         proxy: Says which methods to offer, and the credentials.
-        host: The destination, as `socksclient.wire.parse_host` gave it.
-        port: Its port.
+        command: What to ask for.
+        host: DST.ADDR of the request, as `socksclient.wire.parse_host` gave it.
+        port: DST.PORT.
         enter: Called as each phase begins.
     """
     enter("method selection")
@@ -159,7 +178,7 @@ def connect(
         enter("authentication")
     yield from method.negotiate(proxy)
     enter("request")
-    return (yield from request(Command.CONNECT, host, port))
+    return (yield from request(command, host, port))
 
 
 def _methods(proxy: Proxy) -> Sequence[Method]:

@@ -19,12 +19,12 @@ import httpx
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socksclient.anyio import open_stream
+from socksclient.anyio_driver import open_stream
 from socksclient.attempt import Attempt
+from socksclient.driver import Deadline, open_tunnel
 from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
 from socksclient.proxy import ProxyLike, as_proxy
 from socksclient.sockets import check_source
-from socksclient.sync import Deadline, open_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -272,7 +272,8 @@ class _Backend(httpcore.NetworkBackend):
         options = [no_delay, *(socket_options or ())]
         with _httpcore_errors():
             attempt = Attempt(self._proxy, host, port)
-            return _Stream(open_tunnel(attempt, Deadline(timeout), source_address, options))
+            sock, _ = open_tunnel(attempt, Deadline(timeout), source_address, options)
+            return _Stream(sock)
 
 
 class _Stream(httpcore.NetworkStream):

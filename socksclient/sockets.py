@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from socksclient.exceptions import ResolveError
-from socksclient.wire import is_address
+from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError
+from socksclient.wire import is_address, is_unspecified
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -23,6 +24,10 @@ SocketOption: TypeAlias = (
 
 CONNECTION_ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the one that has not answered (RFC 8305 §5)."""
+
+
+MAX_TIMEOUT = 0x7FFFFFFF // 1000
+"""Seconds. Milliseconds that do not fit into 31 bits are too many for the system: 24 days."""
 
 
 def literal(host: str, port: int) -> Address | None:
@@ -57,6 +62,30 @@ def without_zone(host: str, addresses: Iterable[Address]) -> list[str]:
     return carried
 
 
+def reachable(
+    control: socket.socket, bound_address: tuple[str, int], trust: bool = True
+) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Where the proxy, connected to by `control`, listens or relays; as sockets have addresses.
+
+    That is the bound address of its reply, unless its host is unspecified or not to be trusted:
+    then it is the proxy's own, as `control` reaches it (RFC 1928 §6).
+
+    Raises:
+        ProtocolError: There is no such address.
+        ProxyClosed: The proxy has reset the connection already.
+    """
+    host, port = bound_address
+    if port == 0:  # such is the "success" of simple-socks, which then hangs up
+        raise ProtocolError("the proxy granted the request, but its bound address has port 0")
+    if trust and not is_unspecified(host):
+        return host, port
+    try:
+        proxy_host, _, *zone = control.getpeername()
+    except OSError as error:
+        raise ProxyClosed.broken(error, b"") from error
+    return (proxy_host, port, *zone)
+
+
 def check_source(host: str | None) -> None:
     """That the host to connect from, if any, is an IP address, or empty for any of them.
 
@@ -81,6 +110,14 @@ def open_socket(
         sock.close()
         raise
     return sock
+
+
+def writable(sockets: Iterable[socket.socket], seconds: float | None) -> list[socket.socket]:
+    """Waits until any of `sockets` is writable, at most so many `seconds`; returns which are."""
+    with selectors.DefaultSelector() as selector:
+        for sock in sockets:
+            selector.register(sock, selectors.EVENT_WRITE, sock)
+        return [key.data for key, _ in selector.select(seconds)]
 
 
 class Wait(NamedTuple):

@@ -1,42 +1,28 @@
-"""Blocking: the driver of the flows, and `create_connection` in the manner of `socket`."""
+"""Blocking: connections, listeners and associations in the manner of `socket`."""
 
 from __future__ import annotations
 
-import queue
-import selectors
+import errno
+import os
 import socket
-import threading
-import time
-from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from socksclient.attempt import Attempt, is_deadline, next_address_may_do
-from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
-from socksclient.flows import Exchange, Flow, connect
+from socksclient.association import associate, bind_udp
+from socksclient.attempt import Attempt
+from socksclient.driver import Deadline, exchange, open_tunnel, targets
+from socksclient.exceptions import ProxyTimeout, SocksError, host_port
+from socksclient.flows import reply
 from socksclient.proxy import ProxyLike, as_proxy
-from socksclient.sockets import (
-    Address,
-    SocketOption,
-    check_source,
-    interleave,
-    literal,
-    open_socket,
-    race,
-    without_zone,
-)
-from socksclient.wire import is_address
+from socksclient.sockets import MAX_TIMEOUT, check_source, reachable
+from socksclient.udp import UDPAssociation
+from socksclient.wire import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from types import TracebackType
 
-__all__ = ["create_connection"]
-
-T = TypeVar("T")
+__all__ = ["Listener", "UDPAssociation", "bind", "create_connection", "udp_associate"]
 
 _DEFAULT_TIMEOUT: Any = object()
-
-# Milliseconds that do not fit into 31 bits are too many for the system calls: 24 days.
-MAX_TIMEOUT = 0x7FFFFFFF // 1000
 
 
 def create_connection(
@@ -71,219 +57,204 @@ def create_connection(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
+    attempt = Attempt(as_proxy(proxy), *_pair(address))
+    timeout = _checked(timeout)
+    sock, _ = open_tunnel(attempt, Deadline(timeout), source_address)
+    sock.settimeout(timeout)
+    return sock
+
+
+def bind(
+    address: tuple[str, int], timeout: float | None = _DEFAULT_TIMEOUT, *, proxy: ProxyLike
+) -> Listener:
+    """Has `proxy` listen for one connection of a peer (BIND, RFC 1928 §4).
+
+    RFC 1928 has it used beside a connection through the same proxy, as by FTP in its active mode
+    (`socksclient.ftp`), and a proxy may insist on it.
+
+    Args:
+        address: The (host, port) of the peer that is expected, mostly the one connected to; the
+            proxy turns others away, by their address or not at all. ("0.0.0.0", 0) is anyone.
+        timeout: Seconds for all of it until the proxy listens, as of `create_connection`, and for
+            `Listener.accept` where that is given none.
+        proxy: The proxy's URL, or a `Proxy`.
+
+    Returns:
+        A `Listener`; its `address` is where the peer is to connect to.
+
+    Raises:
+        ValueError: As of `create_connection`, and so the others.
+        ReplyError: The proxy refused; few offer BIND, Dante does.
+    """
+    # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
+    attempt = Attempt(as_proxy(proxy), *_pair(address), Command.BIND)
+    timeout = _checked(timeout)
+    sock, bound_address = open_tunnel(attempt, Deadline(timeout))
+    try:
+        with attempt:
+            host, port, *_ = reachable(sock, bound_address)
+            return Listener(sock, (host, port), attempt, timeout)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def udp_associate(
+    timeout: float | None = _DEFAULT_TIMEOUT,
+    *,
+    proxy: ProxyLike,
+    local_address: tuple[str, int] | None = None,
+    trust_relay_address: bool = True,
+) -> UDPAssociation:
+    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
+
+    Args:
+        timeout: Seconds for all of it, as of `create_connection`; the association has it set.
+        proxy: The proxy's URL, or a `Proxy`.
+        local_address: The (IP address, port) to send from, which is told to the proxy: some relay
+            nothing else then. By default that is left open, as it must be behind a NAT.
+        trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
+            it is taken to be at the address of the proxy itself, at the port that it says:
+            v2ray, for one, tells whatever address is in its configuration.
+
+    Returns:
+        A `UDPAssociation`, which is used like a socket.
+
+    Raises:
+        ValueError: As of `create_connection`, and so the others.
+        ReplyError: The proxy refused; many do not offer UDP.
+        ProxyConnectError: The proxy cannot be reached, or its relay.
+    """
+    hop = as_proxy(proxy)
+    timeout = _checked(timeout)
+    udp = None
+    source = ("0.0.0.0", 0)
+    if local_address is not None:
+        check_source(_pair(local_address)[0])
+        udp = bind_udp(local_address)
+        source = udp.getsockname()[:2]
+    try:
+        attempt = Attempt(hop, *source, Command.UDP_ASSOCIATE)
+        control, bound_address = open_tunnel(attempt, Deadline(timeout))
+    except BaseException:
+        if udp is not None:
+            udp.close()
+        raise
+    association = associate(attempt, control, bound_address, udp, trust_relay_address)
+
+    def resolve(host: str, port: int, timeout: float | None) -> tuple[str, int]:
+        attempt = Attempt(hop, host, port)
+        with attempt:
+            return targets(attempt, Deadline(timeout))[0]
+
+    return UDPAssociation(association, timeout, resolve)
+
+
+class Listener:
+    """A proxy that listens for one peer; `bind` makes it. A context manager that closes itself.
+
+    Attributes:
+        address: The (host, port) at the proxy to tell the peer.
+    """
+
+    def __init__(
+        self, sock: socket.socket, address: tuple[str, int], attempt: Attempt, timeout: float | None
+    ) -> None:
+        self.address = address
+        self._sock = sock
+        self._attempt = attempt
+        self._timeout = timeout
+        self._accepted = False
+        # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
+        self._flow = reply(Command.BIND)
+        self._step = next(self._flow)
+
+    def accept(
+        self, timeout: float | None = _DEFAULT_TIMEOUT
+    ) -> tuple[socket.socket, tuple[str, int]]:
+        """Waits for the peer, which may have come long ago. It comes once.
+
+        Args:
+            timeout: Seconds; by default those of `bind`.
+
+        Returns:
+            A plain connected socket, with `timeout` set, of which nothing has been read that the
+            peer sent; and the peer's (host, port), as the proxy says.
+
+        Raises:
+            ProxyTimeout: None came in time. It can be called again, and nothing is lost.
+            ReplyError: The proxy turned a peer away (REP 02), or gave up. It listens no more.
+            ProtocolError: The proxy does not speak SOCKS5 as it should; `ProxyClosed` if it hung
+                up. It listens no more.
+            OSError: EINVAL if the peer has been accepted before, EBADF if the listener is closed.
+        """
+        if self._accepted:
+            raise OSError(errno.EINVAL, "the one peer has been accepted before")
+        if self._sock.fileno() < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        timeout = self._timeout if _is_default(timeout) else _checked(timeout)
+        self._sock.settimeout(timeout)
+        try:
+            with self._attempt:
+                peer = self._second_reply(Deadline(timeout))
+        except ProxyTimeout:
+            raise
+        except SocksError:
+            self.close()
+            raise
+        self._accepted = True
+        self._sock.settimeout(timeout)  # it may be shorter by now
+        return self._sock, peer
+
+    def _second_reply(self, deadline: Deadline) -> tuple[str, int]:
+        try:
+            while True:
+                self._step = self._flow.send(exchange(self._step, self._sock, deadline))
+        except StopIteration as stop:
+            peer: tuple[str, int] = stop.value
+            self._attempt.log(f"accepted {host_port(*peer)!r}")
+            return peer
+
+    def fileno(self) -> int:
+        """A descriptor that has something to read when `accept` has; -1 when closed."""
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Has the proxy listen no more. A socket that `accept` returned stays open."""
+        if not self._accepted:
+            self._sock.close()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self,
+        _exc_type: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _pair(address: tuple[str, int]) -> tuple[str, int]:
     if not isinstance(address, tuple | list) or len(address) != 2:
         raise TypeError(f"address must be a (host, port) pair, not {address!r}")
-    attempt = Attempt(as_proxy(proxy), *address)
+    host, port = address
+    return host, port
+
+
+def _checked(timeout: float | None) -> float | None:
+    """The seconds that are meant, if they can be."""
     if _is_default(timeout):
         timeout = socket.getdefaulttimeout()
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(
             f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None: {timeout};"
-            " for a non-blocking socket see socksclient.anyio.connect_socket"
+            " for non-blocking sockets see socksclient.anyio"
         )
-    sock = open_tunnel(attempt, Deadline(timeout), source_address)
-    sock.settimeout(timeout)
-    return sock
+    return timeout
 
 
 def _is_default(timeout: object) -> bool:
     """Ours, or the standard library's, which http.client hands on: either is a bare object."""
     return type(timeout) is object
-
-
-class Deadline:
-    """The instant by which all must be done."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._instant = None if timeout is None else time.monotonic() + min(timeout, MAX_TIMEOUT)
-
-    def left(self) -> float | None:
-        """The seconds left, more than 0; None without a deadline.
-
-        Raises:
-            TimeoutError: None are left.
-        """
-        if self._instant is None:
-            return None
-        left = self._instant - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-    def limit(self, sock: socket.socket) -> None:
-        """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
-
-        Without a deadline the socket stays as it is: setting a timeout is a system call.
-        """
-        if self._instant is not None:
-            sock.settimeout(self.left())
-
-
-def open_tunnel(
-    attempt: Attempt,
-    deadline: Deadline,
-    source_address: tuple[str, int] | None = None,
-    socket_options: Iterable[SocketOption] = (),
-) -> socket.socket:
-    """A socket connected to the destination of `attempt`.
-
-    With ``socks5``, each address of the destination is tried on a connection of its own.
-    """
-    check_source(source_address and source_address[0])
-    with attempt:
-        targets = _targets(attempt, deadline)
-        proxy = attempt.proxy
-        servers = interleave(_resolve(attempt, proxy.host, proxy.port, deadline))
-    while True:
-        target = targets.pop(0)
-        try:
-            with attempt:
-                attempt.enter("connect")
-                sock = _connect(servers, deadline, source_address, socket_options)
-                _handshake(attempt, target, sock, deadline)
-                return sock
-        except SocksError as error:
-            if not targets or not next_address_may_do(error):
-                raise
-            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
-
-
-def _targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
-    """What to ask the proxy for, one after the other."""
-    host, port = attempt.target
-    if attempt.proxy.remote_dns or is_address(host):
-        return [attempt.target]
-    try:
-        addresses = _resolve(attempt, host, port, deadline)
-    except socket.gaierror as error:
-        raise ResolveError.of(host, error) from error
-    return [(address, port) for address in without_zone(host, addresses)]
-
-
-def _handshake(
-    attempt: Attempt, target: tuple[str, int], sock: socket.socket, deadline: Deadline
-) -> None:
-    try:
-        bound_address = run(connect(attempt.proxy, *target, attempt.enter), sock, deadline)
-    except BaseException:
-        sock.close()
-        raise
-    attempt.log(f"connected, bound address {host_port(*bound_address)!r}")
-
-
-def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
-    """Drives `flow` on `sock`, which stays open whatever happens."""
-    with closing(flow):
-        try:
-            step = next(flow)
-            while True:
-                step = flow.send(_exchange(step, sock, deadline))
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-
-def _exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
-    octets = b""
-    try:
-        if step.send:
-            deadline.limit(sock)
-            sock.sendall(step.send)
-        while len(octets) < (step.enough or step.read):
-            deadline.limit(sock)
-            received = sock.recv(step.read - len(octets))
-            if not received:
-                raise ConnectionResetError("it hung up")
-            octets += received
-    except ConnectionError as error:
-        raise step.closed(octets) from error
-    except OSError as error:
-        if is_deadline(error):
-            raise
-        raise ProxyClosed.broken(error, octets) from error
-    return octets
-
-
-def _connect(
-    servers: list[Address],
-    deadline: Deadline,
-    source_address: tuple[str, int] | None,
-    socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    """A socket connected to the first of `servers` that answers."""
-    if len(servers) > 1:
-        return _race(servers, deadline, source_address, socket_options)
-    [(family, sockaddr)] = servers
-    sock = open_socket(family, source_address, socket_options)
-    try:
-        sock.settimeout(deadline.left())
-        sock.connect(sockaddr)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _race(
-    servers: list[Address],
-    deadline: Deadline,
-    source_address: tuple[str, int] | None,
-    socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    with closing(race(servers, source_address, socket_options)) as steps:
-        try:
-            step = next(steps)
-            while True:
-                left = deadline.left()
-                seconds = min((s for s in (step.seconds, left) if s is not None), default=None)
-                step = steps.send(_writable(step.sockets, seconds))
-        except StopIteration as won:
-            sock: socket.socket = won.value
-            sock.setblocking(True)
-            return sock
-
-
-def _writable(sockets: Sequence[socket.socket], seconds: float | None) -> list[socket.socket]:
-    with selectors.DefaultSelector() as selector:
-        for sock in sockets:
-            selector.register(sock, selectors.EVENT_WRITE, sock)
-        return [key.data for key, _ in selector.select(seconds)]
-
-
-def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
-    """The addresses of `host`, in the order to try them.
-
-    getaddrinfo cannot be interrupted. With a deadline to keep it runs in a thread beside the
-    caller, which is left to itself when the deadline passes.
-    """
-    if address := literal(host, port):
-        return [address]
-    attempt.log(f"resolve {host}")
-    left = deadline.left()
-    if left is None:
-        return _getaddrinfo(host, port)
-    answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(_getaddrinfo(host, port))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
-            answers.put(error)
-
-    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-    try:
-        answer = answers.get(timeout=left)
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, list):
-        return answer
-    try:
-        raise answer
-    finally:
-        del answer  # or it and this frame would hold each other
-
-
-def _getaddrinfo(host: str, port: int) -> list[Address]:
-    # As octets: a str would go through Python's IDNA 2003 codec, which refuses good names.
-    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]

@@ -1,5 +1,7 @@
 """A SOCKS5 server on loopback for tests and demos, never for production: it protects nothing.
 
+It does CONNECT, BIND and UDP ASSOCIATE.
+
     with SocksServer(accounts={"user": "pass"}) as server:
         sock = socksclient.create_connection(("127.0.0.1", port), proxy=server.url)
         assert server.requests[0].destination == ("127.0.0.1", port)
@@ -11,20 +13,18 @@ as proxies do in the field. With pytest, the fixture `socks_proxy` is such a ser
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import itertools
 import socket
-import struct
 import threading
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from socksclient.exceptions import Phase, host_port
-from socksclient.wire import AddressType, Command, encode_address
+from socksclient.testing_session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
 __all__ = ["Connection", "Faults", "SocksServer"]
@@ -50,9 +50,17 @@ class Faults:
         bound_address: The (host, port) that the reply bears; a host that is no IP address goes as
             a name of 0 to 255 octets.
         answers: The octets to say in place of the answer in that phase ("method selection",
-            "authentication", "request"): garbage of any kind.
+            "authentication", "request"; "relay" is the second reply to BIND): garbage of any kind.
         reply_with_data: Says the reply only when the destination has sent something, together
-            with that, in one segment.
+            with that, in one segment. With BIND, that is the second reply and the peer.
+        second_reply: The REP of the second reply to BIND; the peer is let go, unless it is 0.
+        late: Seconds to wait before the second reply, when the peer has come.
+        relay_host: The IP address at which the UDP relay listens, and which the reply bears: of
+            another family than the server's, or 0.0.0.0.
+        garbage: Datagrams that the relay sends before each one that it delivers.
+        stranger: A datagram that comes from another port than the relay's before each of them.
+        end_after: Ends a UDP association after so many datagrams of the client, by hanging up.
+        control_data: What is said on the control connection of a UDP association, after the reply.
     """
 
     split: bool = False
@@ -66,16 +74,24 @@ class Faults:
     bound_address: tuple[str, int] | None = None
     answers: Mapping[Phase, bytes] = field(default_factory=dict)
     reply_with_data: bool = False
+    second_reply: int | None = None
+    late: float | None = None
+    relay_host: str | None = None
+    garbage: Sequence[bytes] = ()
+    stranger: bytes | None = None
+    end_after: int | None = None
+    control_data: bytes = b""
 
     def __post_init__(self) -> None:
-        bytes(octet for octet in (self.method, self.status, self.reply) if octet is not None)
+        octets = (self.method, self.status, self.reply, self.second_reply)
+        bytes(octet for octet in octets if octet is not None)  # or ValueError
 
     def __repr__(self) -> str:
         """Only what differs from the defaults: it names parametrized tests."""
         told = []
         for fault in fields(self):
             value = getattr(self, fault.name)
-            if value is not None and value is not False and value != {}:
+            if value is not None and value is not False and value not in ({}, (), b""):
                 told.append(f"{fault.name}={value!r}")
         return f"Faults({', '.join(told)})"
 
@@ -93,6 +109,9 @@ class Connection:
         address_type: ATYP of the request.
         destination: DST.ADDR and DST.PORT of the request, as they came: a name is not resolved.
         reply: REP of the reply.
+        second_reply: REP of the second reply to BIND.
+        peer: The (host, port) of the peer that came after BIND.
+        datagrams: What the client sent over UDP: the destination of each, and its payload.
         transcript: The octets of the handshake, message by message, with who said them.
     """
 
@@ -104,6 +123,9 @@ class Connection:
     address_type: int | None = None
     destination: tuple[str, int] | None = None
     reply: int | None = None
+    second_reply: int | None = None
+    peer: tuple[str, int] | None = None
+    datagrams: list[tuple[tuple[str, int], bytes]] = field(default_factory=list)
     transcript: list[tuple[Literal["client", "server"], bytes]] = field(default_factory=list)
 
     @property
@@ -128,7 +150,8 @@ class SocksServer:
 
     Args:
         accounts: User names and their passwords. With any, the client must authenticate.
-        routes: For a requested (host, port), the (host, port) to connect to in its place.
+        routes: For a requested (host, port), the (host, port) to connect to in its place. Over UDP
+            its answers come under the requested one.
         faults: What to do wrong: on every connection, or on the first, the second, and so on,
             and none after the last.
         host: The address to listen at; the system chooses the port.
@@ -220,171 +243,8 @@ class SocksServer:
         sock, client = listener.accept()
         connection = Connection(client=client[:2])
         self.connections.append(connection)
-        session = _Session(connection, sock, next(self._faults), self._accounts, self.routes)
+        session = Session(connection, sock, next(self._faults), self._accounts, self.routes)
         task = asyncio.ensure_future(session.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(session.close)
-
-
-class _Over(Exception):
-    """The session is over."""
-
-
-class _Session:
-    """One connection of a client, from its greeting to the end of the relaying."""
-
-    def __init__(
-        self,
-        connection: Connection,
-        sock: socket.socket,
-        faults: Faults,
-        accounts: Mapping[str, str],
-        routes: Mapping[tuple[str, int], tuple[str, int]],
-    ) -> None:
-        self.seen = connection
-        self.sock = sock
-        self.faults = faults
-        self.accounts = accounts
-        self.routes = routes
-        self.said = 0
-
-    async def run(self) -> None:
-        self.reader, self.writer = await asyncio.open_connection(sock=self.sock)
-        try:
-            method = await self.select_method()
-            await self.authenticate(method)
-            await self.serve_request()
-        except (_Over, asyncio.IncompleteReadError, OSError):
-            pass
-
-    def close(self, _task: asyncio.Task[None]) -> None:
-        """When all is done, or when the server is stopped before anything was."""
-        writer = getattr(self, "writer", None)
-        (writer or self.sock).close()
-
-    async def hear(self, count: int) -> bytes:
-        octets = await self.reader.readexactly(count)
-        self.seen.note("client", octets)
-        return octets
-
-    async def say(self, phase: Phase, octets: bytes, data: bytes = b"") -> None:
-        """Says the answer of `phase`, as far as the faults let it; `data` is the destination's."""
-        faults = self.faults
-        octets = faults.answers.get(phase, octets)
-        limits = (faults.stall_after, faults.close_after, faults.reset_after)
-        limit = min((n for n in limits if n is not None), default=None)
-        cut = octets if limit is None else octets[: max(0, limit - self.said)]
-        pieces = [cut]
-        if faults.split or faults.drip is not None:
-            pieces = [bytes([octet]) for octet in cut]
-        for number, piece in enumerate(pieces, 1):
-            await asyncio.sleep(faults.drip or 0)
-            self.seen.note("server", piece)
-            self.said += len(piece)
-            self.writer.write(piece + data if number == len(pieces) else piece)
-            await self.writer.drain()
-        if limit is not None and len(cut) < len(octets):
-            await self.end()
-
-    async def end(self) -> None:
-        """Does what the faults say when the count is reached."""
-        if self.faults.stall_after is not None:
-            while await self.reader.read(65536):
-                pass
-        elif self.faults.reset_after is not None:
-            reset(self.writer)
-        raise _Over
-
-    async def select_method(self) -> int:
-        version, count = await self.hear(2)
-        if version != 0x05:
-            raise _Over
-        self.seen.methods = methods = await self.hear(count)
-        method = 0x02 if self.accounts else 0x00
-        if self.faults.method is not None:
-            method = self.faults.method
-        elif method not in methods:
-            method = 0xFF
-        await self.say("method selection", bytes([0x05, method]))
-        if method == 0xFF:
-            raise _Over
-        return method
-
-    async def authenticate(self, method: int) -> None:
-        if method == 0x02:
-            _, size = await self.hear(2)
-            username = self.seen.username = _text(await self.hear(size))
-            [size] = await self.hear(1)
-            password = self.seen.password = _text(await self.hear(size))
-            status = 0x00 if self.accounts.get(username) == password else 0x01
-            if self.faults.status is not None:
-                status = self.faults.status
-            await self.say("authentication", bytes([0x01, status]))
-            if status != 0x00:
-                raise _Over
-        elif method != 0x00:  # whatever sub-negotiation it is, it has one message
-            self.seen.note("client", await self.reader.read(65536))
-            await self.say("authentication", b"")
-
-    async def serve_request(self) -> None:
-        _, self.seen.command, _, self.seen.address_type = await self.hear(4)
-        host = await self.hear_host(self.seen.address_type)
-        port = int.from_bytes(await self.hear(2), "big")
-        destination = self.seen.destination = (host, port)
-        if self.seen.command != Command.CONNECT:
-            await self.refuse(0x07)
-        if self.faults.reply:
-            await self.refuse(self.faults.reply)
-        try:
-            there = await asyncio.open_connection(*self.routes.get(destination, destination))
-        except (OSError, UnicodeError) as error:  # the latter: no name that can be resolved
-            await self.refuse(0x05 if isinstance(error, ConnectionRefusedError) else 0x04)
-        await self.relay(*there)
-
-    async def hear_host(self, address_type: int) -> str:
-        if address_type == AddressType.IPV4:
-            return str(ipaddress.IPv4Address(await self.hear(4)))
-        if address_type == AddressType.IPV6:
-            return str(ipaddress.IPv6Address(await self.hear(16)))
-        [size] = await self.hear(1)
-        return _text(await self.hear(size))
-
-    async def refuse(self, rep: int) -> NoReturn:
-        await self.reply(rep, ("0.0.0.0", 0))
-        raise _Over
-
-    async def reply(self, rep: int, bound_address: tuple[str, int], data: bytes = b"") -> None:
-        self.seen.reply = rep
-        host, port = self.faults.bound_address or bound_address
-        await self.say("request", bytes([0x05, rep, 0x00]) + encode_address(host, port), data)
-
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            data = await reader.read(65536) if self.faults.reply_with_data else b""
-            await self.reply(0x00, writer.get_extra_info("sockname")[:2], data)
-            limits = (self.faults.stall_after, self.faults.close_after, self.faults.reset_after)
-            if self.said in limits:
-                await self.end()
-            await asyncio.gather(_pump(self.reader, writer), _pump(reader, self.writer))
-        finally:
-            writer.close()
-
-
-def _text(octets: bytes) -> str:
-    return octets.decode(errors="backslashreplace")
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """All that comes, to its end, which is passed on as a half-close."""
-    while data := await reader.read(65536):
-        writer.write(data)
-        await writer.drain()
-    writer.write_eof()
-
-
-def reset(writer: asyncio.StreamWriter) -> None:
-    """Ends a connection with RST."""
-    sock = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()

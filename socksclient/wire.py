@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "MAX_HEADER_SIZE",
     "NOT_IN_A_NAME",
     "NO_ACCEPTABLE_METHODS",
     "AddressType",
     "Command",
     "check_reply",
     "check_status",
+    "datagram_header_size",
     "decode_address",
     "decode_method",
     "encode_address",
     "encode_credential",
     "encode_credentials",
+    "encode_datagram_header",
     "encode_methods",
     "encode_request",
     "is_address",
+    "is_unspecified",
     "parse_host",
     "parse_port",
     "reply_size",
@@ -51,6 +55,11 @@ class Command(IntEnum):
     CONNECT = 0x01
     BIND = 0x02
     UDP_ASSOCIATE = 0x03
+
+    @property
+    def text(self) -> str:
+        """As RFC 1928 writes it, such as "UDP ASSOCIATE"."""
+        return self.name.replace("_", " ")
 
 
 class AddressType(IntEnum):
@@ -154,7 +163,7 @@ def encode_request(command: int, host: str, port: int) -> bytes:
     return bytes([VERSION, command, 0x00]) + encode_address(host, port)
 
 
-def check_reply(octets: bytes) -> None:
+def check_reply(octets: bytes, command: Command) -> None:
     """VER REP …: raises unless the request succeeded. Two octets are enough.
 
     A failure is known here, before the rest is looked at: some servers end it after two octets,
@@ -166,7 +175,7 @@ def check_reply(octets: bytes) -> None:
             f"version {version:02X} in the reply to the request; 05 is wanted", octets
         )
     if rep != Reply.SUCCEEDED:
-        raise reply_error(Reply(rep))
+        raise reply_error(Reply(rep), command.text)
 
 
 # Addresses (RFC 1928 §5)
@@ -175,6 +184,12 @@ def check_reply(octets: bytes) -> None:
 def is_address(host: str) -> bool:
     """Whether `host`, as `parse_host` gave it, is an IP address and not a name."""
     return _ip_address(host) is not None
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether `host` is 0.0.0.0 or ::, which stand for "not known"."""
+    ip = _ip_address(host)
+    return ip is not None and ip.is_unspecified
 
 
 def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -227,8 +242,8 @@ def _to_ascii(host: str) -> str:
         raise ValueError(f"host {host!r} is no valid internationalised name: {error}") from error
 
 
-def parse_port(port: int) -> int:
-    """A port number from 1 to 65535.
+def parse_port(port: int, *, least: int = 1) -> int:
+    """A port number from `least` to 65535.
 
     Raises:
         ValueError: It is out of that range or not an integer.
@@ -237,8 +252,8 @@ def parse_port(port: int) -> int:
         number = operator.index(port)
     except TypeError:
         raise ValueError(f"port must be an integer, not {port!r}") from None
-    if not 1 <= number <= 0xFFFF:
-        raise ValueError(f"port {number} is not in the range from 1 to 65535")
+    if not least <= number <= 0xFFFF:
+        raise ValueError(f"port {number} is not in the range from {least} to 65535")
     return number
 
 
@@ -276,3 +291,29 @@ def decode_address(octets: bytes) -> tuple[str, int]:
     if octets[0] == AddressType.DOMAIN_NAME:
         return octets[2:-2].decode("ascii", "backslashreplace"), port
     return str(ipaddress.ip_address(octets[1:-2])), port
+
+
+# Datagrams (RFC 1928 §7)
+
+MAX_HEADER_SIZE = 4 + 1 + 255 + 2
+"""Octets of the longest header of a datagram: that of a name."""
+
+_HEADER_SIZES = {b"\0\0\0\x01": 4 + 4 + 2, b"\0\0\0\x04": 4 + 16 + 2}
+_NAME_FOLLOWS = b"\0\0\0\x03"
+
+
+def encode_datagram_header(host: str, port: int) -> bytes:
+    """RSV FRAG ATYP DST.ADDR DST.PORT; host and port as `parse_host` and `parse_port` gave."""
+    return b"\0\0\0" + encode_address(host, port)
+
+
+def datagram_header_size(octets: bytes) -> int:
+    """How many octets of a datagram are its header; 0 if it is to be dropped.
+
+    That is one shorter than its header, one with RSV or ATYP that are not RFC 1928's, and every
+    fragment, which who does not reassemble must drop.
+    """
+    size = _HEADER_SIZES.get(octets[:4], 0)
+    if octets[:4] == _NAME_FOLLOWS and len(octets) > 4:
+        size = 4 + 1 + octets[4] + 2
+    return size if size <= len(octets) else 0

@@ -70,7 +70,7 @@ class TestGet:
             "method selection",
             "authentication",
             "request",
-            "connected",
+            "granted",
         ]
         assert all(" ms  origin.test:80 via socks5h://***@" in line for line in err.splitlines())
         assert "s3cret" not in err

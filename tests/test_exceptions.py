@@ -12,6 +12,7 @@ import pytest
 
 from socksclient import Proxy, Reply, exceptions
 from socksclient.exceptions import (
+    AssociationClosed,
     AuthenticationError,
     ConnectionNotAllowed,
     ConnectionRefused,
@@ -38,6 +39,7 @@ BASES: dict[type, tuple[type, ...]] = {
     ConnectionNotAllowed: (ReplyError, PermissionError),
     ConnectionRefused: (ReplyError, ConnectionRefusedError),
     TTLExpired: (ReplyError, TimeoutError),
+    AssociationClosed: (SocksError, ConnectionResetError),
 }
 
 

@@ -21,7 +21,7 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused, Phase, TTLExpired
-from socksclient.flows import connect, request
+from socksclient.flows import handshake, request
 from socksclient.wire import Command
 
 
@@ -167,7 +167,7 @@ def play(flow: Flow[tuple[str, int]], octets: bytes, *, least: bool) -> Played:
 
 
 def tunnel(proxy: Proxy) -> Flow[tuple[str, int]]:
-    return connect(proxy, "example.com", 443, lambda phase: None)
+    return handshake(proxy, Command.CONNECT, "example.com", 443, lambda phase: None)
 
 
 def assert_ends(played: Played, ends: tuple[str, int] | Fails) -> None:
@@ -235,7 +235,11 @@ def test_a_request_bears_its_command() -> None:
 )
 def test_each_phase_is_told_as_it_begins(answers: str, phases: list[Phase]) -> None:
     entered: list[Phase] = []
-    play(connect(USER, "example.com", 443, entered.append), bytes.fromhex(answers), least=True)
+    play(
+        handshake(USER, Command.CONNECT, "example.com", 443, entered.append),
+        bytes.fromhex(answers),
+        least=True,
+    )
     assert entered == phases
 
 

@@ -96,7 +96,7 @@ def test_the_log_has_a_line_for_each_step(
     steps = ["connect", "method selection", "authentication", "request"]
     lines = [record.getMessage() for record in caplog.records if record.name == "socksclient"]
     assert lines[:4] == [where + step for step in steps]
-    assert lines[4].startswith(where + "connected, bound address '127.0.0.1:")
+    assert lines[4].startswith(where + "granted, bound address '127.0.0.1:")
     assert lines[5:9] == lines[:4]
     assert lines[9] == (
         where + "failed: the proxy refused the request: connection refused (REP 05)"

@@ -19,7 +19,7 @@ from socksclient import (
     create_connection,
 )
 from socksclient.attempt import Attempt
-from socksclient.sync import Deadline, open_tunnel
+from socksclient.driver import Deadline, open_tunnel
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
@@ -50,7 +50,8 @@ def test_socket_options(echo_server: Address) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with SocksServer() as server:
         attempt = Attempt(Proxy.from_url(server.url), *echo_server)
-        with open_tunnel(attempt, Deadline(5), socket_options=[option]) as sock:
+        sock, _ = open_tunnel(attempt, Deadline(5), socket_options=[option])
+        with sock:
             assert sock.getsockopt(*option[:2]) != 0
         attempt = Attempt(Proxy.from_url(server.url), *echo_server)
         with pytest.raises(ProxyConnectError):

@@ -1,0 +1,193 @@
+"""Awaited: UDP associations in the manner of `anyio`'s UDP sockets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
+
+from socksclient.anyio_driver import first_ready
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from socksclient.association import Address, Association
+
+__all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
+
+
+class _Awaited:
+    """What both kinds of association do alike."""
+
+    def __init__(self, association: Association) -> None:
+        self._association = association
+
+    @property
+    def relay_address(self) -> Address:
+        """The (host, port) at the proxy to which all datagrams go."""
+        return self._association.relay_address
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams came from the relay and were not delivered.
+
+        Those were shorter than their header, fragments, not of RFC 1928's form, or not from where
+        `UDPAssociation.connected` says.
+        """
+        return self._association.dropped
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """As of anyio's sockets; the remote address is the destination's, not the relay's."""
+        udp, peer = self._association.udp, self._association.peer
+        attributes: dict[Any, Callable[[], Any]] = {
+            SocketAttribute.family: lambda: udp.family,
+            SocketAttribute.local_address: lambda: udp.getsockname()[:2],
+            SocketAttribute.local_port: lambda: udp.getsockname()[1],
+            SocketAttribute.raw_socket: lambda: udp,
+        }
+        if peer is not None:
+            attributes[SocketAttribute.remote_address] = lambda: peer
+            attributes[SocketAttribute.remote_port] = lambda: peer[1]
+        return attributes
+
+    @property
+    def _raw_socket(self) -> socket.socket:  # anyio's base classes ask for it
+        return self._association.udp
+
+    async def aclose(self) -> None:
+        """Ends the association: the UDP socket and the connection to the proxy."""
+        association = self._association
+        if not association.closed:
+            if association.pollable >= 0:
+                anyio.notify_closing(association.pollable)
+            anyio.notify_closing(association.udp)
+            anyio.notify_closing(association.control)
+            association.close()
+        await anyio.lowlevel.checkpoint()
+
+    async def _send(self, header: bytes, data: bytes) -> None:
+        while True:
+            self._check_open()
+            try:
+                self._association.send(header, data)
+            except BlockingIOError:
+                pass  # and waits outside of `except`: a cancellation is not to have it as context
+            else:
+                return
+            await anyio.wait_writable(self._association.udp)
+
+    async def _receive(self) -> tuple[bytes, Address]:
+        association = self._association
+        while True:
+            self._check_open()
+            # Before every datagram, for garbage without end is not to keep others from running.
+            if association.pollable >= 0:
+                await anyio.wait_readable(association.pollable)
+            else:
+                sockets = (association.udp, association.control)
+                await first_ready(anyio.wait_readable, sockets, None)
+            received = association.receive(0xFFFF)
+            if received is not None:
+                octets, header_size, source = received
+                return octets[header_size:], source
+
+    def _check_open(self) -> None:
+        if self._association.closed:
+            raise anyio.ClosedResourceError
+
+
+class UDPAssociation(_Awaited, UDPSocket):
+    """UDP through a proxy (RFC 1928 §7), as an `anyio.abc.UDPSocket`.
+
+    `socksclient.anyio.udp_associate` makes it. It sends to and receives from any number of
+    destinations, each with its own (host, port): IPv4, IPv6 and, with ``socks5h``, names, which
+    the proxy resolves; with ``socks5`` a name is resolved here when it is first used.
+
+    UDP promises no more through a proxy than without: datagrams get lost, doubled, reordered.
+
+    The association lives by a TCP connection to the proxy. When the proxy ends that, a waiting
+    receive is woken with `socksclient.AssociationClosed`, and so ends every later send and
+    receive. Once closed here, they raise `anyio.ClosedResourceError`.
+    """
+
+    def __init__(
+        self, association: Association, resolve: Callable[[str, int], Awaitable[Address]]
+    ) -> None:
+        super().__init__(association)
+        self._resolve = resolve
+
+    async def send(self, item: tuple[bytes, Address]) -> None:
+        """Sends one datagram.
+
+        Args:
+            item: The payload, which may be empty, and the (host, port) of the destination.
+
+        Raises:
+            ValueError: Host or port cannot be.
+            AssociationClosed: The proxy has ended the association.
+            ProxyConnectError: Nobody listens at the relay's address any more.
+            ResolveError: The name has no address (``socks5`` only).
+            OSError: EMSGSIZE if it has more than 65,507 octets with its header, which takes 10
+                (IPv4), 22 (IPv6) or 7 and the name's length; and what else the system says.
+        """
+        await anyio.lowlevel.checkpoint()
+        data, address = item
+        header = self._association.headers.get(address)
+        if header is None:
+            header = self._association.learn(address, *await self._resolve(*address))
+        await self._send(header, data)
+
+    async def receive(self) -> tuple[bytes, Address]:
+        """Receives one datagram.
+
+        Returns:
+            The payload, and the (host, port) it came from, as the proxy says. A proxy may say the
+            name that was sent to, or the address behind it.
+
+        Raises:
+            AssociationClosed: The proxy has ended the association.
+            ProxyConnectError: Nobody listens at the relay's address any more.
+            OSError: What else the system says.
+        """
+        return await self._receive()
+
+    async def connected(self, host: str, port: int) -> ConnectedUDPAssociation:
+        """The same association for one destination only.
+
+        What others send is dropped from now on. Of a name that the proxy resolves only the port
+        is known here, so it alone is compared, and the name if the proxy answers with one.
+
+        Returns:
+            An `anyio.abc.ConnectedUDPSocket`. Closing it ends the association.
+
+        Raises:
+            ValueError: Host or port cannot be.
+            ResolveError: The name has no address (``socks5`` only).
+        """
+        target = await self._resolve(host, port)
+        self._association.connect(*target)
+        return ConnectedUDPAssociation(
+            self._association, self._association.learn((host, port), *target)
+        )
+
+
+class ConnectedUDPAssociation(_Awaited, ConnectedUDPSocket):
+    """A UDP association for one destination, as an `anyio.abc.ConnectedUDPSocket`."""
+
+    def __init__(self, association: Association, header: bytes) -> None:
+        super().__init__(association)
+        self._header = header
+
+    async def send(self, item: bytes) -> None:
+        """Sends one datagram, as `UDPAssociation.send`."""
+        await anyio.lowlevel.checkpoint()
+        await self._send(self._header, item)
+
+    async def receive(self) -> bytes:
+        """Receives one datagram of the destination, as `UDPAssociation.receive`."""
+        octets, _ = await self._receive()
+        return octets

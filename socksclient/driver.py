@@ -1,0 +1,225 @@
+"""Blocking: the driver of the flows."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, TypeVar
+
+from socksclient.attempt import Attempt, is_deadline, next_address_may_do
+from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
+from socksclient.flows import Exchange, Flow, handshake
+from socksclient.sockets import (
+    MAX_TIMEOUT,
+    Address,
+    SocketOption,
+    check_source,
+    interleave,
+    literal,
+    open_socket,
+    race,
+    without_zone,
+    writable,
+)
+from socksclient.wire import is_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+T = TypeVar("T")
+
+
+class Deadline:
+    """The instant by which all must be done."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._instant = None if timeout is None else time.monotonic() + min(timeout, MAX_TIMEOUT)
+
+    def left(self) -> float | None:
+        """The seconds left, more than 0; None without a deadline.
+
+        Raises:
+            TimeoutError: None are left.
+        """
+        if self._instant is None:
+            return None
+        left = self._instant - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def limit(self, sock: socket.socket) -> None:
+        """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
+
+        Without a deadline the socket stays as it is: setting a timeout is a system call.
+        """
+        if self._instant is not None:
+            sock.settimeout(self.left())
+
+
+def open_tunnel(
+    attempt: Attempt,
+    deadline: Deadline,
+    source_address: tuple[str, int] | None = None,
+    socket_options: Iterable[SocketOption] = (),
+) -> tuple[socket.socket, tuple[str, int]]:
+    """The connection on which the proxy has granted `attempt`, and the bound address.
+
+    With ``socks5``, each address of the destination is tried on a connection of its own.
+    """
+    check_source(source_address and source_address[0])
+    with attempt:
+        ahead = targets(attempt, deadline)
+        proxy = attempt.proxy
+        servers = interleave(_resolve(attempt, proxy.host, proxy.port, deadline))
+    while True:
+        target = ahead.pop(0)
+        try:
+            with attempt:
+                attempt.enter("connect")
+                sock = _connect(servers, deadline, source_address, socket_options)
+                return sock, _handshake(attempt, target, sock, deadline)
+        except SocksError as error:
+            if not ahead or not next_address_may_do(error):
+                raise
+            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
+
+
+def targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
+    """What to ask the proxy for, one after the other."""
+    host, port = attempt.target
+    if attempt.proxy.remote_dns or is_address(host):
+        return [attempt.target]
+    try:
+        addresses = _resolve(attempt, host, port, deadline)
+    except socket.gaierror as error:
+        raise ResolveError.of(host, error) from error
+    return [(address, port) for address in without_zone(host, addresses)]
+
+
+def _handshake(
+    attempt: Attempt, target: tuple[str, int], sock: socket.socket, deadline: Deadline
+) -> tuple[str, int]:
+    flow = handshake(attempt.proxy, attempt.command, *target, attempt.enter)
+    try:
+        bound_address = run(flow, sock, deadline)
+    except BaseException:
+        sock.close()
+        raise
+    attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
+    return bound_address
+
+
+def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
+    """Drives `flow` on `sock`, which stays open whatever happens."""
+    with closing(flow):
+        try:
+            step = next(flow)
+            while True:
+                step = flow.send(exchange(step, sock, deadline))
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+
+def exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
+    """Does what one step of a flow asks for; returns the octets that it is to be sent."""
+    octets = b""
+    try:
+        if step.send:
+            deadline.limit(sock)
+            sock.sendall(step.send)
+        while len(octets) < (step.enough or step.read):
+            deadline.limit(sock)
+            received = sock.recv(step.read - len(octets))
+            if not received:
+                raise ConnectionResetError("it hung up")
+            octets += received
+    except ConnectionError as error:
+        raise step.closed(octets) from error
+    except OSError as error:
+        if is_deadline(error):
+            raise
+        raise ProxyClosed.broken(error, octets) from error
+    return octets
+
+
+def _connect(
+    servers: list[Address],
+    deadline: Deadline,
+    source_address: tuple[str, int] | None,
+    socket_options: Iterable[SocketOption],
+) -> socket.socket:
+    """A socket connected to the first of `servers` that answers."""
+    if len(servers) > 1:
+        return _race(servers, deadline, source_address, socket_options)
+    [(family, sockaddr)] = servers
+    sock = open_socket(family, source_address, socket_options)
+    try:
+        sock.settimeout(deadline.left())
+        sock.connect(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _race(
+    servers: list[Address],
+    deadline: Deadline,
+    source_address: tuple[str, int] | None,
+    socket_options: Iterable[SocketOption],
+) -> socket.socket:
+    with closing(race(servers, source_address, socket_options)) as steps:
+        try:
+            step = next(steps)
+            while True:
+                left = deadline.left()
+                seconds = min((s for s in (step.seconds, left) if s is not None), default=None)
+                step = steps.send(writable(step.sockets, seconds))
+        except StopIteration as won:
+            sock: socket.socket = won.value
+            sock.setblocking(True)
+            return sock
+
+
+def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
+    """The addresses of `host`, in the order to try them.
+
+    getaddrinfo cannot be interrupted. With a deadline to keep it runs in a thread beside the
+    caller, which is left to itself when the deadline passes.
+    """
+    if address := literal(host, port):
+        return [address]
+    attempt.log(f"resolve {host}")
+    left = deadline.left()
+    if left is None:
+        return _getaddrinfo(host, port)
+    answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_getaddrinfo(host, port))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
+            answers.put(error)
+
+    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    try:
+        answer = answers.get(timeout=left)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(answer, list):
+        return answer
+    try:
+        raise answer
+    finally:
+        del answer  # or it and this frame would hold each other
+
+
+def _getaddrinfo(host: str, port: int) -> list[Address]:
+    # As octets: a str would go through Python's IDNA 2003 codec, which refuses good names.
+    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]

@@ -1,0 +1,302 @@
+"""Blocking: `UDPAssociation`, in the manner of `socket.socket`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, TypeAlias
+
+from socksclient.exceptions import host_port
+from socksclient.sockets import MAX_TIMEOUT, writable
+from socksclient.wire import is_address
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from socksclient.association import Address, Association
+
+    Data: TypeAlias = bytes | bytearray | memoryview
+
+__all__ = ["UDPAssociation"]
+
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+"""(host, port), or (host, port, flowinfo, scope_id) of an IPv6 address, as sockets have them."""
+
+
+class UDPAssociation:
+    """UDP through a proxy (RFC 1928 §7), in the manner of a `socket.socket`.
+
+    `socksclient.udp_associate` makes it. It sends to and receives from any number of
+    destinations, each with its own (host, port): IPv4, IPv6 and, with ``socks5h``, names, which
+    the proxy resolves; with ``socks5`` a name is resolved here when it is first used.
+
+    UDP promises no more through a proxy than without: datagrams get lost, doubled, reordered.
+
+    The association lives by a TCP connection to the proxy. When the proxy ends that, a waiting
+    receive is woken with `AssociationClosed`, and so ends every later send and receive; who waits
+    for `fileno` with a selector learns of it with the next call only.
+
+    Several threads may use it at once. It is a context manager that closes itself.
+
+    Attributes:
+        relay_address: The (host, port) at the proxy to which all datagrams go.
+        type: `socket.SOCK_DGRAM`.
+    """
+
+    type = socket.SOCK_DGRAM
+
+    def __init__(
+        self,
+        association: Association,
+        timeout: float | None,
+        resolve: Callable[[str, int, float | None], Address],
+    ) -> None:
+        self.relay_address = association.relay_address
+        self._association = association
+        self._udp = association.udp
+        self._headers = association.headers
+        self._resolve = resolve
+        self._peer_header = b""
+        self.settimeout(timeout)
+
+    @property
+    def dropped(self) -> int:
+        """How many datagrams came from the relay and were not delivered.
+
+        Those were shorter than their header, fragments, not of RFC 1928's form, or not from where
+        `connect` says.
+        """
+        return self._association.dropped
+
+    @property
+    def family(self) -> int:
+        """The address family of the destination once connected to an address, else the relay's."""
+        peer = self._association.peer
+        if peer is None or not is_address(peer[0]):
+            return self._udp.family
+        return socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+
+    def sendto(self, data: Data, address: SocketAddress) -> int:
+        """Sends one datagram.
+
+        Args:
+            data: At most 65,507 octets with its header, which takes 10 (IPv4), 22 (IPv6) or 7 and
+                the name's length. It may be empty.
+            address: The (host, port) of the destination; a host name with ``socks5h`` goes to the
+                proxy as it is, with ``socks5`` it is resolved when it is first used.
+
+        Returns:
+            How many octets of `data` were sent: all.
+
+        Raises:
+            ValueError: Host or port cannot be.
+            AssociationClosed: The proxy has ended the association.
+            ProxyConnectError: Nobody listens at the relay's address any more.
+            ResolveError: The name has no address (``socks5`` only).
+            TimeoutError: There was no room in time.
+            OSError: EMSGSIZE if it is too long, and what else the system says.
+        """
+        return self._send(self._headers.get(address) or self._header(address), data)
+
+    def send(self, data: Data) -> int:
+        """Sends one datagram to the connected destination; otherwise as `sendto`.
+
+        Raises:
+            OSError: EDESTADDRREQ if there is none, and what `sendto` raises.
+        """
+        if not self._peer_header:
+            raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
+        return self._send(self._peer_header, data)
+
+    def recvfrom(self, bufsize: int = 0xFFFF) -> tuple[bytes, SocketAddress]:
+        """Receives one datagram.
+
+        Args:
+            bufsize: Octets to take at most; what is longer is cut off.
+
+        Returns:
+            The payload and the address it came from, as the proxy says. A proxy may say the name
+            that was sent to, or the address behind it.
+
+        Raises:
+            TimeoutError: None came in time.
+            BlockingIOError: None is there, of a non-blocking association.
+            AssociationClosed: The proxy has ended the association.
+            ProxyConnectError: Nobody listens at the relay's address any more.
+            OSError: What else the system says.
+        """
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recvfrom")
+        octets, header_size, source = self._receive(bufsize)
+        return octets[header_size : header_size + bufsize], _as_sockets_have_it(source)
+
+    def recv(self, bufsize: int = 0xFFFF) -> bytes:
+        """Receives one datagram, without its source; otherwise as `recvfrom`."""
+        return self.recvfrom(bufsize)[0]
+
+    def recvfrom_into(
+        self, buffer: bytearray | memoryview, nbytes: int = 0
+    ) -> tuple[int, SocketAddress]:
+        """Receives one datagram into a buffer.
+
+        Args:
+            buffer: Takes the payload; any writable buffer will do.
+            nbytes: Octets to take at most; by default as many as there is room for.
+
+        Returns:
+            How many octets there are, and the address they came from.
+
+        Raises:
+            ValueError: `nbytes` is negative or more than there is room for.
+            OSError: As of `recvfrom`.
+        """
+        with memoryview(buffer) as view:
+            if view.readonly:
+                raise TypeError("buffer must be writable")
+            if not 0 <= nbytes <= view.nbytes:
+                raise ValueError("nbytes is negative or greater than the length of the buffer")
+            size = nbytes or view.nbytes
+            octets, header_size, source = self._receive(size)
+            payload = memoryview(octets)[header_size : header_size + size]
+            if payload:
+                view.cast("B")[: len(payload)] = payload
+        return len(payload), _as_sockets_have_it(source)
+
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0) -> int:
+        """Receives one datagram into a buffer, without its source; else as `recvfrom_into`."""
+        return self.recvfrom_into(buffer, nbytes)[0]
+
+    def connect(self, address: SocketAddress) -> None:
+        """Makes `address` the destination of `send`, and the only source to receive from.
+
+        What others send is dropped from now on. Of a name that the proxy resolves only the port
+        is known here, so it alone is compared, and the name if the proxy answers with one.
+
+        Raises:
+            ValueError: As of `sendto`, and so the others.
+            ResolveError: The name has no address (``socks5`` only).
+        """
+        host, port = self._target(address)
+        self._peer_header = self._association.learn(address, host, port)
+        self._association.connect(host, port)
+
+    def getpeername(self) -> SocketAddress:
+        """The destination that it is connected to.
+
+        Raises:
+            OSError: ENOTCONN if there is none.
+        """
+        if self._association.peer is None:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return _as_sockets_have_it(self._association.peer)
+
+    def getsockname(self) -> SocketAddress:
+        """The local address from which the datagrams go to the relay."""
+        address: SocketAddress = self._udp.getsockname()
+        return address
+
+    def fileno(self) -> int:
+        """The descriptor of the UDP socket, to wait for; -1 when closed."""
+        return self._udp.fileno()
+
+    def getsockopt(self, level: int, optname: int) -> int:
+        """An option of the UDP socket."""
+        return self._udp.getsockopt(level, optname)
+
+    def setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
+        """Sets an option of the UDP socket, such as the size of its buffers."""
+        self._udp.setsockopt(level, optname, value)
+
+    def gettimeout(self) -> float | None:
+        """The seconds that a send or receive may take; None is without end, 0 non-blocking."""
+        return self._timeout
+
+    def settimeout(self, value: float | None) -> None:
+        """Sets what `gettimeout` returns.
+
+        Raises:
+            ValueError: It is negative.
+        """
+        if value is not None and value < 0:
+            raise ValueError("Timeout value out of range")
+        self._timeout = None if value is None else min(float(value), MAX_TIMEOUT)
+
+    def getblocking(self) -> bool:
+        """Whether the timeout is not 0."""
+        return self._timeout != 0
+
+    def setblocking(self, flag: bool) -> None:
+        """Sets no timeout, or 0."""
+        self.settimeout(None if flag else 0.0)
+
+    def close(self) -> None:
+        """Ends the association: the UDP socket and the connection to the proxy."""
+        self._association.close()
+
+    def __enter__(self) -> UDPAssociation:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        closed = "closed, " if self._association.closed else ""
+        relay = host_port(*self.relay_address)
+        return f"<UDPAssociation {closed}{self._association.attempt.proxy}, relay {relay}>"
+
+    def _target(self, address: SocketAddress) -> Address:
+        """What goes over the wire for `address`."""
+        if not isinstance(address, tuple) or len(address) not in (2, 4):
+            raise TypeError(f"address must be a (host, port) pair, not {address!r}")
+        host, port, *zone = address
+        if any(zone[1:]):
+            raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
+        # Without end if it is non-blocking: so it is with sockets, which resolve names too.
+        return self._resolve(host, port, self._timeout or None)
+
+    def _header(self, address: SocketAddress) -> bytes:
+        return self._association.learn(address, *self._target(address))
+
+    def _send(self, header: bytes, data: Data) -> int:
+        try:
+            return self._association.send(header, data)
+        except BlockingIOError:
+            if self._timeout == 0:
+                raise
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            writable([self._udp], _left(end))
+            try:
+                return self._association.send(header, data)
+            except BlockingIOError:
+                continue
+
+    def _receive(self, size: int) -> tuple[bytes, int, Address]:
+        timeout = self._timeout
+        if timeout == 0:
+            received = self._association.receive(size)
+            if received is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return received
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self._association.wait(timeout)
+            received = self._association.receive(size)
+            if received is not None:
+                return received
+            timeout = _left(end)  # garbage does not make it longer
+
+
+def _left(end: float | None) -> float | None:
+    if end is None:
+        return None
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _as_sockets_have_it(address: Address) -> SocketAddress:
+    return (*address, 0, 0) if ":" in address[0] else address
