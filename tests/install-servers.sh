@@ -1,17 +1,19 @@
 #!/bin/sh
-# Installs, by apt, the real servers which tests/real_servers.py starts. Does nothing where they
-# are there already. Without the rights to install it says what is missing and leaves it at that:
-# the tests of a missing server are skipped, except in CI (CI=true), where it is a failure.
+# Installs, by apt, the real servers which tests/real_servers.py and tests/real_services.py start.
+# Does nothing where they are there already. Without the rights to install it says what is missing
+# and leaves it at that: the tests of a missing server are skipped, except in CI (CI=true), where it
+# is a failure.
 set -eu
 
-PATH=$PATH:/usr/sbin:/sbin # danted and sshd live there, and a user's PATH need not name it
+PATH=$PATH:/usr/sbin:/sbin # some servers live there, and a user's PATH need not name it
 POLICY=/usr/sbin/policy-rc.d
 MARK="put here by tests/install-servers.sh of socksclient, process $$, until it ends"
 
 say() { echo "install-servers.sh: $*" >&2; }
 
 missing() {
-    for name in danted microsocks sshd ssh ssh-keygen unshare mount perl; do
+    for name in danted microsocks sshd ssh ssh-keygen unshare mount perl \
+        v2ray ss-server ss-local dnsmasq vsftpd; do
         command -v "$name" >/dev/null || echo "$name"
     done
 }
@@ -24,6 +26,8 @@ packages_of() {
             ssh | ssh-keygen) echo openssh-client ;;
             unshare) echo util-linux ;;
             perl) echo perl-base ;;
+            ss-server | ss-local) echo shadowsocks-libev ;;
+            dnsmasq) echo dnsmasq-base ;; # the package dnsmasq is the service
             *) echo "$name" ;;
         esac
     done | sort -u

@@ -1,13 +1,16 @@
-"""Real SOCKS servers for the tests: dante, microsocks and OpenSSH, each on loopback.
+"""Real SOCKS servers for the tests: dante, microsocks, OpenSSH, V2Ray and Shadowsocks.
 
-`dante`, `microsocks` and `openssh` are context managers: each starts one private server on a free
-port, yields the URL of the proxy, and at exit has stopped every process of it. They need Linux and
-the Debian packages which `install-servers.sh` installs, but no root. The configuration and the log
-of a server stay in a new directory of its own under the given one.
+`dante`, `microsocks`, `openssh`, `v2ray` and `shadowsocks` are context managers: each starts one
+private server on a free port of loopback, yields the URL of the proxy, and at exit has stopped
+every process of it. They need Linux and the Debian packages which `install-servers.sh` installs,
+but no root. The configuration and the log of a server stay in a new directory of its own under the
+given one. `running` is what they share with `real_services`.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import pwd
 import secrets
@@ -17,18 +20,23 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
-_COMMANDS = ("danted", "microsocks", "sshd", "ssh", "ssh-keygen", "unshare", "mount", "perl")
+Address = tuple[str, int]
+
+# Makes the command line of a server, and its files, given its own directory and its port.
+Prepare = Callable[[Path, int], list[str]]
+
+_COMMANDS = (
+    *("danted", "microsocks", "sshd", "ssh", "ssh-keygen", "unshare", "mount", "perl"),
+    *("v2ray", "ss-server", "ss-local"),
+)
 _PORT_ATTEMPTS = 5
 _START_SECONDS = 20.0  # dante is up after 0.1 s, ssh after 0.5 s; a busy CI machine takes longer
 _STOP_SECONDS = 5.0
-
-# Makes the command line of a server, and its files, given its own directory and its port.
-_Prepare = Callable[[Path, int], list[str]]
 
 # "external.protocol" has to stand before "external", and a command list has to end its line, or
 # danted calls it a syntax error. Replies need rules of their own.
@@ -66,9 +74,9 @@ AllowTcpForwarding yes
 """
 
 
-def missing() -> list[str]:
-    """Which of the commands used here are not on this machine."""
-    return [name for name in _COMMANDS if shutil.which(name, path=_search_path()) is None]
+def missing(commands: Iterable[str] = _COMMANDS) -> list[str]:
+    """Which of the commands (those used here) are not on this machine."""
+    return [name for name in commands if shutil.which(name, path=_search_path()) is None]
 
 
 @contextmanager
@@ -90,10 +98,10 @@ def dante(
             unprivileged=unprivileged,
         )
         (home / "danted.conf").write_text(config)
-        command = [_path("danted"), "-f", "danted.conf", "-p", "danted.pid"]
+        command = [path_of("danted"), "-f", "danted.conf", "-p", "danted.pid"]
         return _with_accounts(home, accounts, command) if accounts else command
 
-    with _running(directory, "dante", host, prepare) as address:
+    with running(directory, "dante", host, prepare) as address:
         yield _url(address, next(iter(accounts.items())) if accounts else None)
 
 
@@ -106,9 +114,9 @@ def microsocks(
     def prepare(home: Path, port: int) -> list[str]:
         # It takes a password from its command line only.
         login = ["-u", account[0], "-P", account[1]] if account else []
-        return [_path("microsocks"), "-i", host, "-p", str(port), *login]
+        return [path_of("microsocks"), "-i", host, "-p", str(port), *login]
 
-    with _running(directory, "microsocks", host, prepare) as address:
+    with running(directory, "microsocks", host, prepare) as address:
         yield _url(address, account)
 
 
@@ -128,16 +136,62 @@ def openssh(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
         (home / "known_hosts").write_text("sshd " + (home / "host_key.pub").read_text())
         (home / "sshd_config").write_text(_SSHD_CONFIG.format(home=home))
         listen = f"-D{_address(host, port)}"
-        return [_path("ssh"), "-F", "none", "-N", listen, *_ssh_options(), "sshd"]
+        return [path_of("ssh"), "-F", "none", "-N", listen, *_ssh_options(), "sshd"]
 
-    with _running(directory, "openssh", host, prepare) as address:
+    with running(directory, "openssh", host, prepare) as address:
         yield _url(address, None)
+
+
+@contextmanager
+def v2ray(
+    directory: Path, *, host: str = "127.0.0.1", account: tuple[str, str] | None = None
+) -> Iterator[str]:
+    """V2Ray; `account` is the only login it takes, and is in the URL.
+
+    It cuts a datagram, with its SOCKS header, off after 2048 octets, whichever way it goes.
+    """
+
+    def prepare(home: Path, port: int) -> list[str]:
+        settings: dict[str, object] = {"auth": "noauth", "udp": True, "ip": host}
+        if account:
+            login = {"user": account[0], "pass": account[1]}
+            settings.update(auth="password", accounts=[login])
+        inbound = {"protocol": "socks", "listen": host, "port": port, "settings": settings}
+        config = {
+            "log": {"loglevel": "warning"},
+            "inbounds": [inbound],
+            "outbounds": [{"protocol": "freedom"}],
+        }
+        (home / "v2ray.json").write_text(json.dumps(config))
+        return [path_of("v2ray"), "-config", "v2ray.json"]
+
+    # It takes connections before it opens the port for the datagrams.
+    with running(directory, "v2ray", host, prepare, announcement=" started") as address:
+        yield _url(address, account)
+
+
+@contextmanager
+def shadowsocks(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
+    """ss-local, behind it an ss-server. They drop datagrams of some 2700 octets and more."""
+    shared = ["-k", secrets.token_hex(), "-m", "chacha20-ietf-poly1305", "-u"]
+
+    def prepare_server(_home: Path, port: int) -> list[str]:
+        return [path_of("ss-server"), "-s", host, "-p", str(port), *shared]
+
+    with running(directory, "ss-server", host, prepare_server) as (_, server_port):
+
+        def prepare_local(_home: Path, port: int) -> list[str]:
+            server = ["-s", host, "-p", str(server_port)]
+            return [path_of("ss-local"), *server, "-b", host, "-l", str(port), *shared]
+
+        with running(directory, "ss-local", host, prepare_local) as address:
+            yield _url(address, None)
 
 
 def _ssh_options() -> list[str]:
     options = {
         "User": pwd.getpwuid(os.geteuid()).pw_name,  # sshd without root can log in only this one
-        "ProxyCommand": f"{_path('sshd')} -i -e -f sshd_config",
+        "ProxyCommand": f"{path_of('sshd')} -i -e -f sshd_config",
         "IdentityFile": "user_key",
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
@@ -152,7 +206,7 @@ def _ssh_options() -> list[str]:
 
 
 def _make_key(path: Path) -> None:
-    command = [_path("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
+    command = [path_of("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=_START_SECONDS)
 
 
@@ -179,7 +233,7 @@ def _with_accounts(home: Path, accounts: Mapping[str, str], command: list[str]) 
     (home / "passwd").write_text("\n".join([*passwd, ""]))
     (home / "shadow").write_text("\n".join([*shadow, ""]))
     mount = "mount -n --bind passwd /etc/passwd && mount -n --bind shadow /etc/shadow"
-    unshare = [_path("unshare"), "--mount"]
+    unshare = [path_of("unshare"), "--mount"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
     return [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
@@ -188,23 +242,28 @@ def _with_accounts(home: Path, accounts: Mapping[str, str], command: list[str]) 
 def _password_hash(password: str) -> str:
     """By perl, as every Debian has it (not so openssl) and Python 3.13 lost its `crypt`."""
     script = "local $/; print crypt(<STDIN>, $ARGV[0])"
-    command = [_path("perl"), "-e", script, f"$6${secrets.token_hex(8)}$"]
+    command = [path_of("perl"), "-e", script, f"$6${secrets.token_hex(8)}$"]
     run = subprocess.run(command, input=password.encode(), stdout=subprocess.PIPE, check=True)
     return run.stdout.decode()
 
 
 @contextmanager
-def _running(directory: Path, name: str, host: str, prepare: _Prepare) -> Iterator[str]:
-    """Runs a server, and yields the host:port where it listens."""
-    process, port = _start(directory, name, host, prepare)
+def running(
+    directory: Path, name: str, host: str, prepare: Prepare, *, announcement: str = ""
+) -> Iterator[Address]:
+    """Runs a server, and yields where it listens.
+
+    It counts as started when it takes a connection, and has the `announcement` in its log.
+    """
+    process, port = _start(directory, name, host, prepare, announcement)
     try:
-        yield _address(host, port)
+        yield host, port
     finally:
         _stop(process)
 
 
 def _start(
-    directory: Path, name: str, host: str, prepare: _Prepare
+    directory: Path, name: str, host: str, prepare: Prepare, announcement: str
 ) -> tuple[subprocess.Popen[bytes], int]:
     for _ in range(_PORT_ATTEMPTS):
         home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory.resolve()))
@@ -212,13 +271,13 @@ def _start(
             process = _spawn(prepare(home, port), home)
             ready = False
             try:
-                ready = _accepts(process, host, port)
+                ready = _wait_for(process, home, (host, port), announcement)
             finally:  # also when the wait was interrupted
                 if not ready:
                     _stop(process)
         if ready:
             return process, port
-        log = (home / "log").read_text(errors="replace")
+        log = _log(home)
         if "in use" not in log:  # "Address already in use": the only failure worth another port
             break
     raise RuntimeError(f"{name} did not start; {home}/log ends: {log[-2000:].strip()}")
@@ -226,14 +285,27 @@ def _start(
 
 @contextmanager
 def _reserved_port(host: str) -> Iterator[int]:
-    """A free port, which the system gives to no one else for as long as the context lasts.
+    """A port, free for TCP and UDP, which no one else is given for as long as the context lasts.
 
-    With SO_REUSEADDR on both sides, which all three servers set, a server can still listen on it.
+    The server can still listen on it, as it too sets SO_REUSEADDR (V2Ray for UDP SO_REUSEPORT).
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as holder:
-        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        holder.bind((host, 0))
-        yield int(holder.getsockname()[1])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tcp.bind((host, 0))
+            port = int(tcp.getsockname()[1])
+            try:
+                udp.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                continue
+            # Not before: UDP sockets with one of these share a port without a word.
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            yield port
+            return
 
 
 def _spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
@@ -257,16 +329,23 @@ def _spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _accepts(process: subprocess.Popen[bytes], host: str, port: int) -> bool:
-    """Waits until the port takes a connection; False when the server ended, or took too long."""
+def _wait_for(
+    process: subprocess.Popen[bytes], home: Path, address: Address, announcement: str
+) -> bool:
+    """Waits until the server has started; False when it ended, or took too long."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
-        with suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return True
+        with suppress(OSError), socket.create_connection(address, timeout=1):
+            if announcement in _log(home):
+                return True
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=0.01)
             return False
     return False
+
+
+def _log(home: Path) -> str:
+    return (home / "log").read_text(errors="replace")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -298,17 +377,17 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _url(address: str, account: tuple[str, str] | None) -> str:
+def _url(address: Address, account: tuple[str, str] | None) -> str:
     login = ":".join(quote(part, safe="") for part in account) + "@" if account else ""
-    return f"socks5h://{login}{address}"
+    return f"socks5h://{login}{_address(*address)}"
 
 
 def _search_path() -> str:
-    """Debian has danted and sshd in /usr/sbin, which a user's PATH need not name."""
+    """Debian has some servers in /usr/sbin, which a user's PATH need not name."""
     return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
-def _path(name: str) -> str:
+def path_of(name: str) -> str:
     """Absolute: sshd refuses to run otherwise."""
     found = shutil.which(name, path=_search_path())
     if found is None:

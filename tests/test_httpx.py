@@ -43,7 +43,8 @@ from socksclient import (
 )
 from socksclient.exceptions import ConnectionRefused, Phase, TTLExpired
 from socksclient.httpx import AsyncSocksTransport, SocksTransport
-from socksclient.testing import Faults, SocksServer, reset
+from socksclient.testing import Faults, SocksServer
+from socksclient.testing_session import reset
 
 from origin import BEGINNING, Origin, content, digest, digest_of
 from support import (
