@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "UDPAssociation", "bind", "create_connection", "udp_associate"]
 
-_DEFAULT_TIMEOUT: Any = object()
+DEFAULT_TIMEOUT: Any = object()
 
 
 def create_connection(
     address: tuple[str, int],
-    timeout: float | None = _DEFAULT_TIMEOUT,
+    timeout: float | None = DEFAULT_TIMEOUT,
     source_address: tuple[str, int] | None = None,
     *,
     proxy: ProxyLike,
@@ -65,7 +65,11 @@ def create_connection(
 
 
 def bind(
-    address: tuple[str, int], timeout: float | None = _DEFAULT_TIMEOUT, *, proxy: ProxyLike
+    address: tuple[str, int],
+    timeout: float | None = DEFAULT_TIMEOUT,
+    source_address: tuple[str, int] | None = None,
+    *,
+    proxy: ProxyLike,
 ) -> Listener:
     """Has `proxy` listen for one connection of a peer (BIND, RFC 1928 §4).
 
@@ -77,6 +81,7 @@ def bind(
             proxy turns others away, by their address or not at all. ("0.0.0.0", 0) is anyone.
         timeout: Seconds for all of it until the proxy listens, as of `create_connection`, and for
             `Listener.accept` where that is given none.
+        source_address: The (IP address, port) to bind to before connecting to the proxy.
         proxy: The proxy's URL, or a `Proxy`.
 
     Returns:
@@ -89,7 +94,7 @@ def bind(
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
     attempt = Attempt(as_proxy(proxy), *_pair(address), Command.BIND)
     timeout = _checked(timeout)
-    sock, bound_address = open_tunnel(attempt, Deadline(timeout))
+    sock, bound_address = open_tunnel(attempt, Deadline(timeout), source_address)
     try:
         with attempt:
             host, port, *_ = reachable(sock, bound_address)
@@ -100,7 +105,7 @@ def bind(
 
 
 def udp_associate(
-    timeout: float | None = _DEFAULT_TIMEOUT,
+    timeout: float | None = DEFAULT_TIMEOUT,
     *,
     proxy: ProxyLike,
     local_address: tuple[str, int] | None = None,
@@ -170,7 +175,7 @@ class Listener:
         self._step = next(self._flow)
 
     def accept(
-        self, timeout: float | None = _DEFAULT_TIMEOUT
+        self, timeout: float | None = DEFAULT_TIMEOUT
     ) -> tuple[socket.socket, tuple[str, int]]:
         """Waits for the peer, which may have come long ago. It comes once.
 

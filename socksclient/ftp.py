@@ -1,0 +1,209 @@
+"""FTP through a proxy, in both of its modes: `ftplib` with its connections through SOCKS.
+
+The control connection and, in the passive mode, the data connections go by CONNECT. In the active
+mode (``set_pasv(False)``) it is the server that connects, to a port at which the proxy listens:
+that is BIND, which few proxies offer.
+"""
+
+from __future__ import annotations
+
+import ftplib
+import sys
+from typing import TYPE_CHECKING
+
+from socksclient.exceptions import ProtocolError
+from socksclient.proxy import Proxy, ProxyLike, as_proxy
+from socksclient.sync import DEFAULT_TIMEOUT, Listener, bind, create_connection
+from socksclient.wire import is_address
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+__all__ = ["FTP", "FTP_TLS"]
+
+
+class _Proxied(ftplib.FTP):
+    """What `ftplib.FTP` does with sockets of its own, done through `proxy`."""
+
+    proxy: Proxy
+    trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
+
+    def connect(
+        self,
+        host: str = "",
+        port: int = 0,
+        timeout: float | None = -999,
+        source_address: tuple[str, int] | None = None,
+    ) -> str:
+        """Connects to the server, as `ftplib.FTP.connect` does.
+
+        Raises:
+            SocksError: As `socksclient.create_connection` does.
+        """
+        if host:
+            self.host = host
+        if port > 0:
+            self.port = port
+        if timeout != -999:  # ftplib's own "not given", for None means something here
+            self.timeout = timeout
+        if source_address is not None:
+            self.source_address = source_address
+        sys.audit("ftplib.connect", self, self.host, self.port)
+        self.sock = self._tunnel(self.host, self.port)
+        self.af = self.sock.family
+        self.file = self.sock.makefile("r", encoding=self.encoding)
+        self.welcome = self.getresp()
+        return self.welcome
+
+    def makepasv(self) -> tuple[str, int]:
+        """Asks where to connect to for data: by EPSV (RFC 2428), which suits IPv4 and IPv6.
+
+        A server that has no EPSV is asked by PASV. The host is that of the control connection;
+        the one that PASV tells counts only with `trust_server_pasv_ipv4_address`.
+        """
+        try:
+            return ftplib.parse229(self.sendcmd("EPSV"), (self.host, self.port))
+        except ftplib.error_perm:
+            host, port = ftplib.parse227(self.sendcmd("PASV"))
+        return (host if self.trust_server_pasv_ipv4_address else self.host), port
+
+    def makeport(self) -> Listener:  # type: ignore[override] # of a socket, ftplib needs no more
+        """Has the proxy listen for the server, and tells the server where, by PORT or EPRT.
+
+        Raises:
+            ReplyError: The proxy does not offer BIND (REP 07), or refuses it.
+        """
+        # The server that the proxy is to let in is the one that the control connection goes to.
+        server = (self.host, self.port)
+        listener = bind(server, self.timeout, self.source_address, proxy=self.proxy)
+        host, port = listener.address
+        try:
+            if not is_address(host):
+                raise ProtocolError(f"the proxy listens at {host!r}, and FTP needs an IP address")
+            if ":" in host:
+                self.voidcmd(f"EPRT |2|{host}|{port}|")
+            else:
+                self.sendport(host, port)
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def ntransfercmd(
+        self, cmd: str, rest: int | str | None = None
+    ) -> tuple[socket.socket, int | None]:
+        """Begins a transfer, as `ftplib.FTP.ntransfercmd` does.
+
+        Returns:
+            The data connection, and how many octets to expect, if the server says that.
+        """
+        if self.passiveserver:
+            conn = self._tunnel(*self.makepasv())
+            try:
+                response = self._begin(cmd, rest)
+            except BaseException:
+                conn.close()
+                raise
+        else:
+            with self.makeport() as listener:
+                response = self._begin(cmd, rest)
+                conn, _ = listener.accept()
+        return conn, ftplib.parse150(response) if response.startswith("150") else None
+
+    def abort(self) -> str:
+        """Aborts a transfer; with no out-of-band data, which relays do not pass on as such."""
+        self.putcmd("ABOR")
+        response = self.getmultiline()
+        if response[:3] not in ("225", "226", "426"):
+            raise ftplib.error_proto(response)
+        return response
+
+    def _tunnel(self, host: str, port: int) -> socket.socket:
+        return create_connection((host, port), self.timeout, self.source_address, proxy=self.proxy)
+
+    def _begin(self, cmd: str, rest: int | str | None) -> str:
+        """Sends the command of a transfer; returns the response that it begins with."""
+        if rest is not None:
+            self.sendcmd(f"REST {rest}")
+        response = self.sendcmd(cmd)
+        if response.startswith("2"):  # ftplib knows servers that say 200 first
+            response = self.getresp()
+        if not response.startswith("1"):
+            raise ftplib.error_reply(response)
+        return response
+
+
+class FTP(_Proxied):
+    """`ftplib.FTP` through a proxy.
+
+    Args:
+        host: The server; it is connected to, and logged in with a `user`, if it is given. A name
+            goes to the proxy as it is with ``socks5h``.
+        user: Who to log in as.
+        passwd: His password.
+        acct: His account.
+        timeout: Seconds, for each connection through the proxy and each operation on it.
+        source_address: The (IP address, port) to connect to the proxy from.
+        encoding: Of the names of files and directories.
+        proxy: The proxy's URL, or a `Proxy`.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        user: str = "",
+        passwd: str = "",
+        acct: str = "",
+        timeout: float | None = DEFAULT_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+        *,
+        encoding: str = "utf-8",
+        proxy: ProxyLike,
+    ) -> None:
+        self.proxy = as_proxy(proxy)
+        super().__init__(host, user, passwd, acct, timeout, source_address, encoding=encoding)
+
+
+class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
+    """`ftplib.FTP_TLS` through a proxy: `FTP` with TLS.
+
+    As in ftplib, data connections are protected after `prot_p` only, and certificates are
+    verified by a `context` that does so.
+
+    Args:
+        host: As of `FTP`, and so the others.
+        user: Who to log in as.
+        passwd: His password.
+        acct: His account.
+        context: The `ssl.SSLContext` for all connections to the server.
+        timeout: Seconds.
+        source_address: The (IP address, port) to connect to the proxy from.
+        encoding: Of the names of files and directories.
+        proxy: The proxy's URL, or a `Proxy`.
+    """
+
+    def __init__(
+        self,
+        host: str = "",
+        user: str = "",
+        passwd: str = "",
+        acct: str = "",
+        *,
+        context: ssl.SSLContext | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+        encoding: str = "utf-8",
+        proxy: ProxyLike,
+    ) -> None:
+        self.proxy = as_proxy(proxy)
+        super().__init__(
+            host,
+            user,
+            passwd,
+            acct,
+            context=context,
+            timeout=timeout,
+            source_address=source_address,
+            encoding=encoding,
+        )
