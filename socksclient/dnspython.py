@@ -1,0 +1,303 @@
+"""DNS queries through a proxy, with dnspython (the extra ``[dns]``).
+
+`dns.query.udp` and its kind take a `UDPAssociation` as it is (``sock=``). What more dnspython
+needs is here: `udp_with_fallback`, a `Nameserver` for its resolvers, and a `Backend` for its
+asynchronous functions.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from socksclient.anyio import connect_tcp
+from socksclient.anyio import udp_associate as async_udp_associate
+from socksclient.driver import Deadline
+from socksclient.exceptions import SocksError
+from socksclient.proxy import ProxyLike, as_proxy
+from socksclient.sync import create_connection, udp_associate
+
+try:
+    import dns.asyncbackend
+    import dns.exception
+    import dns.message
+    import dns.nameserver
+    import dns.query
+except ImportError as error:
+    raise ImportError(
+        "socksclient.dnspython needs dnspython: pip install 'socksclient[dns]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+
+    from anyio.abc import ByteStream
+
+    from socksclient.anyio import UDPAssociation as AsyncUDPAssociation
+    from socksclient.proxy import Proxy
+    from socksclient.udp import UDPAssociation
+
+__all__ = ["Backend", "Nameserver", "udp_with_fallback"]
+
+
+def udp_with_fallback(
+    q: dns.message.Message,
+    where: str,
+    timeout: float | None = None,
+    port: int = 53,
+    *,
+    proxy: ProxyLike,
+) -> tuple[dns.message.Message, bool]:
+    """Queries a name server over UDP, and over TCP if that answer was truncated.
+
+    As `dns.query.udp_with_fallback`, but both go through `proxy`, and the server may be a name,
+    which the proxy resolves with ``socks5h``. Answers to other queries are passed over.
+
+    Args:
+        q: The query.
+        where: The name server.
+        timeout: Seconds for all of it; None waits without end.
+        port: Its port.
+        proxy: The proxy's URL, or a `Proxy`.
+
+    Returns:
+        The answer, and whether TCP brought it.
+
+    Raises:
+        dns.exception.Timeout: The name server did not answer in time.
+        dns.exception.DNSException: What dnspython finds wrong with the answer.
+        SocksError: As of `socksclient.udp_associate` and `socksclient.create_connection`.
+    """
+    server, deadline = (where, port), Deadline(timeout)
+    with _dns_timeout():
+        try:
+            return _udp(q, server, deadline, proxy), False
+        except dns.message.Truncated:
+            return _tcp(q, server, deadline, proxy), True
+
+
+def _udp(
+    q: dns.message.Message,
+    server: tuple[str, int],
+    deadline: Deadline,
+    proxy: ProxyLike,
+    **options: bool,
+) -> dns.message.Message:
+    with udp_associate(deadline.left(), proxy=proxy) as udp:
+        udp.connect(server)
+        dns.query.send_udp(udp, q, None)
+        answer: dns.message.Message
+        answer, *_ = dns.query.receive_udp(
+            _Until(udp, deadline),
+            keyring=q.keyring,
+            request_mac=q.mac,
+            raise_on_truncation=True,
+            ignore_errors=True,
+            query=q,
+            **options,
+        )
+        return answer
+
+
+class _Until:
+    """What dnspython receives from: an association, with one deadline for whatever comes."""
+
+    def __init__(self, udp: UDPAssociation, deadline: Deadline) -> None:
+        self.family = udp.family
+        self._udp = udp
+        self._deadline = deadline
+
+    def recvfrom(self, size: int) -> tuple[bytes, Any]:
+        self._udp.settimeout(self._deadline.left())
+        return self._udp.recvfrom(size)
+
+
+def _tcp(
+    q: dns.message.Message,
+    server: tuple[str, int],
+    deadline: Deadline,
+    proxy: ProxyLike,
+    **options: Any,
+) -> dns.message.Message:
+    with create_connection(server, deadline.left(), proxy=proxy) as tcp:
+        tcp.setblocking(False)  # as dnspython wants it
+        return dns.query.tcp(q, server[0], deadline.left(), server[1], sock=tcp, **options)
+
+
+@contextmanager
+def _dns_timeout() -> Iterator[None]:
+    """The deadline as dnspython tells of it; the proxy's part in it remains a `ProxyTimeout`."""
+    try:
+        yield
+    except TimeoutError as error:
+        if isinstance(error, SocksError):
+            raise
+        raise dns.exception.Timeout from error
+
+
+class Nameserver(dns.nameserver.Do53Nameserver):
+    """A name server that is reached through a proxy, for the resolvers of dnspython.
+
+        resolver = dns.resolver.Resolver(configure=False)
+        resolver.nameservers = [Nameserver("192.0.2.53", proxy="socks5h://127.0.0.1:1080")]
+
+    It serves `dns.asyncresolver.Resolver` as well.
+
+    Args:
+        address: Its IP address.
+        port: Its port.
+        proxy: The proxy's URL, or a `Proxy`.
+    """
+
+    def __init__(self, address: str, port: int = 53, *, proxy: ProxyLike) -> None:
+        super().__init__(address, port)
+        self.proxy: Proxy = as_proxy(proxy)
+
+    def query(
+        self,
+        request: dns.message.QueryMessage,
+        timeout: float,
+        source: str | None,  # noqa: ARG002 - a local address, which is the proxy's affair
+        source_port: int,  # noqa: ARG002
+        max_size: bool,
+        one_rr_per_rrset: bool = False,
+        ignore_trailing: bool = False,
+    ) -> dns.message.Message:
+        """Called by the resolver."""
+        ask = _tcp if max_size else _udp
+        with _dns_timeout():
+            return ask(
+                request,
+                (self.address, self.port),
+                Deadline(timeout),
+                self.proxy,
+                one_rr_per_rrset=one_rr_per_rrset,
+                ignore_trailing=ignore_trailing,
+            )
+
+    async def async_query(
+        self,
+        request: dns.message.QueryMessage,
+        timeout: float,
+        source: str | None,
+        source_port: int,
+        max_size: bool,
+        backend: Any,  # noqa: ARG002 - ours is in its place
+        one_rr_per_rrset: bool = False,
+        ignore_trailing: bool = False,
+    ) -> dns.message.Message:
+        """Called by the asynchronous resolver."""
+        return await super().async_query(
+            request,
+            timeout,
+            source,
+            source_port,
+            max_size,
+            Backend(self.proxy),
+            one_rr_per_rrset,
+            ignore_trailing,
+        )
+
+
+class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a re-export
+    """For `dns.asyncquery`, and for `dns.asyncresolver`: ``backend=Backend(proxy)``.
+
+    It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
+    not heeded: the proxy has its own.
+
+    Args:
+        proxy: The proxy's URL, or a `Proxy`.
+    """
+
+    def __init__(self, proxy: ProxyLike) -> None:
+        self.proxy = as_proxy(proxy)
+
+    def name(self) -> str:
+        """Called by dnspython, as all the others."""
+        return "socksclient"
+
+    async def make_socket(
+        self,
+        af: int,
+        socktype: int,
+        proto: int = 0,  # noqa: ARG002
+        source: Any = None,  # noqa: ARG002 - a local address, which is the proxy's affair
+        destination: Any = None,
+        timeout: float | None = None,
+        ssl_context: Any = None,
+        server_hostname: str | None = None,
+    ) -> _DatagramSocket | _StreamSocket:
+        """A UDP association, or a connection to `destination`, with TLS if there is a context."""
+        if socktype == socket.SOCK_DGRAM:
+            return _DatagramSocket(af, self.proxy)
+        host, port = destination[:2]
+        with _dns_timeout(), anyio.fail_after(timeout):
+            stream = await connect_tcp(
+                host,
+                port,
+                proxy=self.proxy,
+                tls=ssl_context is not None,
+                ssl_context=ssl_context,
+                tls_hostname=server_hostname,
+            )
+        return _StreamSocket(af, stream, destination)
+
+    async def sleep(self, interval: float) -> None:
+        """Seconds."""
+        await anyio.sleep(interval)
+
+    async def wait_for(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
+        """The result of `awaitable`, if it comes within so many seconds."""
+        with _dns_timeout(), anyio.fail_after(timeout):
+            return await awaitable
+
+
+class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
+    """Associates when it first sends, for only then dnspython says how long that may take."""
+
+    def __init__(self, family: int, proxy: Proxy) -> None:
+        super().__init__(family, socket.SOCK_DGRAM)
+        self._proxy = proxy
+        self._udp: AsyncUDPAssociation | None = None
+
+    async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
+        with _dns_timeout(), anyio.fail_after(timeout):
+            if self._udp is None:
+                self._udp = await async_udp_associate(proxy=self._proxy)
+            await self._udp.sendto(what, *destination[:2])
+        return len(what)
+
+    async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
+        assert self._udp is not None  # a query comes before its answer
+        with _dns_timeout(), anyio.fail_after(timeout):
+            data, (host, port) = await self._udp.receive()
+        return data[:size], (host, port, 0, 0) if ":" in host else (host, port)
+
+    async def close(self) -> None:
+        if self._udp is not None:
+            await self._udp.aclose()
+
+
+class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined,misc]
+    def __init__(self, family: int, stream: ByteStream, destination: Any) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._stream = stream
+        self._destination = destination
+
+    async def sendall(self, what: bytes, timeout: float | None) -> None:
+        with _dns_timeout(), anyio.fail_after(timeout):
+            await self._stream.send(what)
+
+    async def recv(self, size: int, timeout: float | None) -> bytes:
+        with _dns_timeout(), anyio.fail_after(timeout), suppress(anyio.EndOfStream):
+            return await self._stream.receive(size)
+        return b""
+
+    async def getpeername(self) -> Any:
+        return self._destination
+
+    async def close(self) -> None:
+        await self._stream.aclose()
