@@ -129,7 +129,6 @@ class UDPAssociation(_Awaited, UDPSocket):
         Raises:
             ValueError: Host or port cannot be.
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address any more.
             ResolveError: The name has no address (``socks5`` only).
             OSError: EMSGSIZE if it has more than 65,507 octets with its header, which takes 10
                 (IPv4), 22 (IPv6) or 7 and the name's length; and what else the system says.
@@ -150,7 +149,6 @@ class UDPAssociation(_Awaited, UDPSocket):
 
         Raises:
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address any more.
             OSError: What else the system says.
         """
         return await self._receive()
@@ -183,11 +181,22 @@ class ConnectedUDPAssociation(_Awaited, ConnectedUDPSocket):
         self._header = header
 
     async def send(self, item: bytes) -> None:
-        """Sends one datagram, as `UDPAssociation.send`."""
+        """Sends one datagram, as `UDPAssociation.send`.
+
+        Raises:
+            ConnectionRefusedError: Nobody listens at the destination, if the proxy passes that on
+                as Dante does, or at the relay.
+            OSError: As `UDPAssociation.send` does.
+        """
         await anyio.lowlevel.checkpoint()
         await self._send(self._header, item)
 
     async def receive(self) -> bytes:
-        """Receives one datagram of the destination, as `UDPAssociation.receive`."""
+        """Receives one datagram of the destination, as `UDPAssociation.receive`.
+
+        Raises:
+            ConnectionRefusedError: As of `send`.
+            OSError: As `UDPAssociation.receive` does.
+        """
         octets, _ = await self._receive()
         return octets

@@ -11,7 +11,7 @@ import select
 import selectors
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from socksclient.exceptions import (
     AssociationClosed,
@@ -95,7 +95,6 @@ class Association:
         Raises:
             BlockingIOError: The system has no room for it now.
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address.
             OSError: EMSGSIZE if it is too long, and what else the system says of the UDP socket.
         """
         datagram = header + data
@@ -104,10 +103,13 @@ class Association:
         for descriptor, _ in self.wait(0):  # a fifth of a microsecond
             if descriptor == self._control_descriptor:
                 self.check()
-        try:
-            return self.udp.send(datagram) - len(header)
-        except ConnectionRefusedError as error:
-            self._refused(error)
+        while True:
+            try:
+                return self.udp.send(datagram) - len(header)
+            except ConnectionRefusedError:  # of a datagram before; this one was not sent
+                self.check()
+                if self.peer is not None:
+                    raise
 
     def receive(self, size: int) -> tuple[bytes, int, Address] | None:
         """One datagram, unless there is none now or it was dropped.
@@ -120,7 +122,6 @@ class Association:
 
         Raises:
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address.
             OSError: What else the system says of the UDP socket.
         """
         try:
@@ -128,8 +129,14 @@ class Association:
         except BlockingIOError:
             self.check()
             return None
-        except ConnectionRefusedError as error:
-            self._refused(error)
+        except ConnectionRefusedError:
+            # By ICMP, which Dante passes on from the destination; or else the relay itself is
+            # gone, as it may be just before the control connection ends. As with sockets, only
+            # one that is connected tells of it.
+            self.check()
+            if self.peer is not None:
+                raise
+            return None
         header_size = datagram_header_size(octets)
         header = octets[:header_size]
         source = self._sources[header] if header in self._sources else self._judge(header)
@@ -189,13 +196,6 @@ class Association:
     def _check_open(self) -> None:
         if self.closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-    def _refused(self, error: ConnectionRefusedError) -> NoReturn:
-        """By ICMP: the relay is gone, which is how the end of the association may show first."""
-        self.check()
-        with self.attempt:
-            where = host_port(*self.relay_address)
-            raise ProxyConnectError(f"nobody listens at the relay, {where}", error.errno) from error
 
     def _forget_sources(self) -> None:
         # By header, so that each is decoded once. No header at all is that of a bad datagram.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
+    AssociationClosed,
     AuthenticationError,
     ProtocolError,
     ProxyConnectError,
@@ -17,6 +19,8 @@ from socksclient.exceptions import (
     ResolveError,
     SocksError,
 )
+from socksclient.proxy import as_proxy
+from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?")
 _USAGE = 2
 _STATUS: dict[type[SocksError], tuple[int, str]] = {
     ProxyConnectError: (3, "the proxy cannot be reached"),
@@ -32,17 +37,21 @@ _STATUS: dict[type[SocksError], tuple[int, str]] = {
     ProtocolError: (5, "the proxy does not speak SOCKS5 as it should, or hung up"),
     AuthenticationError: (6, "the proxy accepts no method of ours, or not the credentials"),
     ReplyError: (7, "the proxy refused the request"),
+    AssociationClosed: (7, "or it ended the UDP association"),
     ResolveError: (8, "the destination cannot be resolved here (socks5://)"),
 }
-_STATUSES = "\n".join(
-    [
-        "exit status:",
-        "  0  a whole HTTP response came, whatever its status",
-        "  1  the destination failed: TLS, HTTP, or a timeout when the connection was there",
-        f"  {_USAGE}  a URL or an option is not valid",
-        *(f"  {status}  {meaning}" for status, meaning in _STATUS.values()),
-    ]
-)
+
+
+def _statuses(success: str, failure: str) -> str:
+    return "\n".join(
+        [
+            "exit status:",
+            f"  0  {success}",
+            f"  1  {failure}",
+            f"  {_USAGE}  a name, a URL or an option is not valid",
+            *(f"  {status}  {meaning}" for status, meaning in _STATUS.values()),
+        ]
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from socksclient.demo import demo
 
             return demo()
-        return _get(arguments)
+        if arguments.verbose:
+            _tell_steps()
+        return _dns(arguments) if arguments.command == "dns" else _get(arguments)
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -67,33 +78,74 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="socksclient", description="Tries a SOCKS5 proxy.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | get")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | get | dns")
     commands.add_parser(
-        "demo", help="a real HTTPS request through a real SOCKS5 handshake, all on loopback"
+        "demo", help="HTTPS, a DNS query over UDP and a BIND through real SOCKS5, all on loopback"
     )
     get = commands.add_parser(
         "get",
         help="what a URL leads to, through a proxy",
-        epilog=_STATUSES,
+        epilog=_statuses(
+            "a whole HTTP response came, whatever its status",
+            "the destination failed: TLS, HTTP, or a timeout when the connection was there",
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     get.add_argument("url", metavar="URL", help="http:// or https://")
-    get.add_argument(
-        "--proxy",
-        required=True,
-        metavar="URL",
-        help="socks5h://[user[:password]@]host[:port], or socks5:// to resolve names here",
-    )
     get.add_argument("-i", "--include", action="store_true", help="print the headers as well")
     get.add_argument("-v", "--verbose", action="store_true", help="tell the steps on stderr")
-    get.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="for the connection through the proxy, and for each read; default: %(default)s",
+    dns = commands.add_parser(
+        "dns",
+        help="what a name server answers, over UDP through a proxy (TCP if that is truncated)",
+        epilog=_statuses(
+            "the name server answered without an error, if only that there are no such records",
+            "it answered with an error (NXDOMAIN), with nonsense, or not in time",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    dns.add_argument("name", metavar="NAME", help="the domain name to ask for")
+    dns.add_argument("type", metavar="TYPE", nargs="?", default="A", help="A, AAAA, TXT, MX …")
+    dns.add_argument(
+        "--server",
+        required=True,
+        type=_server,
+        metavar="HOST[:PORT]",
+        help="the name server; with socks5h:// the proxy resolves it if it is a name",
+    )
+    dns.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="print the whole answer, and tell the steps on stderr",
+    )
+    for command, timeout_help in (
+        (get, "for the connection through the proxy, and for each read"),
+        (dns, "for all of it"),
+    ):
+        command.add_argument(
+            "--proxy",
+            required=True,
+            metavar="URL",
+            help="socks5h://[user[:password]@]host[:port], or socks5:// to resolve names here",
+        )
+        command.add_argument(
+            "--timeout",
+            type=_seconds,
+            default=30.0,
+            metavar="SECONDS",
+            help=f"{timeout_help}; default: %(default)s",
+        )
     return parser
+
+
+def _server(text: str) -> tuple[str, int]:
+    """HOST[:PORT], with an IPv6 address in brackets or, without a port, as it is."""
+    if is_address(text):
+        return text, 53
+    parts = _HOST_PORT.fullmatch(text)
+    if parts is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST[:PORT]")
+    return parts["ipv6"] or parts["host"], int(parts["port"] or 53)
 
 
 def _seconds(text: str) -> float:
@@ -108,8 +160,6 @@ def _get(arguments: argparse.Namespace) -> int:
 
     from socksclient.httpx import SocksTransport
 
-    if arguments.verbose:
-        _tell_steps()
     try:
         transport = SocksTransport(arguments.proxy)
     except (ValueError, OSError) as error:  # the latter: SSL_CERT_FILE leads nowhere
@@ -128,10 +178,45 @@ def _get(arguments: argparse.Namespace) -> int:
         return _fail(error, _USAGE)
     except httpx.RequestError as error:
         cause = error.__cause__
-        for cls, (status, _) in _STATUS.items():
-            if isinstance(cause, cls):
-                return _fail(cause, status)
+        return _fail(cause if isinstance(cause, SocksError) else error, _status(cause))
+    return 0
+
+
+def _status(error: BaseException | None) -> int:
+    return next((status for cls, (status, _) in _STATUS.items() if isinstance(error, cls)), 1)
+
+
+def _dns(arguments: argparse.Namespace) -> int:
+    try:
+        import dns.exception
+        import dns.message
+        import dns.name
+        import dns.rcode
+
+        from socksclient.dnspython import udp_with_fallback
+    except ImportError as error:
         return _fail(error, 1)
+    host, port = arguments.server
+    try:
+        name = dns.name.from_text(arguments.name, idna_codec=dns.name.IDNA_2008_UTS_46)
+        query = dns.message.make_query(name, arguments.type.upper(), use_edns=0)
+        proxy = as_proxy(arguments.proxy)
+    except (dns.exception.DNSException, ValueError) as error:
+        return _fail(error, _USAGE)
+    try:
+        answer, _ = udp_with_fallback(query, host, arguments.timeout, port, proxy=proxy)
+    except ValueError as error:  # of the server's host and port
+        return _fail(error, _USAGE)
+    except (dns.exception.DNSException, OSError, EOFError) as error:
+        return _fail(error, _status(error))
+    if arguments.verbose:
+        print(answer.to_text())
+    else:
+        for rrset in answer.answer:
+            for rdata in rrset:
+                print(rdata.to_text())
+    if answer.rcode() != dns.rcode.NOERROR:
+        return _fail(f"the name server answered {dns.rcode.to_text(answer.rcode())}", 1)
     return 0
 
 
@@ -159,6 +244,6 @@ def _tell_steps() -> None:
     logger.setLevel(logging.DEBUG)
 
 
-def _fail(error: BaseException, status: int) -> int:
+def _fail(error: BaseException | str, status: int) -> int:
     print(f"socksclient: {error or type(error).__name__}", file=sys.stderr)
     return status

@@ -93,7 +93,8 @@ class UDPAssociation:
         Raises:
             ValueError: Host or port cannot be.
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address any more.
+            ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
+                passes that on as Dante does, or at the relay.
             ResolveError: The name has no address (``socks5`` only).
             TimeoutError: There was no room in time.
             OSError: EMSGSIZE if it is too long, and what else the system says.
@@ -124,7 +125,8 @@ class UDPAssociation:
             TimeoutError: None came in time.
             BlockingIOError: None is there, of a non-blocking association.
             AssociationClosed: The proxy has ended the association.
-            ProxyConnectError: Nobody listens at the relay's address any more.
+            ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
+                passes that on as Dante does, or at the relay.
             OSError: What else the system says.
         """
         if bufsize < 0:
