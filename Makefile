@@ -1,6 +1,6 @@
 # The whole of the set-up is here: a fresh Debian machine needs no more than make and Python.
 #
-#   make demo      a real HTTPS request through a real SOCKS5 handshake, on loopback
+#   make demo      HTTPS, a DNS query over UDP and a BIND through real SOCKS5, on loopback
 #   make test      linters, types, and the tests, against real servers too
 #   make test-all  the tests on every Python from 3.10 on that this machine has
 #   make check     linters and types only

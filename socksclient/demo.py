@@ -11,8 +11,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from socksclient.exceptions import Reply
+import socksclient
+from socksclient.exceptions import Reply, host_port
 from socksclient.testing import SocksServer
+from socksclient.wire import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
 
 _ORIGIN = "origin.test"  # a name that exists nowhere (RFC 6761): only the proxy knows where it is
 _CLOSED = "closed.test"
+_NAME_SERVER = ("192.0.2.53", 53)  # for documentation only (RFC 5737): likewise
 _GREETING = b"hello from the origin, over HTTPS"
 
 
 def demo() -> int:
     """Runs the demo; 0 if all went as it should."""
     try:
+        import dns.query  # noqa: F401 - here, so that its time is not counted below
         import trustme
     except ImportError:
-        print("the demo needs trustme: pip install 'socksclient[demo]'", file=sys.stderr)
+        print("the demo needs its extra: pip install 'socksclient[demo]'", file=sys.stderr)
         return 1
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -39,10 +43,15 @@ def demo() -> int:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
 
-    with _origin(context) as port, socket.socket() as closed:
+    with _origin(context) as port, _name_server() as name_server, socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # and does not listen
-        routes = {(_ORIGIN, 443): ("127.0.0.1", port), (_CLOSED, 443): closed.getsockname()}
-        print(f"An HTTPS server listens at 127.0.0.1:{port}, with a certificate made just now.")
+        routes = {
+            (_ORIGIN, 443): ("127.0.0.1", port),
+            (_CLOSED, 443): closed.getsockname(),
+            _NAME_SERVER: name_server,
+        }
+        print(f"An HTTPS server listens at 127.0.0.1:{port}, with a certificate made just now,")
+        print(f"and a name server at {name_server[0]}:{name_server[1]}, for UDP.")
         with SocksServer(routes=routes) as plain:
             print(f"A SOCKS5 server of socksclient.testing listens at {plain.address[0]}", end="")
             with SocksServer(routes=routes, accounts={"user": "pass"}) as locked:
@@ -50,6 +59,8 @@ def demo() -> int:
                 print(f"{locked.address[0]}:{locked.address[1]}.")
                 print(f"They alone know where {_ORIGIN} is: no DNS has that name.")
                 _requests(trust, plain, locked)
+                _step("A DNS query over UDP", plain, lambda: _ask(plain.url))
+                _step("BIND: a peer connects to us", plain, lambda: _be_called(plain.url))
                 seen = [*plain.requests, *locked.requests]
     return _proof(seen)
 
@@ -69,6 +80,25 @@ def _origin(context: ssl.SSLContext) -> Iterator[int]:
         server.server_close()
 
 
+@contextmanager
+def _name_server() -> Iterator[tuple[str, int]]:
+    """A name server over UDP, for one query; yields its address."""
+    import dns.message
+    import dns.rrset
+
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def answer_once() -> None:
+            query, client = server.recvfrom(65535)
+            answer = dns.message.make_response(dns.message.from_wire(query))
+            answer.answer.append(dns.rrset.from_text(_ORIGIN + ".", 60, "IN", "A", "192.0.2.80"))
+            server.sendto(answer.to_wire(), client)
+
+        threading.Thread(target=answer_once, daemon=True).start()
+        yield server.getsockname()
+
+
 class _Greeter(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
@@ -86,13 +116,19 @@ def _requests(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) ->
 
     from socksclient.httpx import AsyncSocksTransport, SocksTransport
 
-    def blocking(url: str, host: str) -> httpx.Response:
+    def blocking(url: str, host: str) -> str:
         with httpx.Client(transport=SocksTransport(url, verify=trust)) as client:
-            return client.get(f"https://{host}/")
+            try:
+                return told(client.get(f"https://{host}/"))
+            except httpx.ProxyError as error:
+                return f"httpx.ProxyError: {error}\n  __cause__ is {error.__cause__!r}"
 
-    async def awaited(url: str) -> httpx.Response:
+    async def awaited(url: str) -> str:
         async with httpx.AsyncClient(transport=AsyncSocksTransport(url, verify=trust)) as client:
-            return await client.get(f"https://{_ORIGIN}/")
+            return told(await client.get(f"https://{_ORIGIN}/"))
+
+    def told(response: httpx.Response) -> str:
+        return f"HTTP {response.status_code}: {response.text}"
 
     _step("Blocking", plain, lambda: blocking(plain.url, _ORIGIN))
     _step("Async", plain, lambda: anyio.run(awaited, plain.url))
@@ -104,15 +140,31 @@ def _requests(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) ->
     )
 
 
-def _step(title: str, server: SocksServer, request: Callable[[], httpx.Response]) -> None:
-    import httpx
+def _ask(url: str) -> str:
+    import dns.message
+    import dns.query
 
+    query = dns.message.make_query(_ORIGIN, "A")
+    with socksclient.udp_associate(5, proxy=url) as udp:
+        answer = dns.query.udp(query, _NAME_SERVER[0], sock=udp)
+        host, port = udp.relay_address
+        return f"datagrams went to the relay, {host}:{port}; the answer is {answer.answer[0]}"
+
+
+def _be_called(url: str) -> str:
+    with (
+        socksclient.bind(("127.0.0.1", 0), 5, proxy=url) as listener,
+        socket.create_connection(listener.address) as peer,
+    ):
+        peer.sendall(b"hello from the peer")
+        sock, (host, port) = listener.accept()
+        with sock:
+            return f"from the peer at {host}:{port} came: {sock.recv(100).decode()}"
+
+
+def _step(title: str, server: SocksServer, action: Callable[[], str]) -> None:
     begin = time.perf_counter()
-    try:
-        response = request()
-        outcome = f"HTTP {response.status_code}: {response.text}"
-    except httpx.ProxyError as error:
-        outcome = f"httpx.ProxyError: {error}\n  __cause__ is {error.__cause__!r}"
+    outcome = action()
     milliseconds = (time.perf_counter() - begin) * 1000
     print(f"\n{title} ({milliseconds:.1f} ms for all of it)")
     connection = server.requests[-1]
@@ -120,9 +172,11 @@ def _step(title: str, server: SocksServer, request: Callable[[], httpx.Response]
     messages = [
         "methods offered",
         "method selected",
-        f"request: CONNECT {host}:{port}",
+        f"request: {_text(connection)} {host}:{port}",
         f"reply: {Reply(connection.reply or 0).meaning}",
     ]
+    if connection.peer is not None:
+        messages[-1] += ", and a second one when the peer has come"
     if connection.username is not None:
         messages[2:2] = ["username and password", "status: accepted"]
     for message, (who, octets) in zip(messages, connection.transcript, strict=True):
@@ -135,10 +189,19 @@ def _proof(seen: list[Connection]) -> int:
     for connection in seen:
         host, port = connection.destination or ("", 0)
         user = f", user {connection.username!r}" if connection.username else ""
-        print(f"  CONNECT {host}:{port}, ATYP {connection.address_type:02X}{user}", end="")
-        print(f" -> REP {connection.reply:02X}")
-    expected = [(_ORIGIN, 0x00), (_ORIGIN, 0x00), (_CLOSED, 0x05), (_ORIGIN, 0x00)]
-    if [((one.destination or ("", 0))[0], one.reply) for one in seen] != expected:
+        request = f"{_text(connection)} {host}:{port}, ATYP {connection.address_type:02X}{user}"
+        print(f"  {request} -> REP {connection.reply:02X}")
+        for destination, payload in connection.datagrams:
+            print(f"    a datagram of {len(payload)} octets for {host_port(*destination)}")
+    expected = [
+        (Command.CONNECT, _ORIGIN, 0x00),
+        (Command.CONNECT, _ORIGIN, 0x00),
+        (Command.CONNECT, _CLOSED, 0x05),
+        (Command.UDP_ASSOCIATE, "0.0.0.0", 0x00),
+        (Command.BIND, "127.0.0.1", 0x00),
+        (Command.CONNECT, _ORIGIN, 0x00),
+    ]
+    if [(one.command, (one.destination or ("", 0))[0], one.reply) for one in seen] != expected:
         print("That is not what should have come to them.")
         return 1
     print("All of it went through them. ATYP 03 is a name: it was never resolved here.")
@@ -149,3 +212,7 @@ def _proof(seen: list[Connection]) -> int:
         '  print(httpx.Client(transport=transport).get("https://example.com/").text)'
     )
     return 0
+
+
+def _text(connection: Connection) -> str:
+    return Command(connection.command or 0).text

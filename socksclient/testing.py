@@ -241,6 +241,8 @@ class SocksServer:
     # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
     def _accept(self, listener: socket.socket) -> None:
         sock, client = listener.accept()
+        # asyncio does so only where the socket knows its protocol's number.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(client=client[:2])
         self.connections.append(connection)
         session = Session(connection, sock, next(self._faults), self._accounts, self.routes)

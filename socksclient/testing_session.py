@@ -196,6 +196,7 @@ class Session:
             listener.setblocking(False)
             await self.reply(0x00, listener.getsockname()[:2])
             sock, peer = await self.unless_client_leaves(listener)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in SocksServer
         reader, writer = await asyncio.open_connection(sock=sock)
         try:
             self.seen.peer = peer[:2]

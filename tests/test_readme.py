@@ -3,31 +3,76 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
+import dns.rrset
 import pytest
 
 from socksclient.testing import SocksServer
 
 from origin import Origin
+from real_services import FTPServer, pyftpdlib
 from support import Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
-REQUESTS = [1, 1, 1, 2, 0, 1, 1, 0]
+REQUESTS = [1, 1, 1, 2, 1, 1, 2, 0, 1, 1, 0]
 """How many each example makes through the proxy that the test gives it."""
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.fixture(scope="module")
+def name_server() -> Iterator[Address]:
+    """Over UDP; whatever is asked for is at 192.0.2.80."""
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def answer() -> None:
+            while True:
+                octets, client = server.recvfrom(65535)
+                if not octets:
+                    return
+                query = dns.message.from_wire(octets)
+                found = dns.message.make_response(query)
+                name = query.question[0].name
+                found.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.80"))
+                server.sendto(found.to_wire(), client)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()
+        server.sendto(b"", server.getsockname())
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FTPServer]:
+    with pyftpdlib(tmp_path_factory.mktemp("ftp")) as server:
+        yield server
+
+
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example(number: int, origin: Origin, greeter: Address, tmp_path: Path) -> None:
+def test_an_example(
+    number: int,
+    origin: Origin,
+    greeter: Address,
+    name_server: Address,
+    ftp_server: FTPServer,
+    tmp_path: Path,
+) -> None:
     certificates = tmp_path / "ca.pem"
     origin.ca.cert_pem.write_to_path(str(certificates))
     routes = {
         ("example.com", 80): ("127.0.0.1", origin.http_port),
         ("example.com", 443): ("127.0.0.1", origin.https_port),
         ("smtp.example", 25): greeter,
+        ("192.0.2.53", 53): name_server,
+        ("ftp.example", 21): ftp_server.address,
         ("refused.example", 443): ("127.0.0.1", 1),
     }
     with (
@@ -36,6 +81,7 @@ def test_an_example(number: int, origin: Origin, greeter: Address, tmp_path: Pat
     ):
         code = EXAMPLES[number]
         code = code.replace("socks5h://127.0.0.1:1080", server.url)
+        code = code.replace('"anonymous", "guest"', f"{ftp_server.user!r}, {ftp_server.password!r}")
         code = code.replace("socks5h://user:pass@127.0.0.1:1080", locked.url)
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", code],
