@@ -297,7 +297,7 @@ def associate(
             except OSError as error:
                 text = f"cannot reach the relay, {host_port(*where)}: {error.strerror}"
                 raise ProxyConnectError(text, error.errno) from error
-        attempt.log(f"granted, relay {host_port(*where)!r}")
+        attempt.log(f"relay {host_port(*where)!r}")
         return Association(attempt, control, udp, where)
     except BaseException:
         control.close()

@@ -10,8 +10,10 @@ import pytest
 
 import socksclient
 import socksclient.anyio
+import socksclient.dnspython
 import socksclient.exceptions
 import socksclient.flows
+import socksclient.ftp
 import socksclient.httpx
 import socksclient.sync
 import socksclient.testing
@@ -33,6 +35,7 @@ def loaded_after(statement: str) -> set[str]:
         "import socksclient; dir(socksclient)",
         "import socksclient; socksclient.Proxy, socksclient.SocksError, socksclient.Method",
         "import socksclient; socksclient.create_connection",
+        "import socksclient; socksclient.udp_associate, socksclient.bind",
         "import socksclient.cli",
         "import socksclient.pytest_plugin",
     ],
@@ -61,8 +64,10 @@ def test_a_name_that_is_not_there() -> None:
     "module",
     [
         socksclient.anyio,
+        socksclient.dnspython,
         socksclient.exceptions,
         socksclient.flows,
+        socksclient.ftp,
         socksclient.httpx,
         socksclient.sync,
         socksclient.testing,

@@ -9,15 +9,18 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ftplib
+
     import httpx
-    from anyio.abc import SocketStream
+    from anyio.abc import ConnectedUDPSocket, SocketStream, UDPSocket
     from anyio.streams.tls import TLSStream
     from typing_extensions import assert_type
 
     import socksclient
     from socksclient import Exchange, Method, Proxy
-    from socksclient.anyio import connect_socket, connect_tcp
+    from socksclient.anyio import bind, connect_socket, connect_tcp, udp_associate
     from socksclient.exceptions import Phase
+    from socksclient.ftp import FTP, FTP_TLS
     from socksclient.testing import Connection, Faults, SocksServer
 
     def values(proxy: Proxy) -> None:
@@ -60,6 +63,45 @@ if TYPE_CHECKING:
             await connect_tcp("name.example", 80, proxy=proxy, tls_hostname="other.example"),
             TLSStream,
         )
+
+    def datagrams(proxy: Proxy) -> None:
+        with socksclient.udp_associate(5.0, proxy=proxy, local_address=("127.0.0.1", 0)) as udp:
+            assert_type(udp, socksclient.UDPAssociation)
+            assert_type(udp.sendto(b"data", ("name.example", 53)), int)
+            udp.sendto(bytearray(b"data"), ("2001:db8::1", 53, 0, 0))
+            data, source = udp.recvfrom()
+            assert_type(data, bytes)
+            assert_type(source, tuple[str, int] | tuple[str, int, int, int])
+            assert_type(udp.recv_into(bytearray(10)), int)
+            assert_type(udp.gettimeout(), float | None)
+            assert_type(udp.relay_address, tuple[str, int])
+            assert_type(udp.dropped, int)
+            udp.sendto("data", ("name.example", 53))  # type: ignore[arg-type]
+        socksclient.udp_associate()  # type: ignore[call-arg]
+
+    async def awaited_datagrams(proxy: Proxy) -> None:
+        udp: UDPSocket = await udp_associate(proxy=proxy, trust_relay_address=False)
+        assert_type(await udp.receive(), tuple[bytes, tuple[str, int]])
+        async with await udp_associate(proxy=proxy, local_host="127.0.0.1") as association:
+            connected: ConnectedUDPSocket = await association.connected("name.example", 53)
+            assert_type(await connected.receive(), bytes)
+
+    def listeners(proxy: Proxy) -> None:
+        with socksclient.bind(("192.0.2.1", 21), proxy=proxy) as listener:
+            assert_type(listener.address, tuple[str, int])
+            assert_type(listener.accept(1.0), tuple[socket.socket, tuple[str, int]])
+
+    async def awaited_listeners(proxy: Proxy) -> None:
+        async with await bind("192.0.2.1", 21, proxy=proxy) as listener:
+            assert_type(await listener.accept(), SocketStream)
+            assert_type(listener.peer_address, tuple[str, int] | None)
+
+    def file_transfer(proxy: Proxy, context: ssl.SSLContext) -> None:
+        with FTP("ftp.example", proxy=proxy, timeout=None) as ftp:
+            plain: ftplib.FTP = ftp
+            plain.quit()
+        FTP_TLS(context=context, timeout=1.5, proxy="socks5h://127.0.0.1")
+        FTP("ftp.example")  # type: ignore[call-arg]
 
     def transports(proxy: Proxy, context: ssl.SSLContext) -> None:
         httpx.Client(transport=socksclient.SocksTransport(proxy, verify=context, http2=True))
