@@ -11,10 +11,10 @@ import anyio
 import anyio.lowlevel
 from anyio.streams.tls import TLSStream
 
-from socksclient.anyio_driver import exchange, open_stream, open_tunnel, targets, wrap
+from socksclient.anyio_driver import NO_DELAY, exchange, open_stream, open_tunnel, targets, wrap
 from socksclient.anyio_udp import ConnectedUDPAssociation, UDPAssociation
 from socksclient.association import associate, bind_udp
-from socksclient.attempt import Attempt
+from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import SocksError, host_port
 from socksclient.flows import reply
 from socksclient.proxy import ProxyLike, as_proxy
@@ -201,7 +201,7 @@ async def bind(
     """
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
     attempt = Attempt(as_proxy(proxy), host, port, Command.BIND)
-    sock, bound_address = await open_tunnel(attempt, local_host)
+    sock, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
     try:
         with attempt:
             host, port, *_ = reachable(sock, bound_address)
@@ -241,7 +241,7 @@ async def udp_associate(
     hop = as_proxy(proxy)
     check_source(local_host)
     udp = None
-    source = ("0.0.0.0", 0)
+    source = NOT_KNOWN
     if local_host is not None:
         udp = bind_udp((local_host, local_port))
         source = udp.getsockname()[:2]
@@ -275,6 +275,7 @@ class Listener:
         self.peer_address: tuple[str, int] | None = None
         self._sock = sock
         self._attempt = attempt
+        self._guard = anyio.ResourceGuard("accepting from")
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
         self._flow = reply(Command.BIND)
         self._step = next(self._flow)
@@ -295,14 +296,15 @@ class Listener:
             anyio.ClosedResourceError: The listener is closed, or the peer accepted before.
         """
         await anyio.lowlevel.checkpoint()
-        if self.peer_address is not None or self._sock.fileno() < 0:
-            raise anyio.ClosedResourceError
-        try:
-            with self._attempt:
-                self.peer_address = await self._second_reply()
-        except SocksError:
-            self._sock.close()
-            raise
+        with self._guard:
+            if self.peer_address is not None or self._sock.fileno() < 0:
+                raise anyio.ClosedResourceError
+            try:
+                with self._attempt:
+                    self.peer_address = await self._second_reply()
+            except SocksError:
+                self._sock.close()
+                raise
         with anyio.CancelScope(shield=True):  # it waits for nobody, and the peer is here
             stream = await wrap(self._attempt, self._sock)
         return stream  # noqa: RET504 - within, mypy would have the scope swallow exceptions

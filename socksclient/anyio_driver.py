@@ -35,15 +35,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+"""As the streams of `anyio.connect_tcp` have it."""
+
+
 async def open_stream(
     attempt: Attempt,
     local_host: str | None = None,
     socket_options: Iterable[SocketOption] = (),
 ) -> SocketStream:
     """`open_tunnel`, with the socket wrapped."""
-    # As the streams of `anyio.connect_tcp` have it.
-    no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock, _ = await open_tunnel(attempt, local_host, [no_delay, *socket_options])
+    sock, _ = await open_tunnel(attempt, local_host, [NO_DELAY, *socket_options])
     return await wrap(attempt, sock)
 
 
@@ -105,7 +107,8 @@ async def targets(attempt: Attempt) -> list[tuple[str, int]]:
 async def _handshake(
     attempt: Attempt, target: tuple[str, int], sock: socket.socket
 ) -> tuple[str, int]:
-    flow = handshake(attempt.proxy, attempt.command, *target, attempt.enter)
+    host, port = attempt.ask_over(sock.family, target)
+    flow = handshake(attempt.proxy, attempt.command, host, port, attempt.enter)
     try:
         bound_address = await run(flow, sock)
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
     from socksclient.exceptions import Phase
     from socksclient.proxy import Proxy
+
+NOT_KNOWN = ("0.0.0.0", 0)
+"""The address that a UDP association announces if its source is not known."""
 
 _logger = logging.getLogger("socksclient")
 
@@ -54,6 +58,17 @@ class Attempt:
         self.target = (parse_host(host), parse_port(port, least=least))
         self.phase: Phase = "resolve"
         self.earlier: list[str] = []
+
+    def ask_over(self, family: int, target: tuple[str, int]) -> tuple[str, int]:
+        """DST.ADDR and DST.PORT of the request for `target` on a connection of that family.
+
+        A UDP association whose source is not known has all zeros there (RFC 1928 §7), and by
+        their family Dante chooses that of its relay: where it listens at IPv6 addresses only, it
+        refuses the zeros of IPv4 (REP 08).
+        """
+        if self.command == Command.UDP_ASSOCIATE and target == NOT_KNOWN:
+            return ("::" if family == socket.AF_INET6 else NOT_KNOWN[0]), 0
+        return target
 
     def enter(self, phase: Phase) -> None:
         """A new phase begins."""

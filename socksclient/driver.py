@@ -103,7 +103,8 @@ def targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
 def _handshake(
     attempt: Attempt, target: tuple[str, int], sock: socket.socket, deadline: Deadline
 ) -> tuple[str, int]:
-    flow = handshake(attempt.proxy, attempt.command, *target, attempt.enter)
+    host, port = attempt.ask_over(sock.family, target)
+    flow = handshake(attempt.proxy, attempt.command, host, port, attempt.enter)
     try:
         bound_address = run(flow, sock, deadline)
     except BaseException:

@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from socksclient.association import associate, bind_udp
-from socksclient.attempt import Attempt
+from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.driver import Deadline, exchange, open_tunnel, targets
 from socksclient.exceptions import ProxyTimeout, SocksError, host_port
 from socksclient.flows import reply
@@ -133,7 +133,7 @@ def udp_associate(
     hop = as_proxy(proxy)
     timeout = _checked(timeout)
     udp = None
-    source = ("0.0.0.0", 0)
+    source = NOT_KNOWN
     if local_address is not None:
         check_source(_pair(local_address)[0])
         udp = bind_udp(local_address)
