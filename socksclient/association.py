@@ -124,6 +124,8 @@ class Association:
             AssociationClosed: The proxy has ended the association.
             OSError: What else the system says of the UDP socket.
         """
+        if self._ended:  # some relays go on: of v2ray and shadowsocks
+            self.check()
         try:
             octets = self.udp.recv(MAX_HEADER_SIZE + size)
         except BlockingIOError:
@@ -139,7 +141,10 @@ class Association:
             return None
         header_size = datagram_header_size(octets)
         header = octets[:header_size]
-        source = self._sources[header] if header in self._sources else self._judge(header)
+        try:
+            source = self._sources[header]
+        except KeyError:
+            source = self._judge(header)
         if source is None:
             self.dropped += 1
             self.check()
@@ -179,8 +184,11 @@ class Association:
             except OSError as error:
                 cause = error
             self._ended = True
-        with self.attempt:
-            raise AssociationClosed from cause
+        try:
+            with self.attempt:
+                raise AssociationClosed from cause
+        finally:
+            del cause  # or it and this frame would hold each other
 
     def close(self) -> None:
         """Ends the association, and wakes who waits in another thread."""
@@ -205,9 +213,12 @@ class Association:
         """The source that the header bears; None if it is not wanted."""
         if len(self._sources) >= _MANY:
             self._forget_sources()
+        # In that order: another thread may connect meanwhile, and what is judged by the peer of
+        # before must not outlive it.
+        sources, peer = self._sources, self.peer
         address = decode_address(header[3:])
-        source = address if self.peer is None or _is_from(address, self.peer) else None
-        self._sources[header] = source
+        source = address if peer is None or _is_from(address, peer) else None
+        sources[header] = source
         return source
 
 

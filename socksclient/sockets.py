@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError
-from socksclient.wire import is_address, is_unspecified
+from socksclient.wire import is_address, is_unspecified, parse_host
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -78,7 +78,10 @@ def reachable(
     if port == 0:  # such is the "success" of simple-socks, which then hangs up
         raise ProtocolError("the proxy granted the request, but its bound address has port 0")
     if trust and not is_unspecified(host):
-        return host, port
+        try:
+            return parse_host(host), port
+        except ValueError as error:
+            raise ProtocolError(f"the bound address is none: {error}") from None
     try:
         proxy_host, _, *zone = control.getpeername()
     except OSError as error:

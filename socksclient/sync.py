@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 from socksclient.association import associate, bind_udp
@@ -170,6 +171,7 @@ class Listener:
         self._attempt = attempt
         self._timeout = timeout
         self._accepted = False
+        self._accepting = threading.Lock()
         # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
         self._flow = reply(Command.BIND)
         self._step = next(self._flow)
@@ -191,23 +193,28 @@ class Listener:
             ReplyError: The proxy turned a peer away (REP 02), or gave up. It listens no more.
             ProtocolError: The proxy does not speak SOCKS5 as it should; `ProxyClosed` if it hung
                 up. It listens no more.
-            OSError: EINVAL if the peer has been accepted before, EBADF if the listener is closed.
+            OSError: EINVAL if the peer has been accepted before, EBADF if the listener is closed,
+                EBUSY if another thread waits for the peer.
         """
-        if self._accepted:
-            raise OSError(errno.EINVAL, "the one peer has been accepted before")
-        if self._sock.fileno() < 0:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         timeout = self._timeout if _is_default(timeout) else _checked(timeout)
-        self._sock.settimeout(timeout)
+        if not self._accepting.acquire(blocking=False):
+            raise OSError(errno.EBUSY, "another thread waits for the peer")
         try:
+            if self._accepted:
+                raise OSError(errno.EINVAL, "the one peer has been accepted before")
+            if self._sock.fileno() < 0:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._sock.settimeout(timeout)
             with self._attempt:
                 peer = self._second_reply(Deadline(timeout))
+            self._accepted = True
         except ProxyTimeout:
             raise
         except SocksError:
             self.close()
             raise
-        self._accepted = True
+        finally:
+            self._accepting.release()
         self._sock.settimeout(timeout)  # it may be shorter by now
         return self._sock, peer
 

@@ -219,9 +219,9 @@ class UDPAssociation:
         """Sets what `gettimeout` returns.
 
         Raises:
-            ValueError: It is negative.
+            ValueError: It is negative, or not a number.
         """
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:  # nor is it NaN
             raise ValueError("Timeout value out of range")
         self._timeout = None if value is None else min(float(value), MAX_TIMEOUT)
 
