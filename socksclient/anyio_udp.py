@@ -167,6 +167,7 @@ class UDPAssociation(_Awaited, UDPSocket):
             ResolveError: The name has no address (``socks5`` only).
         """
         target = await self._resolve(host, port)
+        self._check_open()
         self._association.connect(*target)
         return ConnectedUDPAssociation(
             self._association, self._association.learn((host, port), *target)

@@ -10,7 +10,6 @@ import os
 import select
 import selectors
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from socksclient.exceptions import (
@@ -97,7 +96,11 @@ class Association:
             AssociationClosed: The proxy has ended the association.
             OSError: EMSGSIZE if it is too long, and what else the system says of the UDP socket.
         """
-        datagram = header + data
+        try:
+            datagram = header + data
+        except TypeError:
+            kind = type(data).__name__
+            raise TypeError(f"a contiguous bytes-like object is required, not {kind!r}") from None
         if len(datagram) > MAX_DATAGRAM_SIZE:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for descriptor, _ in self.wait(0):  # a fifth of a microsecond
@@ -147,12 +150,13 @@ class Association:
             source = self._judge(header)
         if source is None:
             self.dropped += 1
-            self.check()
             return None
         return octets, header_size, source
 
-    def wait(self, seconds: float | None) -> list[tuple[int, int]]:
-        """Waits until either socket has something to read; without end if `seconds` is None.
+    def wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Waits until either socket has something to read, so many seconds at most.
+
+        It does not notice that another thread closes the association.
 
         Returns:
             The descriptors which have, each with its events.
@@ -173,7 +177,7 @@ class Association:
         Raises:
             AssociationClosed: It has ended.
         """
-        self._check_open()
+        self.check_open()
         cause = None
         if not self._ended:
             try:
@@ -191,17 +195,14 @@ class Association:
             del cause  # or it and this frame would hold each other
 
     def close(self) -> None:
-        """Ends the association, and wakes who waits in another thread."""
-        if self.closed:
-            return
+        """Ends the association."""
         self.closed = True
-        for sock in (self.udp, self.control):
-            with suppress(OSError):  # it may have ended by itself
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+        self.udp.close()
+        self.control.close()
         self._poll.close()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises OSError EBADF if it is closed."""
         if self.closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 

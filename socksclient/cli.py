@@ -36,8 +36,8 @@ _STATUS: dict[type[SocksError], tuple[int, str]] = {
     ProxyTimeout: (4, "the timeout passed before the proxy had connected"),
     ProtocolError: (5, "the proxy does not speak SOCKS5 as it should, or hung up"),
     AuthenticationError: (6, "the proxy accepts no method of ours, or not the credentials"),
-    ReplyError: (7, "the proxy refused the request"),
-    AssociationClosed: (7, "or it ended the UDP association"),
+    ReplyError: (7, "the proxy refused the request, or ended the UDP association"),
+    AssociationClosed: (7, ""),
     ResolveError: (8, "the destination cannot be resolved here (socks5://)"),
 }
 
@@ -49,7 +49,7 @@ def _statuses(success: str, failure: str) -> str:
             f"  0  {success}",
             f"  1  {failure}",
             f"  {_USAGE}  a name, a URL or an option is not valid",
-            *(f"  {status}  {meaning}" for status, meaning in _STATUS.values()),
+            *(f"  {status}  {meaning}" for status, meaning in _STATUS.values() if meaning),
         ]
     )
 
@@ -188,14 +188,14 @@ def _status(error: BaseException | None) -> int:
 
 def _dns(arguments: argparse.Namespace) -> int:
     try:
-        import dns.exception
-        import dns.message
-        import dns.name
-        import dns.rcode
-
         from socksclient.dnspython import udp_with_fallback
     except ImportError as error:
         return _fail(error, 1)
+    import dns.exception
+    import dns.message
+    import dns.name
+    import dns.rcode
+
     host, port = arguments.server
     try:
         name = dns.name.from_text(arguments.name, idna_codec=dns.name.IDNA_2008_UTS_46)

@@ -7,6 +7,8 @@ asynchronous functions.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from socksclient.driver import Deadline
 from socksclient.exceptions import SocksError
 from socksclient.proxy import ProxyLike, as_proxy
 from socksclient.sync import create_connection, udp_associate
+from socksclient.wire import is_address, parse_host, parse_port
 
 try:
     import dns.asyncbackend
@@ -72,7 +75,7 @@ def udp_with_fallback(
         SocksError: As of `socksclient.udp_associate` and `socksclient.create_connection`.
     """
     server, deadline = (where, port), Deadline(timeout)
-    with _dns_timeout():
+    with _dnspython_errors():
         try:
             return _udp(q, server, deadline, proxy), False
         except dns.message.Truncated:
@@ -128,14 +131,16 @@ def _tcp(
 
 
 @contextmanager
-def _dns_timeout() -> Iterator[None]:
-    """The deadline as dnspython tells of it; the proxy's part in it remains a `ProxyTimeout`."""
+def _dnspython_errors() -> Iterator[None]:
+    """Those that dnspython knows; the proxy's part in a deadline remains a `ProxyTimeout`."""
     try:
         yield
     except TimeoutError as error:
         if isinstance(error, SocksError):
             raise
         raise dns.exception.Timeout from error
+    except anyio.BrokenResourceError as error:
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
 
 
 class Nameserver(dns.nameserver.Do53Nameserver):
@@ -150,10 +155,16 @@ class Nameserver(dns.nameserver.Do53Nameserver):
         address: Its IP address.
         port: Its port.
         proxy: The proxy's URL, or a `Proxy`.
+
+    Raises:
+        ValueError: One of these cannot be.
     """
 
     def __init__(self, address: str, port: int = 53, *, proxy: ProxyLike) -> None:
-        super().__init__(address, port)
+        address = parse_host(address)
+        if not is_address(address):
+            raise ValueError(f"address must be an IP address, not {address!r}")
+        super().__init__(address, parse_port(port))
         self.proxy: Proxy = as_proxy(proxy)
 
     def query(
@@ -168,7 +179,7 @@ class Nameserver(dns.nameserver.Do53Nameserver):
     ) -> dns.message.Message:
         """Called by the resolver."""
         ask = _tcp if max_size else _udp
-        with _dns_timeout():
+        with _dnspython_errors():
             return ask(
                 request,
                 (self.address, self.port),
@@ -206,7 +217,8 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     """For `dns.asyncquery`, and for `dns.asyncresolver`: ``backend=Backend(proxy)``.
 
     It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
-    not heeded: the proxy has its own.
+    not heeded: the proxy has its own. Beware of what does not ask a backend: the resolver's
+    `dns.nameserver.DoTNameserver` and `DoQNameserver` connect directly (dnspython 2.9).
 
     Args:
         proxy: The proxy's URL, or a `Proxy`.
@@ -234,7 +246,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         if socktype == socket.SOCK_DGRAM:
             return _DatagramSocket(af, self.proxy)
         host, port = destination[:2]
-        with _dns_timeout(), anyio.fail_after(timeout):
+        with _dnspython_errors(), anyio.fail_after(timeout):
             stream = await connect_tcp(
                 host,
                 port,
@@ -251,7 +263,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
 
     async def wait_for(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
         """The result of `awaitable`, if it comes within so many seconds."""
-        with _dns_timeout(), anyio.fail_after(timeout):
+        with _dnspython_errors(), anyio.fail_after(timeout):
             return await awaitable
 
 
@@ -264,7 +276,7 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         self._udp: AsyncUDPAssociation | None = None
 
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
-        with _dns_timeout(), anyio.fail_after(timeout):
+        with _dnspython_errors(), anyio.fail_after(timeout):
             if self._udp is None:
                 self._udp = await async_udp_associate(proxy=self._proxy)
             await self._udp.sendto(what, *destination[:2])
@@ -272,7 +284,7 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
         assert self._udp is not None  # a query comes before its answer
-        with _dns_timeout(), anyio.fail_after(timeout):
+        with _dnspython_errors(), anyio.fail_after(timeout):
             data, (host, port) = await self._udp.receive()
         return data[:size], (host, port, 0, 0) if ":" in host else (host, port)
 
@@ -288,11 +300,11 @@ class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined
         self._destination = destination
 
     async def sendall(self, what: bytes, timeout: float | None) -> None:
-        with _dns_timeout(), anyio.fail_after(timeout):
+        with _dnspython_errors(), anyio.fail_after(timeout):
             await self._stream.send(what)
 
     async def recv(self, size: int, timeout: float | None) -> bytes:
-        with _dns_timeout(), anyio.fail_after(timeout), suppress(anyio.EndOfStream):
+        with _dnspython_errors(), anyio.fail_after(timeout), suppress(anyio.EndOfStream):
             return await self._stream.receive(size)
         return b""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from socksclient.association import associate, bind_udp
@@ -210,7 +211,9 @@ class Listener:
             self._accepted = True
         except ProxyTimeout:
             raise
-        except SocksError:
+        except SocksError as error:
+            if self._sock.fileno() < 0:  # closed in another thread
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
             self.close()
             raise
         finally:
@@ -234,6 +237,8 @@ class Listener:
     def close(self) -> None:
         """Has the proxy listen no more. A socket that `accept` returned stays open."""
         if not self._accepted:
+            with suppress(OSError):  # the proxy may have ended it
+                self._sock.shutdown(socket.SHUT_RDWR)  # which wakes another thread in accept
             self._sock.close()
 
     def __enter__(self) -> Listener:
@@ -259,6 +264,8 @@ def _checked(timeout: float | None) -> float | None:
     """The seconds that are meant, if they can be."""
     if _is_default(timeout):
         timeout = socket.getdefaulttimeout()
+    if not isinstance(timeout, int | float | None):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__!r}")
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(
             f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None: {timeout};"

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UDPAssociation"]
 
+_SLICE = 0.5  # seconds after which who waits looks whether another thread has closed
+
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 """(host, port), or (host, port, flowinfo, scope_id) of an IPv6 address, as sockets have them."""
 
@@ -38,7 +40,9 @@ class UDPAssociation:
     receive is woken with `AssociationClosed`, and so ends every later send and receive; who waits
     for `fileno` with a selector learns of it with the next call only.
 
-    Several threads may use it at once. It is a context manager that closes itself.
+    Several threads may use it at once; who waits when it is closed wakes within a second. It is a
+    context manager that closes itself. Of a socket's methods it has those that make sense here,
+    without flags.
 
     Attributes:
         relay_address: The (host, port) at the proxy to which all datagrams go.
@@ -108,6 +112,7 @@ class UDPAssociation:
             OSError: EDESTADDRREQ if there is none, and what `sendto` raises.
         """
         if not self._peer_header:
+            self._association.check_open()
             raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
         return self._send(self._peer_header, data)
 
@@ -135,8 +140,11 @@ class UDPAssociation:
         return octets[header_size : header_size + bufsize], _as_sockets_have_it(source)
 
     def recv(self, bufsize: int = 0xFFFF) -> bytes:
-        """Receives one datagram, without its source; otherwise as `recvfrom`."""
-        return self.recvfrom(bufsize)[0]
+        """Receives one datagram, without its source; otherwise as `recvfrom`.
+
+        For 0 octets nothing is received, as with sockets.
+        """
+        return self.recvfrom(bufsize)[0] if bufsize else b""
 
     def recvfrom_into(
         self, buffer: bytearray | memoryview, nbytes: int = 0
@@ -155,8 +163,8 @@ class UDPAssociation:
             OSError: As of `recvfrom`.
         """
         with memoryview(buffer) as view:
-            if view.readonly:
-                raise TypeError("buffer must be writable")
+            if view.readonly or not view.c_contiguous:
+                raise TypeError("buffer must be writable and contiguous")
             if not 0 <= nbytes <= view.nbytes:
                 raise ValueError("nbytes is negative or greater than the length of the buffer")
             size = nbytes or view.nbytes
@@ -167,8 +175,11 @@ class UDPAssociation:
         return len(payload), _as_sockets_have_it(source)
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0) -> int:
-        """Receives one datagram into a buffer, without its source; else as `recvfrom_into`."""
-        return self.recvfrom_into(buffer, nbytes)[0]
+        """Receives one datagram into a buffer, without its source; else as `recvfrom_into`.
+
+        Into a buffer with no room nothing is received, as with sockets.
+        """
+        return self.recvfrom_into(buffer, nbytes)[0] if len(buffer) else 0
 
     def connect(self, address: SocketAddress) -> None:
         """Makes `address` the destination of `send`, and the only source to receive from.
@@ -180,6 +191,7 @@ class UDPAssociation:
             ValueError: As of `sendto`, and so the others.
             ResolveError: The name has no address (``socks5`` only).
         """
+        self._association.check_open()
         host, port = self._target(address)
         self._peer_header = self._association.learn(address, host, port)
         self._association.connect(host, port)
@@ -190,6 +202,7 @@ class UDPAssociation:
         Raises:
             OSError: ENOTCONN if there is none.
         """
+        self._association.check_open()
         if self._association.peer is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
         return _as_sockets_have_it(self._association.peer)
@@ -284,7 +297,7 @@ class UDPAssociation:
             return received
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            self._association.wait(timeout)
+            self._association.wait(_SLICE if timeout is None else min(timeout, _SLICE))
             received = self._association.receive(size)
             if received is not None:
                 return received
