@@ -85,11 +85,16 @@ class _Awaited:
         while True:
             self._check_open()
             # Before every datagram, for garbage without end is not to keep others from running.
-            if association.pollable >= 0:
-                await anyio.wait_readable(association.pollable)
-            else:
-                sockets = (association.udp, association.control)
-                await first_ready(anyio.wait_readable, sockets, None)
+            try:
+                if association.pollable >= 0:
+                    await anyio.wait_readable(association.pollable)
+                else:
+                    sockets = (association.udp, association.control)
+                    await first_ready(anyio.wait_readable, sockets, None)
+            except Exception:
+                self._check_open()  # or else there was nothing to wait for
+                raise
+            self._check_open()
             received = association.receive(0xFFFF)
             if received is not None:
                 octets, header_size, source = received

@@ -143,7 +143,7 @@ def _server(text: str) -> tuple[str, int]:
     if is_address(text):
         return text, 53
     parts = _HOST_PORT.fullmatch(text)
-    if parts is None:
+    if parts is None or (parts["ipv6"] and not is_address(parts["ipv6"])):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST[:PORT]")
     return parts["ipv6"] or parts["host"], int(parts["port"] or 53)
 

@@ -70,11 +70,12 @@ def udp_with_fallback(
         The answer, and whether TCP brought it.
 
     Raises:
+        ValueError: Host or port cannot be.
         dns.exception.Timeout: The name server did not answer in time.
         dns.exception.DNSException: What dnspython finds wrong with the answer.
         SocksError: As of `socksclient.udp_associate` and `socksclient.create_connection`.
     """
-    server, deadline = (where, port), Deadline(timeout)
+    server, deadline = (parse_host(where), parse_port(port)), Deadline(timeout)
     with _dnspython_errors():
         try:
             return _udp(q, server, deadline, proxy), False
@@ -244,7 +245,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     ) -> _DatagramSocket | _StreamSocket:
         """A UDP association, or a connection to `destination`, with TLS if there is a context."""
         if socktype == socket.SOCK_DGRAM:
-            return _DatagramSocket(af, self.proxy)
+            return _DatagramSocket(af, self.proxy, destination)
         host, port = destination[:2]
         with _dnspython_errors(), anyio.fail_after(timeout):
             stream = await connect_tcp(
@@ -254,6 +255,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
                 tls=ssl_context is not None,
                 ssl_context=ssl_context,
                 tls_hostname=server_hostname,
+                tls_standard_compatible=False,  # every message tells its length
             )
         return _StreamSocket(af, stream, destination)
 
@@ -270,16 +272,17 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
     """Associates when it first sends, for only then dnspython says how long that may take."""
 
-    def __init__(self, family: int, proxy: Proxy) -> None:
+    def __init__(self, family: int, proxy: Proxy, peer: Any) -> None:
         super().__init__(family, socket.SOCK_DGRAM)
         self._proxy = proxy
+        self._peer = peer
         self._udp: AsyncUDPAssociation | None = None
 
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
         with _dnspython_errors(), anyio.fail_after(timeout):
             if self._udp is None:
                 self._udp = await async_udp_associate(proxy=self._proxy)
-            await self._udp.sendto(what, *destination[:2])
+            await self._udp.sendto(what, *(destination or self._peer)[:2])
         return len(what)
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:

@@ -282,6 +282,7 @@ class UDPAssociation:
                 raise
         end = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
+            self._association.check_open()
             writable([self._udp], _left(end))
             try:
                 return self._association.send(header, data)
