@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from socksclient.exceptions import host_port
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UDPAssociation"]
 
-_SLICE = 0.5  # seconds after which who waits looks whether another thread has closed
+_SLICE = 0.5  # seconds
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 """(host, port), or (host, port, flowinfo, scope_id) of an IPv6 address, as sockets have them."""
@@ -283,7 +284,8 @@ class UDPAssociation:
         end = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
             self._association.check_open()
-            writable([self._udp], _left(end))
+            with suppress(ValueError):  # closed by another thread just now
+                writable([self._udp], _slice(_left(end)))
             try:
                 return self._association.send(header, data)
             except BlockingIOError:
@@ -298,11 +300,16 @@ class UDPAssociation:
             return received
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            self._association.wait(_SLICE if timeout is None else min(timeout, _SLICE))
+            self._association.wait(_slice(timeout))
             received = self._association.receive(size)
             if received is not None:
                 return received
             timeout = _left(end)  # garbage does not make it longer
+
+
+def _slice(seconds: float | None) -> float:
+    """As much of it as to wait at once: who waits does not notice that another thread closes."""
+    return _SLICE if seconds is None else min(seconds, _SLICE)
 
 
 def _left(end: float | None) -> float | None:
