@@ -303,6 +303,8 @@ class Listener:
                 with self._attempt:
                     self.peer_address = await self._second_reply()
             except SocksError:
+                if self._sock.fileno() < 0:  # in another task, just when something had come
+                    raise anyio.ClosedResourceError from None
                 self._sock.close()
                 raise
         with anyio.CancelScope(shield=True):  # it waits for nobody, and the peer is here

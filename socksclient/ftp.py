@@ -63,10 +63,16 @@ class _Proxied(ftplib.FTP):
         the one that PASV tells counts only with `trust_server_pasv_ipv4_address`.
         """
         try:
-            return ftplib.parse229(self.sendcmd("EPSV"), (self.host, self.port))
+            response = self.sendcmd("EPSV")
+            host, port = ftplib.parse229(response, (self.host, self.port))
         except ftplib.error_perm:
-            host, port = ftplib.parse227(self.sendcmd("PASV"))
-        return (host if self.trust_server_pasv_ipv4_address else self.host), port
+            response = self.sendcmd("PASV")
+            host, port = ftplib.parse227(response)
+            if not self.trust_server_pasv_ipv4_address:
+                host = self.host
+        if port == 0:
+            raise ftplib.error_proto(response)
+        return host, port
 
     def makeport(self) -> Listener:  # type: ignore[override] # of a socket, ftplib needs no more
         """Has the proxy listen for the server, and tells the server where, by PORT or EPRT.
@@ -112,7 +118,11 @@ class _Proxied(ftplib.FTP):
         return conn, ftplib.parse150(response) if response.startswith("150") else None
 
     def abort(self) -> str:
-        """Aborts a transfer; with no out-of-band data, which relays do not pass on as such."""
+        """Aborts a transfer; with no out-of-band data, which relays do not pass on as such.
+
+        So a server that does not listen meanwhile, as vsftpd, answers when its transfer has ended:
+        close the data connection before.
+        """
         self.putcmd("ABOR")
         response = self.getmultiline()
         if response[:3] not in ("225", "226", "426"):
@@ -162,7 +172,11 @@ class FTP(_Proxied):
         proxy: ProxyLike,
     ) -> None:
         self.proxy = as_proxy(proxy)
-        super().__init__(host, user, passwd, acct, timeout, source_address, encoding=encoding)
+        try:
+            super().__init__(host, user, passwd, acct, timeout, source_address, encoding=encoding)
+        except BaseException:
+            self.close()
+            raise
 
 
 class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
@@ -197,13 +211,17 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         proxy: ProxyLike,
     ) -> None:
         self.proxy = as_proxy(proxy)
-        super().__init__(
-            host,
-            user,
-            passwd,
-            acct,
-            context=context,
-            timeout=timeout,
-            source_address=source_address,
-            encoding=encoding,
-        )
+        try:
+            super().__init__(
+                host,
+                user,
+                passwd,
+                acct,
+                context=context,
+                timeout=timeout,
+                source_address=source_address,
+                encoding=encoding,
+            )
+        except BaseException:
+            self.close()
+            raise

@@ -172,6 +172,7 @@ class Listener:
         self._attempt = attempt
         self._timeout = timeout
         self._accepted = False
+        self._closed = False
         self._accepting = threading.Lock()
         # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
         self._flow = reply(Command.BIND)
@@ -203,7 +204,7 @@ class Listener:
         try:
             if self._accepted:
                 raise OSError(errno.EINVAL, "the one peer has been accepted before")
-            if self._sock.fileno() < 0:
+            if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._sock.settimeout(timeout)
             with self._attempt:
@@ -212,7 +213,7 @@ class Listener:
         except ProxyTimeout:
             raise
         except SocksError as error:
-            if self._sock.fileno() < 0:  # closed in another thread
+            if self._closed:  # in another thread
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from error
             self.close()
             raise
@@ -236,6 +237,7 @@ class Listener:
 
     def close(self) -> None:
         """Has the proxy listen no more. A socket that `accept` returned stays open."""
+        self._closed = True
         if not self._accepted:
             with suppress(OSError):  # the proxy may have ended it
                 self._sock.shutdown(socket.SHUT_RDWR)  # which wakes another thread in accept

@@ -216,17 +216,22 @@ class Session:
 
     async def unless_client_leaves(self, listener: socket.socket) -> tuple[socket.socket, Address]:
         """Accepts a connection."""
-        accepting = asyncio.ensure_future(asyncio.get_running_loop().sock_accept(listener))
+        loop = asyncio.get_running_loop()
+        news = asyncio.Event()
+        # Not by `sock_accept`: cancelled at the wrong moment, it loses the socket.
+        loop.add_reader(listener, news.set)
+        coming = asyncio.ensure_future(news.wait())
         leaving = asyncio.ensure_future(self.reader.read(1))
         try:
-            await asyncio.wait((accepting, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not accepting.done():
+            await asyncio.wait((coming, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not news.is_set():
                 raise Over
-            return accepting.result()
+            return listener.accept()
         finally:
-            accepting.cancel()
+            loop.remove_reader(listener)
+            coming.cancel()
             leaving.cancel()
-            await asyncio.gather(accepting, leaving, return_exceptions=True)
+            await asyncio.gather(coming, leaving, return_exceptions=True)
 
     async def associate(self, _source: Address) -> None:
         """Relays datagrams until the client leaves."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -12,7 +13,17 @@ import socksclient.anyio
 from socksclient import ProxyLike
 
 from origin import Origin
-from support import BACKENDS, Address, Dial, echo, greet, resolver, serving
+from support import (
+    BACKENDS,
+    Address,
+    Dial,
+    PlayedProxy,
+    echo,
+    echoing_datagrams,
+    greet,
+    resolver,
+    serving,
+)
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -63,6 +74,32 @@ def echo_server_6() -> Iterator[Address]:
 def greeter() -> Iterator[Address]:
     with serving(greet) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def udp_echo() -> Iterator[Address]:
+    with echoing_datagrams() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def udp_echo_6() -> Iterator[Address]:
+    with echoing_datagrams("::1") as address:
+        yield address
+
+
+@pytest.fixture
+def played() -> Iterator[PlayedProxy]:
+    with PlayedProxy() as played:
+        yield played
+
+
+@pytest.fixture(params=["epoll", "selectors"])
+def poll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One test on a system with epoll, and as if on one that has none."""
+    if request.param == "selectors":
+        monkeypatch.setattr("socksclient.association.select", SimpleNamespace())
+    return str(request.param)
 
 
 @pytest.fixture

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
+import struct
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 
-from socksclient import ProxyLike
+from socksclient import Proxy, ProxyLike
+from socksclient.association import Association
+from socksclient.attempt import Attempt
+from socksclient.exceptions import host_port
+from socksclient.wire import Command, encode_address
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]
+T = TypeVar("T")
 
 
 class Loop(uvloop.Loop):
@@ -142,6 +151,174 @@ def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
                 sock.close()
 
 
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+@contextmanager
+def echoing_datagrams(host: str = "127.0.0.1") -> Iterator[Address]:
+    """A UDP server, in a thread of its own, that sends back what comes."""
+    with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        address: Address = sock.getsockname()[:2]
+
+        def echo() -> None:
+            while True:
+                data, client = sock.recvfrom(65535)
+                if client[:2] == address:
+                    return
+                sock.sendto(data, client)
+
+        thread = threading.Thread(target=echo, daemon=True)
+        thread.start()
+        try:
+            yield address
+        finally:
+            sock.sendto(b"", address)  # from itself: the end
+            thread.join()
+
+
+class PlayedProxy:
+    """A proxy that grants one UDP association, and whose part the test plays from then on.
+
+    Args:
+        host: Where it listens, and its relay too.
+        bound_host: What the reply bears in place of that.
+
+    Attributes:
+        control: The connection on which the association was granted.
+        handshake: What the client said on it.
+        relay: The socket of the relay.
+        client: Where the datagrams of the client come from; `hear` sets it.
+    """
+
+    client: Address
+
+    def __init__(self, host: str = "127.0.0.1", bound_host: str | None = None) -> None:
+        self._host = host
+        self._bound_host = bound_host or host
+
+    def __enter__(self) -> PlayedProxy:
+        family = family_of(self._host)
+        with ExitStack() as stack:
+            self._listener = socket.create_server((self._host, 0), family=family)
+            stack.enter_context(self._listener)
+            self.relay = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+            self.relay.bind((self._host, 0))
+            self.relay.settimeout(10)
+            self._stack = stack.pop_all()
+        self._listener.settimeout(10)
+        self.url = f"socks5h://{host_port(self._host, self._listener.getsockname()[1])}"
+        thread = threading.Thread(target=self._grant, daemon=True)
+        thread.start()
+        self._stack.callback(thread.join)
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._stack.close()
+
+    def _grant(self) -> None:
+        self.control, _ = self._listener.accept()
+        self._stack.enter_context(self.control)
+        self.handshake = receive_exactly(self.control, 3)
+        self.control.sendall(b"\x05\x00")
+        self.handshake += self.control.recv(300)
+        bound_address = encode_address(self._bound_host, self.relay.getsockname()[1])
+        self.control.sendall(b"\x05\x00\x00" + bound_address)
+
+    def hear(self) -> bytes:
+        """The next datagram of the client, with its header."""
+        octets, self.client = self.relay.recvfrom(65535)
+        return octets
+
+    def say(self, *datagrams: bytes) -> None:
+        """Sends datagrams to the client."""
+        for datagram in datagrams:
+            self.relay.sendto(datagram, self.client)
+
+    def end(self) -> None:
+        """Hangs up."""
+        self.control.close()
+
+    def reset(self) -> None:
+        """Ends the association with RST."""
+        self.control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.control.close()
+
+
+@contextmanager
+def unix_association() -> Iterator[tuple[Association, socket.socket]]:
+    """An association by sockets of Unix, and the socket of its relay."""
+    with ExitStack() as stack:
+        control, proxy = socket.socketpair()
+        udp, relay = socket.socketpair(type=socket.SOCK_DGRAM)
+        for sock in (control, proxy, udp, relay):
+            stack.enter_context(sock)
+        udp.setblocking(False)
+        relay.settimeout(10)
+        attempt = Attempt(Proxy("127.0.0.1"), "0.0.0.0", 0, Command.UDP_ASSOCIATE)
+        association = Association(attempt, control, udp, ("127.0.0.1", 1))
+        stack.callback(association.close)
+        yield association, relay
+
+
+@contextmanager
+def no_room() -> Iterator[tuple[Association, socket.socket]]:
+    """The same, with no room for a datagram until the relay receives: on loopback there is some."""
+    with unix_association() as (association, relay):
+        with suppress(BlockingIOError):
+            while True:
+                association.udp.send(b"")
+        yield association, relay
+
+
+def make_room(relay: socket.socket) -> bytes:
+    """The first datagram that did not have room before."""
+    while not (octets := relay.recv(65535)):
+        pass
+    return octets
+
+
+@contextmanager
+def again_and_again(act: Callable[[], object]) -> Iterator[None]:
+    """Has another thread do so without a pause, whether it can or not."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        while not stopped.is_set():
+            with suppress(OSError):
+                act()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def in_thread(function: Callable[[], T]) -> Future[T]:
+    """What the function returns in a thread of its own; it has begun to wait for something."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - it is for who asks for the result
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # it may never end, if the test fails
+    thread.start()
+    state = Path(f"/proc/self/task/{thread.native_id}/stat")
+    asleep = 0
+    while asleep < 3 and not future.done():
+        threading.Event().wait(0.002)  # and lets the thread run, which may just wait for that
+        with suppress(FileNotFoundError):  # it has ended
+            asleep = asleep + 1 if state.read_text().rpartition(")")[2].split()[0] == "S" else 0
+    return future
+
+
 def descriptors() -> int:
     """How many file descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
@@ -154,6 +331,19 @@ def settled_descriptors() -> int:
         threading.Event().wait(0.005)
         counts.append(descriptors())
     return counts[-1]
+
+
+@contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """That what is opened meanwhile is closed at the end, and not by the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = settled_descriptors()
+        yield
+        assert eventually(lambda: descriptors() <= before)
+    finally:
+        gc.enable()
 
 
 _resolved: list[str] | None = None
