@@ -26,6 +26,7 @@ from socksclient.wire import (
     decode_address,
     encode_datagram_header,
     is_address,
+    without_mapping,
 )
 
 if TYPE_CHECKING:
@@ -106,13 +107,15 @@ class Association:
         for descriptor, _ in self.wait(0):  # a fifth of a microsecond
             if descriptor == self._control_descriptor:
                 self.check()
-        while True:
-            try:
-                return self.udp.send(datagram) - len(header)
-            except ConnectionRefusedError:  # of a datagram before; this one was not sent
-                self.check()
-                if self.peer is not None:
-                    raise
+        try:
+            return self.udp.send(datagram) - len(header)
+        except BlockingIOError:
+            raise
+        except OSError:  # it may be of a datagram before, by ICMP, and this one was not sent
+            self.check()
+            if self.peer is not None:
+                raise
+            return self.udp.send(datagram) - len(header)
 
     def receive(self, size: int) -> tuple[bytes, int, Address] | None:
         """One datagram, unless there is none now or it was dropped.
@@ -134,7 +137,7 @@ class Association:
         except BlockingIOError:
             self.check()
             return None
-        except ConnectionRefusedError:
+        except OSError:
             # By ICMP, which Dante passes on from the destination; or else the relay itself is
             # gone, as it may be just before the control connection ends. As with sockets, only
             # one that is connected tells of it.
@@ -228,10 +231,10 @@ def _is_from(source: Address, peer: Address) -> bool:
 
     Of a name, only the proxy knows the address: Dante answers with that, v2ray with the name.
     """
-    host, port = source
-    if port != peer[1]:
+    if source[1] != peer[1]:
         return False
-    return host.lower() == peer[0].lower() or (is_address(host) and not is_address(peer[0]))
+    host, wanted = (without_mapping(name).rstrip(".").lower() for name in (source[0], peer[0]))
+    return host == wanted or (is_address(host) and not is_address(wanted))
 
 
 def _poll(*sockets: socket.socket) -> select.epoll | SelectorPoll:

@@ -91,6 +91,7 @@ def _udp(
     **options: bool,
 ) -> dns.message.Message:
     with udp_associate(deadline.left(), proxy=proxy) as udp:
+        udp.settimeout(deadline.left())  # for it may resolve the server's name
         udp.connect(server)
         dns.query.send_udp(udp, q, None)
         answer: dns.message.Message
@@ -218,8 +219,10 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     """For `dns.asyncquery`, and for `dns.asyncresolver`: ``backend=Backend(proxy)``.
 
     It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
-    not heeded: the proxy has its own. Beware of what does not ask a backend: the resolver's
-    `dns.nameserver.DoTNameserver` and `DoQNameserver` connect directly (dnspython 2.9).
+    not heeded: the proxy has its own.
+
+    Beware of what does not ask a backend: in a resolver, name servers of DNS over HTTPS (URLs
+    among them), TLS and QUIC, `DoHNameserver` and its kind, connect directly (dnspython 2.9).
 
     Args:
         proxy: The proxy's URL, or a `Proxy`.

@@ -70,7 +70,7 @@ class _Proxied(ftplib.FTP):
             host, port = ftplib.parse227(response)
             if not self.trust_server_pasv_ipv4_address:
                 host = self.host
-        if port == 0:
+        if not 0 < port <= 0xFFFF:
             raise ftplib.error_proto(response)
         return host, port
 

@@ -239,8 +239,9 @@ class Listener:
         """Has the proxy listen no more. A socket that `accept` returned stays open."""
         self._closed = True
         if not self._accepted:
-            with suppress(OSError):  # the proxy may have ended it
-                self._sock.shutdown(socket.SHUT_RDWR)  # which wakes another thread in accept
+            if self._accepting.locked():  # by another thread, in accept: this wakes it
+                with suppress(OSError):  # the proxy may have ended it
+                    self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()
 
     def __enter__(self) -> Listener:

@@ -174,7 +174,7 @@ class Session:
         """Connects to `destination` and relays."""
         try:
             reader, writer = await asyncio.open_connection(*destination)
-        except (OSError, UnicodeError) as error:  # the latter: no name that can be resolved
+        except (OSError, ValueError) as error:  # the latter: no name that can be resolved
             await self.refuse(0x05 if isinstance(error, ConnectionRefusedError) else 0x04)
         try:
             data = await reader.read(65536) if self.faults.reply_with_data else b""
@@ -187,7 +187,7 @@ class Session:
         """Waits for one peer, from `destination` or, if that is unspecified, from anywhere."""
         try:
             addresses = await self.resolve(destination)
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):
             await self.refuse(0x04)
         expected = {address[0] for address in addresses}
         host = "::1" if ":" in addresses[0][0] else "127.0.0.1"
@@ -352,7 +352,7 @@ class Relay:
 
     async def find(self, destination: Address, payload: bytes) -> None:
         """Delivers the first datagram to a destination."""
-        with suppress(OSError, UnicodeError):  # no answer then, as from every relay
+        with suppress(OSError, ValueError):  # no answer then, as from every relay
             target = (await self.resolve(self.routes.get(destination, destination)))[0]
             self.targets[destination] = target
             if destination in self.routes:

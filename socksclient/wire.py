@@ -40,6 +40,7 @@ __all__ = [
     "parse_host",
     "parse_port",
     "reply_size",
+    "without_mapping",
 ]
 
 VERSION = 0x05
@@ -188,8 +189,16 @@ def is_address(host: str) -> bool:
 
 def is_unspecified(host: str) -> bool:
     """Whether `host` is 0.0.0.0 or ::, which stand for "not known"."""
-    ip = _ip_address(host)
+    ip = _ip_address(without_mapping(host))
     return ip is not None and ip.is_unspecified
+
+
+def without_mapping(host: str) -> str:
+    """`host`, but the IPv4 address where an IPv6 one stands for it (``::ffff:192.0.2.1``)."""
+    ip = _ip_address(host)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return host
 
 
 def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
