@@ -171,6 +171,7 @@ class UDPAssociation(_Awaited, UDPSocket):
             ValueError: Host or port cannot be.
             ResolveError: The name has no address (``socks5`` only).
         """
+        await anyio.lowlevel.checkpoint()
         target = await self._resolve(host, port)
         self._check_open()
         self._association.connect(*target)

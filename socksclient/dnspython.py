@@ -285,6 +285,8 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         with _dnspython_errors(), anyio.fail_after(timeout):
             if self._udp is None:
                 self._udp = await async_udp_associate(proxy=self._proxy)
+                if self._peer is not None:  # for zone transfers: nobody else is to be heard
+                    await self._udp.connected(*self._peer[:2])
             await self._udp.sendto(what, *(destination or self._peer)[:2])
         return len(what)
 
