@@ -82,6 +82,7 @@ class _Awaited:
 
     async def _receive(self) -> tuple[bytes, Address]:
         association = self._association
+        await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio might receive before it cancels
         while True:
             self._check_open()
             # Before every datagram, for garbage without end is not to keep others from running.
