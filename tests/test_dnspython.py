@@ -463,9 +463,10 @@ class TestUDPWithFallback:
 
         resolved = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        with proxied() as proxy, pytest.raises(ProxyTimeout) as caught:
+        with proxied() as proxy:
             url = proxy.url.replace("socks5h", "socks5")
-            udp_with_fallback(self.query, NAME[0], 0.2, proxy=url)
+            with pytest.raises(ProxyTimeout) as caught:
+                udp_with_fallback(self.query, NAME[0], 0.2, proxy=url)
         resolved.set()
         assert caught.value.phase == "resolve"
 
