@@ -47,7 +47,7 @@ class _Awaited:
             SocketAttribute.family: lambda: udp.family,
             SocketAttribute.local_address: lambda: udp.getsockname()[:2],
             SocketAttribute.local_port: lambda: udp.getsockname()[1],
-            SocketAttribute.raw_socket: lambda: udp,
+            SocketAttribute.raw_socket: lambda: self._raw_socket,
         }
         if peer is not None:
             attributes[SocketAttribute.remote_address] = lambda: peer

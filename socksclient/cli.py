@@ -245,5 +245,5 @@ def _tell_steps() -> None:
 
 
 def _fail(error: BaseException | str, status: int) -> int:
-    print(f"socksclient: {error or type(error).__name__}", file=sys.stderr)
+    print(f"socksclient: {str(error) or type(error).__name__}", file=sys.stderr)
     return status

@@ -7,6 +7,7 @@ import socket
 import pytest
 
 from socksclient import (
+    ProxyClosed,
     ProxyConnectError,
     Reply,
     ReplyError,
@@ -14,7 +15,7 @@ from socksclient import (
     SocksError,
     create_connection,
 )
-from socksclient.sockets import interleave
+from socksclient.sockets import interleave, reachable
 from socksclient.testing import Faults, SocksServer
 
 from support import Address, Dial, assert_echoes, refused_port, silence
@@ -202,3 +203,8 @@ class TestTheDestinationsAddresses:
     ) -> None:
         with SocksServer() as server, dial(echo_server, proxy=local(server)) as sock:
             assert_echoes(sock)
+
+
+def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() -> None:
+    with socket.socket() as gone, pytest.raises(ProxyClosed, match="not connected"):
+        reachable(gone, ("0.0.0.0", 1080))

@@ -443,6 +443,15 @@ class TestResponses:
                 assert held
                 client.close()
 
+    @pytest.mark.parametrize("port", [0, 65536])
+    def test_a_port_that_cannot_be_is_the_servers_fault(self, port: int) -> None:
+        answers = {"EPSV": f"229 here (|||{port}|)"}
+        with ScriptedServer(answers) as server, SocksServer() as proxy:
+            with client_of(server, proxy.url) as client:
+                with pytest.raises(ftplib.error_proto, match="229 here"):
+                    listing(client)
+            assert len(proxy.requests) == 1
+
 
 class TestActive:
     def test_a_proxy_that_listens_at_a_name_is_of_no_use_for_ftp(self) -> None:
@@ -583,6 +592,18 @@ class TestConstructor:
                 with FTP("ftp.test", "user", "pass", "acct", proxy=proxy.url) as client:
                     assert client.getwelcome() == "220 ready"
         assert server.commands == ["USER user", "PASS pass", "ACCT acct", "QUIT"]
+
+    @pytest.mark.parametrize(
+        ("kind", "refused"), [(FTP, "USER"), (FTP_TLS, "AUTH")], ids=["FTP", "FTP_TLS"]
+    )
+    def test_that_fails_leaves_nothing_open(
+        self, kind: Callable[..., Client], refused: str
+    ) -> None:
+        with ScriptedServer({refused: "530 not you"}) as server:
+            with SocksServer(routes={("ftp.test", 21): server.address}) as proxy:
+                with nothing_left_open(), pytest.raises(ftplib.error_perm) as held:
+                    kind("ftp.test", "user", proxy=proxy.url)
+                assert held
 
     @needs_servers
     @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)

@@ -62,6 +62,19 @@ class TestAnswers:
             talk(server, ("05 01 00", "05 00"), (request, f"05 07 00 {NOWHERE}"))
             assert server.requests[0].command == int(command, 16)
 
+    def test_what_is_said_on_the_connection_of_an_association_is_read_and_no_more(self) -> None:
+        with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
+            sock.sendall(bytes.fromhex("05 01 00" + "05 03 00 01 00 00 00 00 00 00"))
+            reply = receive_exactly(sock, 2 + 10)
+            sock.sendall(b"said")
+            with socket.socket(type=socket.SOCK_DGRAM) as udp:
+                udp.connect(("127.0.0.1", int.from_bytes(reply[-2:], "big")))
+                udp.send(bytes.fromhex("00 00 00 01 7f 00 00 01 00 09") + b"data")
+                received = server.connections[0].datagrams
+                assert eventually(lambda: received == [(("127.0.0.1", 9), b"data")])
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(1) == b""
+
     def test_a_destination_that_refuses(self) -> None:
         port = refused_port().to_bytes(2, "big").hex()
         with SocksServer() as server:

@@ -1454,7 +1454,7 @@ NOT_HEARD = [
     [
         (
             ("192.0.2.1", 53),
-            [("192.0.2.1", 53)],
+            [("192.0.2.1", 53), ("::ffff:192.0.2.1", 53)],
             [("192.0.2.2", 53), ("2001:db8::1", 53), ("name.test", 53)],
         ),
         (
@@ -1464,8 +1464,8 @@ NOT_HEARD = [
         ),
         (
             ("Name.test", 53),
-            [("Name.test", 53), ("nAME.TEST", 53), ("192.0.2.9", 53), ("2001:db8::9", 53)],
-            [("name.test.", 54), ("ame.test", 53)],
+            [("Name.test", 53), ("nAME.TEST.", 53), ("192.0.2.9", 53), ("2001:db8::9", 53)],
+            [("name.test.", 54), ("ame.test", 53), ("name..test", 53)],
         ),
     ],
     ids=["IPv4", "IPv6", "name"],
@@ -1546,6 +1546,13 @@ def test_the_relay_serves_the_first_sender_only(udp_echo: Address) -> None:
         assert udp.recv() == b"second"
         [seen] = server.connections
         assert seen.datagrams == [(udp_echo, b"first"), (udp_echo, b"second")]
+
+
+def test_the_relay_does_not_mind_what_the_client_says(udp_echo: Address) -> None:
+    with SocksServer() as server, socksclient.udp_associate(LONG, proxy=server.url) as udp:
+        udp._association.control.send(b"as no client of ours does")
+        udp.sendto(b"datagram", udp_echo)
+        assert udp.recv() == b"datagram"
 
 
 @pytest.mark.parametrize(

@@ -316,3 +316,18 @@ def test_a_port_is_an_integer(port: int, number: int) -> None:
 def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         wire.parse_port(port)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::ffff:0.0.0.0", "0.0.0.0"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("name.example", "name.example"),
+    ],
+)
+def test_a_mapped_address_is_that_of_ipv4(host: str, plain: str) -> None:
+    assert wire.without_mapping(host) == plain
+    assert wire.is_unspecified(host) == (plain == "0.0.0.0")
