@@ -314,7 +314,7 @@ def in_thread(function: Callable[[], T]) -> Future[T]:
     asleep = 0
     while asleep < 3 and not future.done():
         threading.Event().wait(0.002)  # and lets the thread run, which may just wait for that
-        with suppress(FileNotFoundError):  # it has ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             asleep = asleep + 1 if state.read_text().rpartition(")")[2].split()[0] == "S" else 0
     return future
 
