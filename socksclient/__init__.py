@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from socksclient.exceptions import (
         AssociationClosed,
         AuthenticationError,
+        HTTPReply,
         ProtocolError,
         ProxyClosed,
         ProxyConnectError,
@@ -22,16 +23,20 @@ if TYPE_CHECKING:
         Reply,
         ReplyError,
         ResolveError,
+        Socks4Reply,
         SocksError,
     )
     from socksclient.flows import NO_AUTHENTICATION, USERNAME_PASSWORD, Exchange, Flow, Method
     from socksclient.httpx import AsyncSocksTransport, SocksTransport
     from socksclient.proxy import Proxy, ProxyLike
+    from socksclient.socks_socket import SocksSocket
     from socksclient.sync import (
         Listener,
         UDPAssociation,
         bind,
         create_connection,
+        resolve,
+        resolve_ptr,
         udp_associate,
     )
 
@@ -43,6 +48,7 @@ __all__ = [
     "AuthenticationError",
     "Exchange",
     "Flow",
+    "HTTPReply",
     "Listener",
     "Method",
     "ProtocolError",
@@ -54,21 +60,35 @@ __all__ = [
     "Reply",
     "ReplyError",
     "ResolveError",
+    "Socks4Reply",
     "SocksError",
+    "SocksSocket",
     "SocksTransport",
     "UDPAssociation",
     "bind",
     "create_connection",
+    "resolve",
+    "resolve_ptr",
     "udp_associate",
 ]
 
 _HOME = {
     "AsyncSocksTransport": "httpx",
     "SocksTransport": "httpx",
+    "SocksSocket": "socks_socket",
     "Proxy": "proxy",
     "ProxyLike": "proxy",
     **dict.fromkeys(
-        ("Listener", "UDPAssociation", "bind", "create_connection", "udp_associate"), "sync"
+        (
+            "Listener",
+            "UDPAssociation",
+            "bind",
+            "create_connection",
+            "resolve",
+            "resolve_ptr",
+            "udp_associate",
+        ),
+        "sync",
     ),
     **dict.fromkeys(
         ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "flows"

@@ -5,24 +5,34 @@ It runs on asyncio (uvloop too) and trio. Nothing here has a timeout: use `anyio
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, overload
+import socket
+from typing import TYPE_CHECKING, Literal, cast, overload
 
 import anyio
 import anyio.lowlevel
+from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
-from socksclient.anyio_driver import NO_DELAY, exchange, open_stream, open_tunnel, targets, wrap
+from socksclient.anyio_driver import (
+    NO_DELAY,
+    Channel,
+    close,
+    exchange,
+    open_stream,
+    open_tunnel,
+    stream_of,
+    targets,
+)
 from socksclient.anyio_udp import ConnectedUDPAssociation, UDPAssociation
-from socksclient.association import associate, bind_udp
+from socksclient.association import Granted, associate, attempts_for, bind_udp
 from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import SocksError, host_port
-from socksclient.flows import reply
-from socksclient.proxy import ProxyLike, as_proxy
-from socksclient.sockets import check_source, reachable
+from socksclient.flows import next_reply
+from socksclient.proxy import ProxyLike, as_chain
+from socksclient.sockets import HasPeer, check_source, reachable
 from socksclient.wire import Command
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from types import TracebackType
 
@@ -35,6 +45,8 @@ __all__ = [
     "bind",
     "connect_socket",
     "connect_tcp",
+    "resolve",
+    "resolve_ptr",
     "udp_associate",
 ]
 
@@ -111,11 +123,12 @@ async def connect_tcp(
     There is no timeout argument: use `anyio.fail_after`.
 
     Args:
-        host: The destination. With ``socks5h`` a host name goes to the proxy as it is and is
-            never resolved here; with ``socks5`` it is resolved here, and its addresses are tried
-            in order.
+        host: The destination. With ``socks5h``, ``socks4a`` and ``http`` a host name goes to the
+            proxy as it is and is never resolved here; with ``socks5`` and ``socks4`` it is
+            resolved here, and its addresses are tried in order.
         port: 1 to 65535.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
+            nearest hop first.
         local_host: The local IP address to connect to the proxy from.
         tls: Whether to speak TLS with the destination; so it is with one of the next two given.
         ssl_context: The context to use, in place of a default one.
@@ -123,19 +136,21 @@ async def connect_tcp(
         tls_standard_compatible: Whether TLS ends with its closing handshake; False for HTTP.
 
     Returns:
-        A stream of which nothing has been read that the destination sent.
+        A stream of which nothing has been read that the destination sent. It is a `TLSStream` also
+        where a hop speaks TLS.
 
     Raises:
-        ValueError: The destination or the proxy cannot be; nothing has been sent.
-        ProxyConnectError: The proxy cannot be reached.
-        ResolveError: The destination's name has no address (``socks5`` only).
-        ProtocolError: The peer does not speak SOCKS5 as it should; `ProxyClosed` if it hung up.
+        ValueError: The destination or the proxy cannot be, or a hop cannot carry what it would be
+            asked for; nothing has been sent.
+        ProxyConnectError: The proxy cannot be reached, or its TLS fails.
+        ResolveError: The destination's name has no address (``socks5`` and ``socks4`` only).
+        ProtocolError: The peer does not speak as it should; `ProxyClosed` if it hung up.
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
         ssl.SSLError: TLS with the destination failed.
         anyio.BrokenResourceError: The destination hung up in its TLS handshake.
     """
-    attempt = Attempt(as_proxy(proxy), host, port)
+    attempt = Attempt(as_chain(proxy), host, port)
     stream = await open_stream(attempt, local_host)
     if not (tls or ssl_context or tls_hostname):
         return stream
@@ -168,15 +183,19 @@ async def connect_socket(
         destination sent.
 
     Raises:
-        ValueError: As `connect_tcp` does, and so the others.
+        ValueError: As `connect_tcp` does, and so the others; or a hop speaks TLS, which takes
+            more than a socket.
         ProxyConnectError: The proxy cannot be reached.
-        ResolveError: The destination's name has no address (``socks5`` only).
-        ProtocolError: The peer does not speak SOCKS5 as it should; `ProxyClosed` if it hung up.
+        ResolveError: The destination's name has no address (``socks5`` and ``socks4`` only).
+        ProtocolError: The peer does not speak as it should; `ProxyClosed` if it hung up.
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
-    sock, _ = await open_tunnel(Attempt(as_proxy(proxy), host, port), local_host)
-    return sock
+    chain = as_chain(proxy)
+    if any(hop.tls for hop in chain):
+        raise ValueError("TLS with a proxy takes more than a bare socket; connect_tcp does it")
+    sock, _ = await open_tunnel(Attempt(chain, host, port), local_host)
+    return cast("socket.socket", sock)
 
 
 async def bind(
@@ -189,7 +208,7 @@ async def bind(
     Args:
         host: The peer that is expected; "0.0.0.0" with port 0 is anyone.
         port: Its port, from 0 to 65535.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these, of which the last is to listen.
         local_host: The local IP address to connect to the proxy from.
 
     Returns:
@@ -200,14 +219,19 @@ async def bind(
         ReplyError: The proxy refused; few offer BIND, Dante does.
     """
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
-    attempt = Attempt(as_proxy(proxy), host, port, Command.BIND)
-    sock, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
+    attempt = Attempt(as_chain(proxy), host, port, Command.BIND)
+    channel, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
     try:
+        sock: HasPeer
+        if isinstance(channel, socket.socket):
+            sock = channel
+        else:
+            sock = channel.extra(SocketAttribute.raw_socket)
         with attempt:
-            host, port, *_ = reachable(sock, bound_address)
-            return Listener(sock, (host, port), attempt)
+            host, port, *_ = reachable(sock, bound_address, attempt.own_host)
+            return Listener(channel, (host, port), attempt)
     except BaseException:
-        sock.close()
+        await close(channel)
         raise
 
 
@@ -223,7 +247,8 @@ async def udp_associate(
     As `socksclient.udp_associate`; used as ``async with await udp_associate(…) as udp``.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
+            for the next.
         local_host: The local IP address to send from, which is told to the proxy; with None it is
             left open, as it must be behind a NAT.
         local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
@@ -238,28 +263,70 @@ async def udp_associate(
         ReplyError: The proxy refused; many do not offer UDP.
         ProxyConnectError: The proxy cannot be reached, or its relay.
     """
-    hop = as_proxy(proxy)
+    chain = as_chain(proxy)
     check_source(local_host)
     udp = None
     source = NOT_KNOWN
     if local_host is not None:
         udp = bind_udp((local_host, local_port))
         source = udp.getsockname()[:2]
+    granted: list[Granted] = []
     try:
-        attempt = Attempt(hop, *source, Command.UDP_ASSOCIATE)
-        control, bound_address = await open_tunnel(attempt)
+        for attempt in attempts_for(chain, source):
+            control, bound_address = await open_tunnel(attempt)
+            granted.append(Granted(attempt, cast("socket.socket", control), bound_address))
     except BaseException:
-        if udp is not None:
-            udp.close()
+        for sock in (udp, *(one.control for one in granted)):
+            if sock is not None:
+                sock.close()
         raise
-    association = associate(attempt, control, bound_address, udp, trust_relay_address)
+    association = associate(granted, udp, trust_relay_address)
 
     async def resolve(host: str, port: int) -> tuple[str, int]:
-        attempt = Attempt(hop, host, port)
+        attempt = Attempt(chain, host, port)
+        attempt.hop = len(chain) - 1
         with attempt:
             return (await targets(attempt))[0]
 
     return UDPAssociation(association, resolve)
+
+
+async def resolve(name: str, *, proxy: ProxyLike) -> str:
+    """Has Tor resolve `name` (RESOLVE, one of its extensions of SOCKS).
+
+    Args:
+        name: It is never resolved here, whatever the scheme.
+        proxy: Tor's URL, or a `Proxy`, or a chain with Tor at its end.
+
+    Returns:
+        An IP address, as text.
+
+    Raises:
+        ValueError: As `connect_tcp` does, and so the others.
+        ReplyError: There is no such name (REP 04), or the proxy is not Tor.
+    """
+    return await _ask(Attempt(as_chain(proxy), name, 0, Command.RESOLVE))
+
+
+async def resolve_ptr(address: str, *, proxy: ProxyLike) -> str:
+    """Has Tor find the name of an IP address (RESOLVE_PTR, one of its extensions of SOCKS).
+
+    Args:
+        address: An IP address, as text.
+        proxy: As of `resolve`; not with SOCKS4, which cannot carry a name back.
+
+    Raises:
+        ValueError: As `connect_tcp` does, and so the others.
+        ReplyError: It has no name (REP 04), or the proxy is not Tor.
+    """
+    return await _ask(Attempt(as_chain(proxy), address, 0, Command.RESOLVE_PTR))
+
+
+async def _ask(attempt: Attempt) -> str:
+    channel, (answer, _) = await open_tunnel(attempt)
+    await close(channel)
+    with attempt:
+        return attempt.checked(answer)
 
 
 class Listener:
@@ -270,17 +337,18 @@ class Listener:
         peer_address: The (host, port) of the peer, as the proxy says, once it is accepted.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int], attempt: Attempt) -> None:
+    def __init__(self, channel: Channel, address: tuple[str, int], attempt: Attempt) -> None:
         self.address = address
         self.peer_address: tuple[str, int] | None = None
-        self._sock = sock
+        self._channel = channel
+        self._closed = False
         self._attempt = attempt
         self._guard = anyio.ResourceGuard("accepting from")
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
-        self._flow = reply(Command.BIND)
+        self._flow = next_reply(attempt.proxy, Command.BIND)
         self._step = next(self._flow)
 
-    async def accept(self) -> SocketStream:
+    async def accept(self) -> SocketStream | TLSStream:
         """Waits for the peer, which may have come long ago. It comes once.
 
         When it is cancelled, it can be called again, and nothing is lost.
@@ -297,24 +365,25 @@ class Listener:
         """
         await anyio.lowlevel.checkpoint()
         with self._guard:
-            if self.peer_address is not None or self._sock.fileno() < 0:
+            if self.peer_address is not None or self._closed:
                 raise anyio.ClosedResourceError
             try:
                 with self._attempt:
                     self.peer_address = await self._second_reply()
             except SocksError:
-                if self._sock.fileno() < 0:  # in another task, just when something had come
+                if self._closed:  # in another task, just when something had come
                     raise anyio.ClosedResourceError from None
-                self._sock.close()
+                self._closed = True
+                await close(self._channel)
                 raise
         with anyio.CancelScope(shield=True):  # it waits for nobody, and the peer is here
-            stream = await wrap(self._attempt, self._sock)
+            stream = await stream_of(self._attempt, self._channel)
         return stream  # noqa: RET504 - within, mypy would have the scope swallow exceptions
 
     async def _second_reply(self) -> tuple[str, int]:
         try:
             while True:
-                self._step = self._flow.send(await exchange(self._step, self._sock))
+                self._step = self._flow.send(await exchange(self._step, self._channel))
         except StopIteration as stop:
             peer: tuple[str, int] = stop.value
             self._attempt.log(f"accepted {host_port(*peer)!r}")
@@ -322,9 +391,11 @@ class Listener:
 
     async def aclose(self) -> None:
         """Has the proxy listen no more. A stream that `accept` returned stays open."""
-        if self.peer_address is None and self._sock.fileno() >= 0:
-            anyio.notify_closing(self._sock)
-            self._sock.close()
+        if self.peer_address is None and not self._closed:
+            self._closed = True
+            if isinstance(self._channel, socket.socket):
+                anyio.notify_closing(self._channel)
+            await close(self._channel)
         await anyio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Listener:

@@ -1,39 +1,47 @@
 """Awaited: the driver of the flows, on asyncio (uvloop too) and trio.
 
 The handshake runs on the bare non-blocking socket, which is wrapped last, if at all: it costs
-less than over a stream, and any library that takes a socket can have it.
+less than over a stream, and any library that takes a socket can have it. Only when a hop speaks
+TLS, it goes on over a stream from there.
 """
 
 from __future__ import annotations
 
 import socket
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketStream
+from anyio.abc import SocketStream, UNIXSocketStream
+from anyio.streams.tls import TLSStream
 
-from socksclient.attempt import Attempt, next_address_may_do
 from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
     Address,
     SocketOption,
     Wait,
+    at_path,
+    carried_by,
     check_source,
     interleave,
+    is_internet,
     literal,
     race,
-    without_zone,
 )
-from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from socksclient.attempt import Attempt
+    from socksclient.proxy import Proxy
+
 T = TypeVar("T")
 
+Stream: TypeAlias = SocketStream | TLSStream
+Channel: TypeAlias = socket.socket | Stream
+"""What a tunnel goes through: a non-blocking socket or, with TLS, a stream."""
 
 NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """As the streams of `anyio.connect_tcp` have it."""
@@ -43,22 +51,32 @@ async def open_stream(
     attempt: Attempt,
     local_host: str | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> SocketStream:
+) -> Stream:
     """`open_tunnel`, with the socket wrapped."""
-    sock, _ = await open_tunnel(attempt, local_host, [NO_DELAY, *socket_options])
-    return await wrap(attempt, sock)
+    channel, _ = await open_tunnel(attempt, local_host, [NO_DELAY, *socket_options])
+    return await stream_of(attempt, channel)
+
+
+async def stream_of(attempt: Attempt, channel: Channel) -> Stream:
+    """The stream that `channel` is, or makes."""
+    return await wrap(attempt, channel) if isinstance(channel, socket.socket) else channel
 
 
 async def wrap(attempt: Attempt, sock: socket.socket) -> SocketStream:
     """The socket as a stream; closes it if that cannot be."""
     try:
+        if not is_internet(sock.family):
+            return await UNIXSocketStream.from_socket(sock)
         return await SocketStream.from_socket(sock)
     except BaseException as error:
         sock.close()
         if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
-            attempt.phase = "relay"
+            text = "the connection ended before the TLS handshake"
+            if attempt.phase != "tls":
+                attempt.phase = "relay"
+                text = "the connection ended after the proxy's reply"
             with attempt:
-                raise ProxyClosed("the connection ended after the proxy's reply") from error
+                raise ProxyClosed(text) from error
         raise
 
 
@@ -66,81 +84,116 @@ async def open_tunnel(
     attempt: Attempt,
     local_host: str | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> tuple[socket.socket, tuple[str, int]]:
-    """The non-blocking connection on which the proxy has granted `attempt`; the bound address.
+) -> tuple[Channel, tuple[str, int]]:
+    """The connection on which the last hop has granted `attempt`, and the bound address.
 
-    With ``socks5``, each address of the destination is tried on a connection of its own.
+    Where a target is resolved here (``socks5``), each of its addresses is tried on a connection
+    of its own.
     """
-    check_source(local_host)
+    nearest = attempt.chain[0]
+    check_source(local_host, nearest.path)
     source_address = None if local_host is None else (local_host, 0)
     # For a connection may fail at once, and who tries again without end is to be cancellable.
     await anyio.lowlevel.checkpoint()
     with attempt:
-        ahead = await targets(attempt)
-        proxy = attempt.proxy
-        servers = interleave(await _resolve(attempt, proxy.host, proxy.port))
+        for number, _ in enumerate(attempt.chain):
+            attempt.hop = number
+            attempt.targets[number] = await targets(attempt)
+        attempt.hop = 0
+        if nearest.path is not None:
+            servers = [at_path(nearest.path)]
+        else:
+            servers = interleave(await _resolve(attempt, nearest.host, nearest.port))
     while True:
-        target = ahead.pop(0)
         try:
             with attempt:
-                attempt.enter("connect")
+                attempt.start()
                 sock = await _connect(servers, source_address, socket_options)
-                return sock, await _handshake(attempt, target, sock)
+                return await _through(attempt, sock)
         except SocksError as error:
-            if not ahead or not next_address_may_do(error):
+            if not attempt.try_next_address(error):
                 raise
-            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
 
 
 async def targets(attempt: Attempt) -> list[tuple[str, int]]:
-    """What to ask the proxy for, one after the other."""
-    host, port = attempt.target
-    if attempt.proxy.remote_dns or is_address(host):
-        return [attempt.target]
+    """What to ask the hop for that the attempt stands at, one after the other."""
+    host, port = target = attempt.target
+    if not attempt.resolves_here:
+        return [target]
     try:
         addresses = await _resolve(attempt, host, port)
     except socket.gaierror as error:
         raise ResolveError.of(host, error) from error
-    return [(address, port) for address in without_zone(host, addresses)]
+    return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
 
 
-async def _handshake(
-    attempt: Attempt, target: tuple[str, int], sock: socket.socket
-) -> tuple[str, int]:
-    host, port = attempt.ask_over(sock.family, target)
-    flow = handshake(attempt.proxy, attempt.command, host, port, attempt.enter)
+async def _through(attempt: Attempt, sock: socket.socket) -> tuple[Channel, tuple[str, int]]:
+    """From one hop to the next, each on the connection through those before; closes it if not."""
+    channel: Channel = sock
+    bound_address = ("", 0)
+    family = sock.family
     try:
-        bound_address = await run(flow, sock)
+        for number, hop in enumerate(attempt.chain):
+            attempt.hop = number
+            if hop.tls:
+                attempt.enter("tls")
+                channel = await stream_of(attempt, channel)
+                channel = await _start_tls(hop, channel)
+            flow = handshake(hop, *attempt.request_over(family), attempt.enter)
+            bound_address = await run(flow, channel)
+            attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
     except BaseException:
-        sock.close()
+        await close(channel)
         raise
-    attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
-    return bound_address
+    return channel, bound_address
 
 
-async def run(flow: Flow[T], sock: socket.socket) -> T:
-    """Drives `flow` on the non-blocking `sock`, which stays open whatever happens."""
+async def close(channel: Channel) -> None:
+    """Closes it at once."""
+    if isinstance(channel, socket.socket):
+        channel.close()
+    else:
+        await anyio.aclose_forcefully(channel)
+
+
+async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
+    """Speaks TLS with `proxy` on `stream`, which stays open if that fails."""
+    from socksclient import tls
+
+    try:
+        return await TLSStream.wrap(
+            stream,
+            hostname=tls.server_name_of(proxy),
+            ssl_context=tls.context_of(proxy),
+            standard_compatible=False,  # as an SSLSocket: many end without its closing handshake
+        )
+    except (OSError, ValueError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+        raise tls.tls_failure(error) from error
+
+
+async def run(flow: Flow[T], channel: Channel) -> T:
+    """Drives `flow` on `channel`, which stays open whatever happens."""
     with closing(flow):
         try:
             step = next(flow)
             while True:
-                step = flow.send(await exchange(step, sock))
+                step = flow.send(await exchange(step, channel))
         except StopIteration as stop:
             result: T = stop.value
             return result
 
 
-async def exchange(step: Exchange, sock: socket.socket) -> bytes:
+async def exchange(step: Exchange, channel: Channel) -> bytes:
     """Does what one step of a flow asks for; returns the octets that it is to be sent."""
     octets = b""
     try:
-        await _send(step, sock)
+        await _send(channel, step.send)
         while len(octets) < (step.enough or step.read):
-            received = await _receive(sock, step.read - len(octets))
+            received = await _receive(channel, step.read - len(octets))
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except ConnectionError as error:
+    except (ConnectionError, anyio.BrokenResourceError) as error:
         raise step.closed(octets) from error
     except OSError as error:
         raise ProxyClosed.broken(error, octets) from error
@@ -150,20 +203,28 @@ async def exchange(step: Exchange, sock: socket.socket) -> bytes:
 # Both await outside of `except`: a cancellation is to have no BlockingIOError as its context.
 
 
-async def _send(step: Exchange, sock: socket.socket) -> None:
+async def _send(channel: Channel, octets: bytes) -> None:
+    if not isinstance(channel, socket.socket):
+        if octets:
+            await channel.send(octets)
+        return
     sent = 0
-    while sent < len(step.send):
+    while sent < len(octets):
         with suppress(BlockingIOError):
-            sent += sock.send(step.send[sent:])
+            sent += channel.send(octets[sent:])
             continue
-        await anyio.wait_writable(sock)
+        await anyio.wait_writable(channel)
 
 
-async def _receive(sock: socket.socket, count: int) -> bytes:
+async def _receive(channel: Channel, count: int) -> bytes:
+    if not isinstance(channel, socket.socket):
+        with suppress(anyio.EndOfStream):
+            return await channel.receive(count)
+        return b""
     while True:
         with suppress(BlockingIOError):
-            return sock.recv(count)
-        await anyio.wait_readable(sock)
+            return channel.recv(count)
+        await anyio.wait_readable(channel)
 
 
 async def _connect(

@@ -65,7 +65,8 @@ class _Awaited:
             if association.pollable >= 0:
                 anyio.notify_closing(association.pollable)
             anyio.notify_closing(association.udp)
-            anyio.notify_closing(association.control)
+            for control in association.controls:
+                anyio.notify_closing(control)
             association.close()
         await anyio.lowlevel.checkpoint()
 
@@ -90,7 +91,7 @@ class _Awaited:
                 if association.pollable >= 0:
                     await anyio.wait_readable(association.pollable)
                 else:
-                    sockets = (association.udp, association.control)
+                    sockets = (association.udp, *association.controls)
                     await first_ready(anyio.wait_readable, sockets, None)
             except Exception:
                 self._check_open()  # or else there was nothing to wait for

@@ -1,6 +1,10 @@
-"""A UDP association (RFC 1928 §7): its two sockets and what goes through them, without waiting.
+"""A UDP association (RFC 1928 §7): its sockets and what goes through them, without waiting.
 
 What waits is built upon it: `socksclient.udp`, blocking, and `socksclient.anyio_udp`, awaited.
+
+Through a chain, each hop grants an association of its own, by a control connection through the
+hops before it. A datagram goes to the relay of the nearest hop, in it a datagram for the relay of
+the next, and so on: each relay takes off its header.
 """
 
 from __future__ import annotations
@@ -10,18 +14,19 @@ import os
 import select
 import selectors
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import (
     AssociationClosed,
     ProtocolError,
     ProxyConnectError,
     host_port,
 )
-from socksclient.sockets import Address as SocketAddress
-from socksclient.sockets import reachable
+from socksclient.sockets import SocketAddress, reachable
 from socksclient.wire import (
     MAX_HEADER_SIZE,
+    Command,
     datagram_header_size,
     decode_address,
     encode_datagram_header,
@@ -30,9 +35,9 @@ from socksclient.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from socksclient.attempt import Attempt
+    from socksclient.proxy import Chain
 
 Address: TypeAlias = tuple[str, int]
 """The (host, port) of a destination or a source."""
@@ -43,50 +48,70 @@ MAX_DATAGRAM_SIZE = 0xFFFF - 20 - 8
 _MANY = 4096  # addresses to remember; an association may well speak with millions
 
 
-class Association:
-    """What the proxy has granted: the control connection, and the UDP socket to the relay.
-
-    Both sockets are non-blocking. The UDP socket is connected to the relay, so that the kernel
-    drops what strangers send.
-
-    Args:
-        attempt: What errors are placed by.
-        control: The association lives as long as this connection. Nothing is ever sent on it.
-        udp: Connected to the relay.
-        relay_address: Where that is.
+class Granted(NamedTuple):
+    """What one hop has granted.
 
     Attributes:
+        attempt: What was asked for; errors are placed by it.
+        control: The connection on which it was. The association lives as long as this connection;
+            nothing is ever sent on it.
+        bound_address: BND.ADDR and BND.PORT of the reply: the relay.
+    """
+
+    attempt: Attempt
+    control: socket.socket
+    bound_address: Address
+
+
+class Association:
+    """What the hops have granted: their control connections, and the UDP socket to the relay.
+
+    All sockets are non-blocking. The UDP socket is connected to the relay of the nearest hop, so
+    that the kernel drops what strangers send.
+
+    Args:
+        granted: By each hop, the nearest one first.
+        udp: Connected to the relay of the nearest.
+        relays: Where that is, and where the relays of the others are.
+
+    Attributes:
+        relay_address: The first of `relays`.
         dropped: How many datagrams of the relay were not delivered.
         headers: What goes before the payload, for each destination that is known already.
         peer: The one destination whose datagrams are wanted, if there is only one.
-        pollable: A descriptor that has something to read when either socket has; -1 where the
-            system has no such thing.
+        pollable: A descriptor that has something to read when any of the sockets has; -1 where
+            the system has no such thing.
     """
 
     def __init__(
-        self, attempt: Attempt, control: socket.socket, udp: socket.socket, relay_address: Address
+        self, granted: Sequence[Granted], udp: socket.socket, relays: Sequence[Address]
     ) -> None:
-        attempt.phase = "relay"
-        control.setblocking(False)
-        self.attempt = attempt
-        self.control = control
+        for attempt, control, _ in granted:
+            attempt.phase = "relay"
+            control.setblocking(False)
+        self.proxy = granted[-1].attempt.proxy
+        self.controls = [control for _, control, _ in granted]
         self.udp = udp
-        self.relay_address = relay_address
+        self.relay_address = relays[0]
         self.dropped = 0
         self.headers: dict[object, bytes] = {}
         self.peer: Address | None = None
         self.closed = False
-        self._ended = False
-        self._poll = _poll(udp, control)
+        self._granted = granted
+        self._ended: Attempt | None = None
+        self._poll = _poll(udp, *self.controls)
         self.pollable = self._poll.fileno()
-        self._control_descriptor = control.fileno()
+        self._descriptor = udp.fileno()
+        self._next_relays = relays[1:]
+        self._outer_headers = b"".join(encode_datagram_header(*relay) for relay in relays[1:])
         self._forget_sources()
 
     def learn(self, address: object, host: str, port: int) -> bytes:
         """The header for `address` from now on: host and port as they go over the wire."""
         if len(self.headers) >= _MANY:
             self.headers.clear()
-        self.headers[address] = header = encode_datagram_header(host, port)
+        header = self._outer_headers + encode_datagram_header(host, port)
+        self.headers[address] = header
         return header
 
     def send(self, header: bytes, data: bytes | bytearray | memoryview) -> int:
@@ -105,7 +130,7 @@ class Association:
         if len(datagram) > MAX_DATAGRAM_SIZE:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for descriptor, _ in self.wait(0):  # a fifth of a microsecond
-            if descriptor == self._control_descriptor:
+            if descriptor != self._descriptor:
                 self.check()
         try:
             return self.udp.send(datagram) - len(header)
@@ -130,10 +155,10 @@ class Association:
             AssociationClosed: The proxy has ended the association.
             OSError: What else the system says of the UDP socket.
         """
-        if self._ended:  # some relays go on: of v2ray and shadowsocks
+        if self._ended is not None:  # some relays go on: of v2ray and shadowsocks
             self.check()
         try:
-            octets = self.udp.recv(MAX_HEADER_SIZE + size)
+            octets = self.udp.recv(MAX_HEADER_SIZE * len(self.controls) + size)
         except BlockingIOError:
             self.check()
             return None
@@ -146,6 +171,8 @@ class Association:
                 raise
             return None
         header_size = datagram_header_size(octets)
+        if self._next_relays:
+            header_size = self._all_headers_size(octets)
         header = octets[:header_size]
         try:
             source = self._sources[header]
@@ -157,7 +184,7 @@ class Association:
         return octets, header_size, source
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
-        """Waits until either socket has something to read, so many seconds at most.
+        """Waits until any of the sockets has something to read, so many seconds at most.
 
         It does not notice that another thread closes the association.
 
@@ -175,24 +202,27 @@ class Association:
         self._forget_sources()
 
     def check(self) -> None:
-        """Looks after the control connection. What the proxy says on it is ignored.
+        """Looks after the control connections. What the proxies say on them is ignored.
 
         Raises:
-            AssociationClosed: It has ended.
+            AssociationClosed: One has ended.
         """
         self.check_open()
         cause = None
-        if not self._ended:
+        for attempt, control, _ in self._granted if self._ended is None else ():
             try:
-                if self.control.recv(0xFFFF):
-                    return
+                if control.recv(0xFFFF):
+                    continue
             except BlockingIOError:
-                return
+                continue
             except OSError as error:
                 cause = error
-            self._ended = True
+            self._ended = attempt
+            break
+        if self._ended is None:
+            return
         try:
-            with self.attempt:
+            with self._ended:
                 raise AssociationClosed from cause
         finally:
             del cause  # or it and this frame would hold each other
@@ -201,7 +231,8 @@ class Association:
         """Ends the association."""
         self.closed = True
         self.udp.close()
-        self.control.close()
+        for control in self.controls:
+            control.close()
         self._poll.close()
 
     def check_open(self) -> None:
@@ -220,10 +251,27 @@ class Association:
         # In that order: another thread may connect meanwhile, and what is judged by the peer of
         # before must not outlive it.
         sources, peer = self._sources, self.peer
-        address = decode_address(header[3:])
-        source = address if peer is None or _is_from(address, peer) else None
+        source: Address | None = None
+        inner = header
+        for relay in (*self._next_relays, peer):
+            size = datagram_header_size(inner)
+            source = decode_address(inner[3:size])
+            inner = inner[size:]
+            if relay is not None and not _is_from(source, relay):
+                source = None
+                break
         sources[header] = source
         return source
+
+    def _all_headers_size(self, octets: bytes) -> int:
+        """How many octets the headers of all hops have; 0 if the datagram is to be dropped."""
+        total = 0
+        for _ in self.controls:
+            size = datagram_header_size(octets[total:])
+            if size == 0:
+                return 0
+            total += size
+        return total
 
 
 def _is_from(source: Address, peer: Address) -> bool:
@@ -280,51 +328,70 @@ def bind_udp(local_address: Address) -> socket.socket:
     return udp
 
 
-def associate(
-    attempt: Attempt,
-    control: socket.socket,
-    bound_address: Address,
-    udp: socket.socket | None,
-    trust_relay_address: bool,
-) -> Association:
-    """The association that the proxy has granted on `control`; closes both sockets if it fails.
+def attempts_for(chain: Chain, source: Address) -> list[Attempt]:
+    """The attempts to have an association of each hop, the nearest one first.
 
     Args:
-        attempt: What was asked for.
-        control: The connection on which it was.
-        bound_address: BND.ADDR and BND.PORT of the reply: the relay.
+        chain: Each hop is reached through those before it.
+        source: Where the datagrams will come from, for the nearest; what the others will see is
+            the outer side of the relay before them, which is not known.
+
+    Raises:
+        ValueError: A hop cannot relay UDP.
+    """
+    return [
+        Attempt(chain[: number + 1], *(NOT_KNOWN if number else source), Command.UDP_ASSOCIATE)
+        for number, _ in enumerate(chain)
+    ]
+
+
+def associate(
+    granted: Sequence[Granted], udp: socket.socket | None, trust_relay_address: bool
+) -> Association:
+    """The association that the hops have granted; closes all sockets if it fails.
+
+    Args:
+        granted: By each hop, the nearest one first.
         udp: The socket to send from if it is bound already; it is made otherwise, of the
-            relay's family, which need not be that of `control`: Dante takes it from DST.ADDR.
+            relay's family, which need not be that of the control connection: Dante takes it from
+            DST.ADDR.
         trust_relay_address: Whether BND.ADDR counts; otherwise it is the proxy's address.
     """
-    attempt.phase = "relay"
     try:
+        relays = [_relay_of(*one, trust_relay_address) for one in granted]
+        attempt, _, (_, port) = granted[0]
         with attempt:
-            family, relay = _relay_of(control, bound_address, trust_relay_address)
+            host = str(relays[0][0])
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
             if udp is None:
                 udp = socket.socket(family, socket.SOCK_DGRAM)
             udp.setblocking(False)
-            where = (str(relay[0]), bound_address[1])
             try:
                 if udp.family != family:
                     raise OSError(errno.EAFNOSUPPORT, "local_address is of another family")
-                udp.connect(relay)
+                udp.connect(relays[0])
             except OSError as error:
-                text = f"cannot reach the relay, {host_port(*where)}: {error.strerror}"
+                text = f"cannot reach the relay, {host_port(host, port)}: {error.strerror}"
                 raise ProxyConnectError(text, error.errno) from error
-        attempt.log(f"relay {host_port(*where)!r}")
-        return Association(attempt, control, udp, where)
+        return Association(granted, udp, [(str(relay[0]), relay[1]) for relay in relays])
     except BaseException:
-        control.close()
+        for _, control, _ in granted:
+            control.close()
         if udp is not None:
             udp.close()
         raise
 
 
-def _relay_of(control: socket.socket, bound_address: Address, trust: bool) -> SocketAddress:
-    """Where to send the datagrams."""
-    relay = reachable(control, bound_address, trust)
-    host = str(relay[0])
-    if not is_address(host):
-        raise ProtocolError(f"the proxy says that its relay is at {host!r}, which is no IP address")
-    return (socket.AF_INET6 if ":" in host else socket.AF_INET), relay
+def _relay_of(
+    attempt: Attempt, control: socket.socket, bound_address: Address, trust: bool
+) -> SocketAddress:
+    """Where to send the datagrams for one hop."""
+    attempt.phase = "relay"
+    with attempt:
+        relay = reachable(control, bound_address, attempt.own_host, trust)
+        host = str(relay[0])
+        if not is_address(host) and host != attempt.own_host:
+            text = f"the proxy says that its relay is at {host!r}, which is no IP address"
+            raise ProtocolError(text)
+        attempt.log(f"relay {host_port(host, relay[1])!r}")
+    return relay

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
+    ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
-    Reply,
     ReplyError,
+    Socks4Reply,
     SocksError,
     host_port,
 )
-from socksclient.wire import Command, parse_host, parse_port
+from socksclient.wire import Command, is_address, parse_host, parse_port, socks4_carries
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from socksclient.exceptions import Phase
-    from socksclient.proxy import Proxy
+    from socksclient.proxy import Chain, Proxy
+
+Target = tuple[str, int]
+"""DST.ADDR and DST.PORT of a request."""
 
 NOT_KNOWN = ("0.0.0.0", 0)
 """The address that a UDP association announces if its source is not known."""
@@ -30,7 +35,7 @@ _logger = logging.getLogger("socksclient")
 
 
 class Attempt:
-    """One attempt to have something of `proxy`: a context manager around it.
+    """One attempt to have something of the last hop of `chain`: a context manager around it.
 
     It is the one border at which the deadline and what keeps the proxy from being reached become
     a `SocksError`, and at which every `SocksError` gets its place. All else passes untouched:
@@ -39,36 +44,111 @@ class Attempt:
     Attributes:
         destination: The (host, port) as the caller gave it; None of a UDP association, which
             has no one destination.
-        target: DST.ADDR and DST.PORT of the request.
-        phase: Where the attempt stands.
-        earlier: What became of other addresses of the destination, for the notes of the last error.
+        hop: Which hop the attempt stands at.
+        phase: How far it has come there.
+        targets: For each hop, what to ask it for, one after the other: what its target resolved
+            to, where that is done here.
 
     Raises:
-        ValueError: Host or port cannot be.
+        ValueError: Host or port cannot be, or a hop cannot carry what it is asked for.
     """
 
     def __init__(
-        self, proxy: Proxy, host: str, port: int, command: Command = Command.CONNECT
+        self, chain: Chain, host: str, port: int, command: Command = Command.CONNECT
     ) -> None:
-        self.proxy = proxy
+        self.chain = chain
         self.command = command
         self.destination = None if command == Command.UDP_ASSOCIATE else (host, port)
         # Only a connection needs its port: BIND and UDP ASSOCIATE have 0 for "not known".
         least = 1 if command == Command.CONNECT else 0
-        self.target = (parse_host(host), parse_port(port, least=least))
+        target = (parse_host(host), parse_port(port, least=least))
+        # All hops but the last are asked to connect to the next.
+        self.targets = [*([(hop.host, hop.port)] for hop in chain[1:]), [target]]
         self.phase: Phase = "resolve"
-        self.earlier: list[str] = []
+        self.hop = 0
+        self._earlier: list[str] = []
+        for number, hop in enumerate(chain):
+            self.hop = number
+            _check(hop, self.asked, self.target[0])
+        self.hop = 0
 
-    def ask_over(self, family: int, target: tuple[str, int]) -> tuple[str, int]:
-        """DST.ADDR and DST.PORT of the request for `target` on a connection of that family.
+    @property
+    def proxy(self) -> Proxy:
+        """The hop that the attempt stands at."""
+        return self.chain[self.hop]
+
+    @property
+    def asked(self) -> Command:
+        """CMD of the request that it gets."""
+        return self.command if self.hop == len(self.chain) - 1 else Command.CONNECT
+
+    @property
+    def target(self) -> Target:
+        """DST.ADDR and DST.PORT of that request."""
+        return self.targets[self.hop][0]
+
+    @property
+    def own_host(self) -> str | None:
+        """By what host the last hop is known to the one before it; None if there is none."""
+        return self.targets[-2][0][0] if len(self.chain) > 1 else None
+
+    @property
+    def resolves_here(self) -> bool:
+        """Whether the target is a name which is resolved on this side."""
+        return not (
+            self.proxy.remote_dns
+            or is_address(self.target[0])
+            or self.asked in (Command.RESOLVE, Command.RESOLVE_PTR)
+        )
+
+    def request_over(self, family: int) -> tuple[Command, str, int]:
+        """The request for it, when the nearest hop was reached by an address of `family`.
 
         A UDP association whose source is not known has all zeros there (RFC 1928 §7), and by
         their family Dante chooses that of its relay: where it listens at IPv6 addresses only, it
         refuses the zeros of IPv4 (REP 08).
         """
-        if self.command == Command.UDP_ASSOCIATE and target == NOT_KNOWN:
-            return ("::" if family == socket.AF_INET6 else NOT_KNOWN[0]), 0
-        return target
+        host, port = self.target
+        if self.asked == Command.UDP_ASSOCIATE and (host, port) == NOT_KNOWN:
+            over_ipv6 = ":" in self.proxy.host if self.hop else family == socket.AF_INET6
+            host = "::" if over_ipv6 else host
+        return self.asked, host, port
+
+    def checked(self, answer: str) -> str:
+        """The answer to RESOLVE, which is an IP address, or to RESOLVE_PTR, which is a name.
+
+        Raises:
+            ProtocolError: It is not.
+        """
+        if is_address(answer) != (self.command == Command.RESOLVE) or not answer:
+            raise ProtocolError(f"the answer to {self.command.text} is {answer!r}")
+        return answer
+
+    def start(self) -> None:
+        """From the nearest hop on, perhaps not for the first time."""
+        self.hop = 0
+        self.enter("connect")
+
+    def try_next_address(self, error: SocksError) -> bool:
+        """Whether a target has another address that could succeed where one has failed.
+
+        So it is after REP 03, 04, 05 and 08, after SOCKS4's only word for a failure, and when the
+        proxy hangs up on the request: `ssh -D` does so for every failure.
+        """
+        ahead = self.targets[error.hop]
+        if isinstance(error, ReplyError):
+            may_do = error.reply is Socks4Reply.REJECTED_OR_FAILED or error.errno in (
+                errno.ENETUNREACH,
+                errno.EHOSTUNREACH,
+                errno.ECONNREFUSED,
+                errno.EAFNOSUPPORT,
+            )
+        else:
+            may_do = isinstance(error, ProxyClosed) and error.phase == "request"
+        if len(ahead) == 1 or not may_do:
+            return False
+        self._earlier.append(f"before that, {ahead.pop(0)[0]}: {error.strerror}")
+        return True
 
     def enter(self, phase: Phase) -> None:
         """A new phase begins."""
@@ -96,10 +176,14 @@ class Attempt:
         if error is None or error.proxy is not None:  # the latter has been here before
             return
         error.proxy = self.proxy
+        error.hop = self.hop
         error.destination = self.destination
         error.phase = self.phase
-        if self.earlier:
-            error.__notes__ = [*getattr(error, "__notes__", ()), *self.earlier]
+        notes = list(self._earlier)
+        if self.phase == "request" and self.hop < len(self.chain) - 1:
+            notes.append(f"it was asked to connect to hop {self.hop + 1}, {self._next().place}")
+        if notes:
+            error.__notes__ = [*getattr(error, "__notes__", ()), *notes]
         self.log(f"failed: {error.strerror}")
         if error is not exc:
             try:
@@ -116,23 +200,36 @@ class Attempt:
             return ProxyConnectError(f"cannot reach the proxy: {exc.strerror or exc}", exc.errno)
         return None
 
+    def _next(self) -> Proxy:
+        return self.chain[self.hop + 1]
+
+
+def _check(hop: Proxy, command: Command, host: str) -> None:
+    """That `hop` can carry a request for `command` and `host`.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if "%" in host and is_address(host.partition("%")[0]):
+        raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
+    if host.lower().rstrip(".").endswith(".onion") and not hop.remote_dns:
+        # RFC 7686 §2: who does not speak with Tor about it must not ask a resolver either.
+        raise ValueError(f"{host} is known to Tor only, and {hop.scheme} resolves names here")
+    if hop.tls and command == Command.UDP_ASSOCIATE:
+        raise ValueError("UDP datagrams would go to the proxy in the clear, and not by TLS")
+    if command == Command.RESOLVE_PTR and not is_address(host):
+        raise ValueError(f"{host!r} is no IP address")
+    if hop.scheme == "http" and command != Command.CONNECT:
+        raise ValueError(f"an HTTP proxy cannot do {command.text}")
+    if hop.scheme not in ("socks4", "socks4a"):
+        return
+    if command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR):
+        raise ValueError(f"SOCKS4 cannot do {command.text}")
+    if is_address(host) and not socks4_carries(host):
+        kind = "IPv6 address" if ":" in host else "address"
+        raise ValueError(f"SOCKS4 cannot carry the {kind} {host}")
+
 
 def is_deadline(exc: BaseException | None) -> bool:
     """Whether it is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
     return isinstance(exc, TimeoutError) and exc.errno is None
-
-
-def next_address_may_do(error: SocksError) -> bool:
-    """Whether another address of the same destination could succeed where one has failed.
-
-    After REP 03, 04, 05 and 08, and when the proxy hangs up on the request: `ssh -D` does so for
-    every failure.
-    """
-    if isinstance(error, ReplyError):
-        return error.reply in (
-            Reply.NETWORK_UNREACHABLE,
-            Reply.HOST_UNREACHABLE,
-            Reply.CONNECTION_REFUSED,
-            Reply.ADDRESS_TYPE_NOT_SUPPORTED,
-        )
-    return isinstance(error, ProxyClosed) and error.phase == "request"

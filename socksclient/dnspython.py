@@ -19,7 +19,7 @@ from socksclient.anyio import connect_tcp
 from socksclient.anyio import udp_associate as async_udp_associate
 from socksclient.driver import Deadline
 from socksclient.exceptions import SocksError
-from socksclient.proxy import ProxyLike, as_proxy
+from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sync import create_connection, udp_associate
 from socksclient.wire import is_address, parse_host, parse_port
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from socksclient.anyio import UDPAssociation as AsyncUDPAssociation
-    from socksclient.proxy import Proxy
+    from socksclient.proxy import Chain
     from socksclient.udp import UDPAssociation
 
 __all__ = ["Backend", "Nameserver", "udp_with_fallback"]
@@ -64,7 +64,7 @@ def udp_with_fallback(
         where: The name server.
         timeout: Seconds for all of it; None waits without end.
         port: Its port.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
 
     Returns:
         The answer, and whether TCP brought it.
@@ -156,7 +156,7 @@ class Nameserver(dns.nameserver.Do53Nameserver):
     Args:
         address: Its IP address.
         port: Its port.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
 
     Raises:
         ValueError: One of these cannot be.
@@ -167,7 +167,7 @@ class Nameserver(dns.nameserver.Do53Nameserver):
         if not is_address(address):
             raise ValueError(f"address must be an IP address, not {address!r}")
         super().__init__(address, parse_port(port))
-        self.proxy: Proxy = as_proxy(proxy)
+        self.proxy: Chain = as_chain(proxy)
 
     def query(
         self,
@@ -225,11 +225,11 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     among them), TLS and QUIC, `DoHNameserver` and its kind, connect directly (dnspython 2.9).
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
     """
 
     def __init__(self, proxy: ProxyLike) -> None:
-        self.proxy = as_proxy(proxy)
+        self.proxy = as_chain(proxy)
 
     def name(self) -> str:
         """Called by dnspython, as all the others."""
@@ -275,7 +275,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
     """Associates when it first sends, for only then dnspython says how long that may take."""
 
-    def __init__(self, family: int, proxy: Proxy, peer: Any) -> None:
+    def __init__(self, family: int, proxy: Chain, peer: Any) -> None:
         super().__init__(family, socket.SOCK_DGRAM)
         self._proxy = proxy
         self._peer = peer

@@ -7,27 +7,29 @@ import socket
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from socksclient.attempt import Attempt, is_deadline, next_address_may_do
+from socksclient.attempt import Attempt, is_deadline
 from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
     MAX_TIMEOUT,
     Address,
     SocketOption,
+    at_path,
+    carried_by,
     check_source,
     interleave,
     literal,
-    open_socket,
+    make_socket,
     race,
-    without_zone,
     writable,
 )
-from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from socksclient.tls import Channel
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ class Deadline:
             raise TimeoutError
         return left
 
-    def limit(self, sock: socket.socket) -> None:
+    def limit(self, sock: Channel) -> None:
         """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
 
         Without a deadline the socket stays as it is: setting a timeout is a system call.
@@ -65,56 +67,99 @@ def open_tunnel(
     deadline: Deadline,
     source_address: tuple[str, int] | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> tuple[socket.socket, tuple[str, int]]:
-    """The connection on which the proxy has granted `attempt`, and the bound address.
+) -> tuple[Channel, tuple[str, int]]:
+    """The connection on which the last hop has granted `attempt`, and the bound address.
 
-    With ``socks5``, each address of the destination is tried on a connection of its own.
+    Where a target is resolved here (``socks5``), each of its addresses is tried on a connection
+    of its own.
     """
-    check_source(source_address and source_address[0])
+    nearest = attempt.chain[0]
+    check_source(source_address and source_address[0], nearest.path)
     with attempt:
-        ahead = targets(attempt, deadline)
-        proxy = attempt.proxy
-        servers = interleave(_resolve(attempt, proxy.host, proxy.port, deadline))
+        for number, _ in enumerate(attempt.chain):
+            attempt.hop = number
+            attempt.targets[number] = targets(attempt, deadline)
+        attempt.hop = 0
+        if nearest.path is not None:
+            servers = [at_path(nearest.path)]
+        else:
+            servers = interleave(_resolve(attempt, nearest.host, nearest.port, deadline))
     while True:
-        target = ahead.pop(0)
         try:
             with attempt:
-                attempt.enter("connect")
+                attempt.start()
                 sock = _connect(servers, deadline, source_address, socket_options)
-                return sock, _handshake(attempt, target, sock, deadline)
+                return _through(attempt, sock, deadline)
         except SocksError as error:
-            if not ahead or not next_address_may_do(error):
+            if not attempt.try_next_address(error):
                 raise
-            attempt.earlier.append(f"before that, {target[0]}: {error.strerror}")
+
+
+def open_socket(
+    attempt: Attempt,
+    deadline: Deadline,
+    source_address: tuple[str, int] | None = None,
+    socket_options: Iterable[SocketOption] = (),
+) -> tuple[socket.socket, tuple[str, int]]:
+    """`open_tunnel`, where a socket is to come of it.
+
+    Raises:
+        ValueError: It goes by TLS within TLS, which no `ssl.SSLSocket` can do.
+    """
+    if sum(hop.tls is not None for hop in attempt.chain) > 1:
+        raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
+    channel, bound_address = open_tunnel(attempt, deadline, source_address, socket_options)
+    return cast("socket.socket", channel), bound_address
 
 
 def targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
-    """What to ask the proxy for, one after the other."""
-    host, port = attempt.target
-    if attempt.proxy.remote_dns or is_address(host):
-        return [attempt.target]
+    """What to ask the hop for that the attempt stands at, one after the other."""
+    host, port = target = attempt.target
+    if not attempt.resolves_here:
+        return [target]
     try:
         addresses = _resolve(attempt, host, port, deadline)
     except socket.gaierror as error:
         raise ResolveError.of(host, error) from error
-    return [(address, port) for address in without_zone(host, addresses)]
+    return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
 
 
-def _handshake(
-    attempt: Attempt, target: tuple[str, int], sock: socket.socket, deadline: Deadline
-) -> tuple[str, int]:
-    host, port = attempt.ask_over(sock.family, target)
-    flow = handshake(attempt.proxy, attempt.command, host, port, attempt.enter)
+def _through(
+    attempt: Attempt, sock: socket.socket, deadline: Deadline
+) -> tuple[Channel, tuple[str, int]]:
+    """From one hop to the next, each on the connection through those before; closes it if not."""
+    channel: Channel = sock
+    bound_address = ("", 0)
     try:
-        bound_address = run(flow, sock, deadline)
+        for number, hop in enumerate(attempt.chain):
+            attempt.hop = number
+            if hop.tls:
+                channel = _start_tls(attempt, channel, deadline)
+            flow = handshake(hop, *attempt.request_over(sock.family), attempt.enter)
+            bound_address = run(flow, channel, deadline)
+            attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
     except BaseException:
-        sock.close()
+        channel.close()
         raise
-    attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
-    return bound_address
+    return channel, bound_address
 
 
-def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
+def _start_tls(attempt: Attempt, channel: Channel, deadline: Deadline) -> Channel:
+    """Speaks TLS with the hop that the attempt stands at."""
+    from socksclient import tls  # and with it ssl, which few need here
+
+    attempt.enter("tls")
+    proxy = attempt.proxy
+    try:
+        deadline.limit(channel)
+        return tls.start_tls(channel, tls.context_of(proxy), tls.server_name_of(proxy))
+    except (OSError, ValueError) as error:
+        if is_deadline(error):
+            raise
+        raise tls.tls_failure(error) from error
+
+
+def run(flow: Flow[T], sock: Channel, deadline: Deadline) -> T:
     """Drives `flow` on `sock`, which stays open whatever happens."""
     with closing(flow):
         try:
@@ -126,7 +171,7 @@ def run(flow: Flow[T], sock: socket.socket, deadline: Deadline) -> T:
             return result
 
 
-def exchange(step: Exchange, sock: socket.socket, deadline: Deadline) -> bytes:
+def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
     """Does what one step of a flow asks for; returns the octets that it is to be sent."""
     octets = b""
     try:
@@ -158,7 +203,7 @@ def _connect(
     if len(servers) > 1:
         return _race(servers, deadline, source_address, socket_options)
     [(family, sockaddr)] = servers
-    sock = open_socket(family, source_address, socket_options)
+    sock = make_socket(family, source_address, socket_options)
     try:
         sock.settimeout(deadline.left())
         sock.connect(sockaddr)

@@ -1,14 +1,14 @@
 """What can go wrong, as data.
 
     SocksError (OSError)
-    ├── ProxyConnectError (ConnectionError)        the proxy itself cannot be reached
+    ├── ProxyConnectError (ConnectionError)        the proxy itself cannot be reached, or its TLS
     ├── ProxyTimeout (TimeoutError)                the deadline passed
     ├── ResolveError                               a destination resolved here has no address
     ├── ProtocolError                              the peer does not speak SOCKS as it should
     │   └── ProxyClosed (ConnectionResetError)     it hung up before it had answered
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
     ├── ReplyError                                 the proxy refused the request, and says why
-    │   ├── ConnectionNotAllowed (PermissionError)          REP 02
+    │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403
     │   ├── ConnectionRefused (ConnectionRefusedError)      REP 05
     │   └── TTLExpired (TimeoutError)                       REP 06
     └── AssociationClosed (ConnectionResetError)   the proxy ended a UDP association
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import errno
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from socksclient.proxy import Proxy
@@ -31,14 +31,17 @@ __all__ = [
     "AuthenticationError",
     "ConnectionNotAllowed",
     "ConnectionRefused",
+    "HTTPReply",
     "Phase",
     "ProtocolError",
     "ProxyClosed",
     "ProxyConnectError",
     "ProxyTimeout",
     "Reply",
+    "ReplyCode",
     "ReplyError",
     "ResolveError",
+    "Socks4Reply",
     "SocksError",
     "TTLExpired",
 ]
@@ -49,8 +52,21 @@ Phase = Literal[
 """How far an attempt had come when it failed."""
 
 
+Code = TypeVar("Code", bound=IntEnum)
+
+
+def _unassigned(kind: type[Code], value: object, numbers: range, form: str) -> Code | None:
+    """A member for one of `numbers` that has none."""
+    if not isinstance(value, int) or value not in numbers:
+        return None
+    code = int.__new__(kind, value)
+    code._name_ = f"UNASSIGNED_{value:{form}}"
+    code._value_ = value
+    return code
+
+
 class Reply(IntEnum):
-    """The REP field of a SOCKS5 reply (RFC 1928 §6).
+    """The REP field of a SOCKS5 reply (RFC 1928 §6), with those of Tor (proposal 304) from F0 on.
 
     A number that nobody has assigned is kept as it came: `Reply(0x5A)` is a `Reply` with the
     value 0x5A and the name ``UNASSIGNED_5A``.
@@ -65,20 +81,33 @@ class Reply(IntEnum):
     TTL_EXPIRED = 0x06
     COMMAND_NOT_SUPPORTED = 0x07
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+    ONION_SERVICE_DESCRIPTOR_NOT_FOUND = 0xF0
+    ONION_SERVICE_DESCRIPTOR_INVALID = 0xF1
+    ONION_SERVICE_INTRODUCTION_FAILED = 0xF2
+    ONION_SERVICE_RENDEZVOUS_FAILED = 0xF3
+    ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION = 0xF4
+    ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION = 0xF5
+    ONION_ADDRESS_INVALID = 0xF6
+    ONION_SERVICE_INTRODUCTION_TIMED_OUT = 0xF7
 
     @classmethod
     def _missing_(cls, value: object) -> Reply | None:
-        if not isinstance(value, int) or not 0 <= value <= 0xFF:
-            return None
-        reply = int.__new__(cls, value)
-        reply._name_ = f"UNASSIGNED_{value:02X}"
-        reply._value_ = value
-        return reply
+        return _unassigned(cls, value, range(0x100), "02X")
 
     @property
     def meaning(self) -> str:
         """The reply in words, such as "connection refused"."""
         return self.name.replace("_", " ").lower().replace("socks", "SOCKS").replace("ttl", "TTL")
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        return _ERRNO.get(self)
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (REP {self:02X})"
 
 
 _ERRNO = {
@@ -89,7 +118,86 @@ _ERRNO = {
     Reply.TTL_EXPIRED: errno.ETIMEDOUT,
     Reply.COMMAND_NOT_SUPPORTED: errno.EOPNOTSUPP,
     Reply.ADDRESS_TYPE_NOT_SUPPORTED: errno.EAFNOSUPPORT,
+    Reply.ONION_SERVICE_DESCRIPTOR_NOT_FOUND: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_DESCRIPTOR_INVALID: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_INTRODUCTION_FAILED: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_RENDEZVOUS_FAILED: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION: errno.EACCES,
+    Reply.ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION: errno.EACCES,
+    Reply.ONION_ADDRESS_INVALID: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_INTRODUCTION_TIMED_OUT: errno.EHOSTUNREACH,
 }
+
+
+class Socks4Reply(IntEnum):
+    """The CD field of a SOCKS4 reply; unassigned numbers are kept, as in `Reply`."""
+
+    GRANTED = 0x5A
+    REJECTED_OR_FAILED = 0x5B
+    NO_IDENTD = 0x5C
+    IDENTD_REPORTS_ANOTHER_USER = 0x5D
+
+    @classmethod
+    def _missing_(cls, value: object) -> Socks4Reply | None:
+        return _unassigned(cls, value, range(0x100), "02X")
+
+    @property
+    def meaning(self) -> str:
+        """The reply in words, such as "rejected or failed"."""
+        return self.name.replace("_", " ").lower()
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        identd = (Socks4Reply.NO_IDENTD, Socks4Reply.IDENTD_REPORTS_ANOTHER_USER)
+        return errno.EACCES if self in identd else None
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (SOCKS4 CD {self:02X})"
+
+
+class HTTPReply(IntEnum):
+    """The status of an HTTP proxy's answer to CONNECT (RFC 9110 §15), if it is not a success.
+
+    Those that proxies use have names here; others are kept, as in `Reply`: ``UNASSIGNED_418``.
+    """
+
+    BAD_REQUEST = 400
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+    METHOD_NOT_ALLOWED = 405
+    REQUEST_TIMEOUT = 408
+    TOO_MANY_REQUESTS = 429
+    INTERNAL_SERVER_ERROR = 500
+    NOT_IMPLEMENTED = 501
+    BAD_GATEWAY = 502
+    SERVICE_UNAVAILABLE = 503
+    GATEWAY_TIMEOUT = 504
+
+    @classmethod
+    def _missing_(cls, value: object) -> HTTPReply | None:
+        return _unassigned(cls, value, range(100, 1000), "d")
+
+    @property
+    def meaning(self) -> str:
+        """The status in words, such as "bad gateway"."""
+        return self.name.replace("_", " ").lower()
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        return errno.EACCES if self == HTTPReply.FORBIDDEN else None
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (HTTP {int(self)})"
+
+
+ReplyCode: TypeAlias = Reply | Socks4Reply | HTTPReply
+"""A proxy's own code for its refusal. The numbers of the three overlap: look at the class too."""
 
 
 class SocksError(OSError):
@@ -99,7 +207,7 @@ class SocksError(OSError):
 
     Attributes:
         proxy: The hop that the error speaks of, or None where no proxy was involved yet.
-        hop: Its position among the hops; 0 is the nearest.
+        hop: Its position in the chain; 0 is the nearest.
         destination: The (host, port) that was asked for, as the caller gave it; None where there
             is none, as for a UDP association.
         phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
@@ -121,16 +229,18 @@ class SocksError(OSError):
     def __str__(self) -> str:
         if self.proxy is None:
             return str(self.strerror)
-        place = f"phase: {self.phase}, proxy: {host_port(self.proxy.host, self.proxy.port)}"
+        hop = f", hop: {self.hop}" if self.hop else ""
+        place = f"phase: {self.phase}{hop}, proxy: {self.proxy.place}"
         if self.destination is not None:
             place += f", destination: {host_port(*self.destination)}"
         return f"{self.strerror} ({place})"
 
 
 class ProxyConnectError(SocksError, ConnectionError):
-    """The proxy itself cannot be reached: its name, or the TCP connection to it.
+    """The proxy itself cannot be reached: its name, the connection to it, or its TLS.
 
-    Its `errno` is that of the cause; in the phase "resolve" that is a `socket.gaierror`.
+    Its `errno` is that of the cause; in the phase "resolve" that is a `socket.gaierror`. In the
+    phase "tls" the cause is an `ssl.SSLError` mostly, and there is no `errno`.
     """
 
 
@@ -198,21 +308,20 @@ class ReplyError(SocksError):
     """The proxy refused the request.
 
     Attributes:
-        reply: The proxy's own code.
+        reply: The proxy's own code: `Reply` (SOCKS5), `Socks4Reply` or `HTTPReply`.
     """
 
-    def __init__(self, reply: Reply, command: str = "") -> None:
-        reply = Reply(reply)
+    def __init__(self, reply: ReplyCode, command: str = "") -> None:
         what = "the proxy refused the request"
-        if command and reply == Reply.COMMAND_NOT_SUPPORTED:
+        if command and reply is Reply.COMMAND_NOT_SUPPORTED:
             what = f"this proxy does not offer {command}"
-        super().__init__(f"{what}: {reply.meaning} (REP {reply:02X})", _ERRNO.get(reply))
+        super().__init__(f"{what}: {reply.text}", reply.errno)
         self.reply = reply
         self.args = (reply, command)
 
 
 class ConnectionNotAllowed(ReplyError, PermissionError):
-    """REP 02: the connection is not allowed by the proxy's ruleset."""
+    """The connection is not allowed: REP 02, F4 and F5, SOCKS4 CD 5C and 5D, HTTP 403."""
 
 
 class ConnectionRefused(ReplyError, ConnectionRefusedError):
@@ -223,16 +332,16 @@ class TTLExpired(ReplyError, TimeoutError):
     """REP 06: the proxy gave up on the destination, its TTL expired."""
 
 
-_REPLY_ERRORS: dict[Reply, type[ReplyError]] = {
-    Reply.CONNECTION_NOT_ALLOWED_BY_RULESET: ConnectionNotAllowed,
-    Reply.CONNECTION_REFUSED: ConnectionRefused,
-    Reply.TTL_EXPIRED: TTLExpired,
+_REPLY_ERRORS: dict[int | None, type[ReplyError]] = {
+    errno.EACCES: ConnectionNotAllowed,
+    errno.ECONNREFUSED: ConnectionRefused,
+    errno.ETIMEDOUT: TTLExpired,
 }
 
 
-def reply_error(reply: Reply, command: str = "") -> ReplyError:
+def reply_error(reply: ReplyCode, command: str = "") -> ReplyError:
     """The error of the class that fits `reply`; `command` is what was asked for, if known."""
-    return _REPLY_ERRORS.get(reply, ReplyError)(reply, command)
+    return _REPLY_ERRORS.get(reply.errno, ReplyError)(reply, command)
 
 
 class AssociationClosed(SocksError, ConnectionResetError):

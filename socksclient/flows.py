@@ -1,4 +1,4 @@
-"""The protocol as generators that do no I/O, in the order of RFC 1928.
+"""The protocols as generators that do no I/O: SOCKS5 in the order of RFC 1928, and SOCKS4.
 
 A flow yields `Exchange` after `Exchange` and returns its result; a driver (`socksclient.driver`,
 `socksclient.anyio_driver`) does what each asks for and sends the octets back in. Every read asks
@@ -18,14 +18,18 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from socksclient.exceptions import ProxyClosed
 from socksclient.wire import (
     NO_ACCEPTABLE_METHODS,
+    SOCKS4_REPLY_SIZE,
     Command,
     check_reply,
+    check_socks4_reply,
     check_status,
     decode_address,
     decode_method,
+    decode_socks4_address,
     encode_credentials,
     encode_methods,
     encode_request,
+    encode_socks4_request,
     reply_size,
 )
 
@@ -41,9 +45,11 @@ __all__ = [
     "Method",
     "handshake",
     "negotiate_password",
+    "next_reply",
     "reply",
     "request",
     "select_method",
+    "socks4_reply",
 ]
 
 T = TypeVar("T")
@@ -125,9 +131,9 @@ def negotiate_nothing(_proxy: Proxy) -> Flow[None]:
 
 def negotiate_password(proxy: Proxy) -> Flow[None]:
     """The username/password sub-negotiation (RFC 1929 §2)."""
-    check_status(
-        (yield Exchange(encode_credentials(proxy.username or "", proxy.password or ""), 2))
-    )
+    # In no variable: tracebacks can show these.
+    octets = yield Exchange(encode_credentials(proxy.username or "", proxy.password or ""), 2)
+    check_status(octets, reserved=(proxy.username or "").startswith("<torS0X>"))
 
 
 NO_AUTHENTICATION = Method(0x00, negotiate_nothing)
@@ -136,10 +142,13 @@ USERNAME_PASSWORD = Method(0x02, negotiate_password)
 
 def request(command: Command, host: str, port: int) -> Flow[tuple[str, int]]:
     """Sends a request; returns BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
-    hint = ""
-    if command != Command.CONNECT:  # OpenSSH hangs up on what it does not offer
-        hint = f", as proxies do that do not offer {command.text}"
-    return (yield from reply(command, encode_request(command, host, port), hint))
+    return (yield from reply(command, encode_request(command, host, port), _hint(command)))
+
+
+def _hint(command: Command) -> str:
+    if command == Command.CONNECT:
+        return ""
+    return f", as proxies do that do not offer {command.text}"  # OpenSSH does
 
 
 def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
@@ -160,18 +169,46 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str
     return decode_address(octets[3:])
 
 
+def socks4_reply(send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
+    """Brings one reply of SOCKS4, as `reply` does of SOCKS5; returns DSTIP and DSTPORT."""
+    octets = b""
+    while len(octets) < SOCKS4_REPLY_SIZE:
+        octets += yield Exchange(send, SOCKS4_REPLY_SIZE - len(octets), 1, octets, hint)
+        send = b""
+        if len(octets) >= 2:
+            check_socks4_reply(octets)
+    return decode_socks4_address(octets[2:])
+
+
+def next_reply(proxy: Proxy, command: Command) -> Flow[tuple[str, int]]:
+    """Brings a reply that answers no request of its own: the second one to BIND."""
+    return socks4_reply() if proxy.scheme in ("socks4", "socks4a") else reply(command)
+
+
 def handshake(
     proxy: Proxy, command: Command, host: str, port: int, enter: Callable[[Phase], None]
 ) -> Flow[tuple[str, int]]:
     """All of it, from the greeting to the reply; returns the bound address.
 
     Args:
-        proxy: Says which methods to offer, and the credentials.
+        proxy: Says which protocol it speaks, which methods to offer, and the credentials.
         command: What to ask for.
         host: DST.ADDR of the request, as `socksclient.wire.parse_host` gave it.
         port: DST.PORT.
         enter: Called as each phase begins.
     """
+    if proxy.scheme == "http":
+        from socksclient.http_connect import http_connect
+
+        enter("request")
+        return (yield from http_connect(proxy, host, port))
+    if proxy.scheme in ("socks4", "socks4a"):
+        enter("request")
+        return (
+            yield from socks4_reply(
+                encode_socks4_request(command, host, port, proxy.username or ""), _hint(command)
+            )
+        )
     enter("method selection")
     method = yield from select_method(_methods(proxy))
     if method is not NO_AUTHENTICATION:

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from socksclient.exceptions import ProtocolError
-from socksclient.proxy import Proxy, ProxyLike, as_proxy
+from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sync import DEFAULT_TIMEOUT, Listener, bind, create_connection
 from socksclient.wire import is_address
 
@@ -26,7 +26,7 @@ __all__ = ["FTP", "FTP_TLS"]
 class _Proxied(ftplib.FTP):
     """What `ftplib.FTP` does with sockets of its own, done through `proxy`."""
 
-    proxy: Proxy
+    proxy: Chain
     trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
 
     def connect(
@@ -156,7 +156,7 @@ class FTP(_Proxied):
         timeout: Seconds, for each connection through the proxy and each operation on it.
         source_address: The (IP address, port) to connect to the proxy from.
         encoding: Of the names of files and directories.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class FTP(_Proxied):
         encoding: str = "utf-8",
         proxy: ProxyLike,
     ) -> None:
-        self.proxy = as_proxy(proxy)
+        self.proxy = as_chain(proxy)
         try:
             super().__init__(host, user, passwd, acct, timeout, source_address, encoding=encoding)
         except BaseException:
@@ -194,7 +194,7 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         timeout: Seconds.
         source_address: The (IP address, port) to connect to the proxy from.
         encoding: Of the names of files and directories.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         encoding: str = "utf-8",
         proxy: ProxyLike,
     ) -> None:
-        self.proxy = as_proxy(proxy)
+        self.proxy = as_chain(proxy)
         try:
             super().__init__(
                 host,

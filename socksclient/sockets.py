@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import socket
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError
-from socksclient.wire import is_address, is_unspecified, parse_host
+from socksclient.wire import is_address, is_unspecified, parse_host, socks4_carries
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
 
-Address: TypeAlias = tuple[int, tuple[object, ...]]
-"""An address family and what `socket.connect` takes for it."""
+    from socksclient.proxy import Proxy
+
+Address: TypeAlias = tuple[int, tuple[object, ...] | str]
+"""An address family and what `socket.connect` takes for it; for a unix socket that is its path."""
+
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+"""(host, port), or (host, port, flowinfo, scope_id) of an IPv6 address, as sockets have them."""
 
 SocketOption: TypeAlias = (
     tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
@@ -28,6 +34,22 @@ CONNECTION_ATTEMPT_DELAY = 0.25
 
 MAX_TIMEOUT = 0x7FFFFFFF // 1000
 """Seconds. Milliseconds that do not fit into 31 bits are too many for the system: 24 days."""
+
+
+def is_internet(family: int) -> bool:
+    """Whether the family is one of IP, and not of unix sockets."""
+    return family in (socket.AF_INET, socket.AF_INET6)
+
+
+def at_path(path: str) -> Address:
+    """The address of a unix socket.
+
+    Raises:
+        OSError: This system has no such thing.
+    """
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no unix sockets for Python")
+    return socket.AF_UNIX, path
 
 
 def literal(host: str, port: int) -> Address | None:
@@ -49,26 +71,41 @@ def interleave(addresses: Iterable[Address]) -> list[Address]:
     return [address for turn in turns for address in turn if address is not None]
 
 
-def without_zone(host: str, addresses: Iterable[Address]) -> list[str]:
-    """The IP addresses of `host` that mean the same to a proxy as they do here.
+def carried_by(proxy: Proxy, host: str, addresses: Iterable[Address]) -> list[str]:
+    """The IP addresses of `host` that mean the same to `proxy` as they do here.
+
+    SOCKS4 carries those of IPv4 only.
 
     Raises:
         ResolveError: There is none.
     """
     texts = [str(sockaddr[0]) for _, sockaddr in addresses if not any(sockaddr[3:])]
     carried = [text for text in texts if "%" not in text]
+    if proxy.scheme == "socks4":
+        carried = [text for text in carried if socks4_carries(text)]
     if not carried:
-        raise ResolveError(f"{host} has no address that a proxy could reach: {', '.join(texts)}")
+        raise ResolveError(f"{host} has no address that the proxy could reach: {', '.join(texts)}")
     return carried
 
 
+class HasPeer(Protocol):
+    """A socket, or what stands for one."""
+
+    def getpeername(self) -> Any:
+        """As of a socket."""
+
+
 def reachable(
-    control: socket.socket, bound_address: tuple[str, int], trust: bool = True
-) -> tuple[str, int] | tuple[str, int, int, int]:
+    control: HasPeer,
+    bound_address: tuple[str, int],
+    own_host: str | None = None,
+    trust: bool = True,
+) -> SocketAddress:
     """Where the proxy, connected to by `control`, listens or relays; as sockets have addresses.
 
     That is the bound address of its reply, unless its host is unspecified or not to be trusted:
-    then it is the proxy's own, as `control` reaches it (RFC 1928 §6).
+    then it is the proxy's own (RFC 1928 §6): `own_host` or, if that is None, as `control` reaches
+    it.
 
     Raises:
         ProtocolError: There is no such address.
@@ -82,30 +119,40 @@ def reachable(
             return parse_host(host), port
         except ValueError as error:
             raise ProtocolError(f"the bound address is none: {error}") from None
+    if own_host is not None:
+        return own_host, port
     try:
-        proxy_host, _, *zone = control.getpeername()
+        peer = control.getpeername()
     except OSError as error:
         raise ProxyClosed.broken(error, b"") from error
+    if not isinstance(peer, tuple):  # of a unix socket: the proxy is on this machine
+        return ("::1" if ":" in host else "127.0.0.1"), port
+    proxy_host, _, *zone = peer
     return (proxy_host, port, *zone)
 
 
-def check_source(host: str | None) -> None:
+def check_source(host: str | None, path: str | None = None) -> None:
     """That the host to connect from, if any, is an IP address, or empty for any of them.
 
     Raises:
-        ValueError: It is a name, which `bind` would resolve, however long it takes.
+        ValueError: It is a name, which `bind` would resolve, however long it takes; or the proxy
+            is a unix socket at `path`, to which no address leads.
     """
+    if host is not None and path is not None:
+        raise ValueError(f"there is no host to connect from to the unix socket {path}")
     if host and not is_address(host.partition("%")[0]):
         raise ValueError(f"the host to connect from must be an IP address, not {host!r}")
 
 
-def open_socket(
+def make_socket(
     family: int, source_address: tuple[str, int] | None, socket_options: Iterable[SocketOption]
 ) -> socket.socket:
-    """A TCP socket, ready to connect."""
+    """A TCP socket, or one of Unix, ready to connect."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         for option in socket_options:
+            if option[0] == socket.IPPROTO_TCP and not is_internet(family):
+                continue
             sock.setsockopt(*option)
         if source_address is not None:
             sock.bind(source_address)
@@ -150,7 +197,7 @@ def race(
     options = list(socket_options)
     ahead = list(addresses)
     waiting: dict[socket.socket, Address] = {}
-    failures: list[tuple[object, OSError]] = []
+    failures: list[tuple[Address, OSError]] = []
     try:
         while ahead or waiting:
             if ahead:
@@ -158,7 +205,7 @@ def race(
                 try:
                     waiting[_begin(family, sockaddr, source_address, options)] = address
                 except OSError as error:
-                    failures.append((sockaddr[0], error))
+                    failures.append((address, error))
                     continue
             delay = CONNECTION_ATTEMPT_DELAY if ahead else None
             for sock in (yield Wait(list(waiting), delay)):
@@ -169,7 +216,7 @@ def race(
                     addresses.insert(0, address)
                     return sock
                 sock.close()
-                failures.append((address[1][0], OSError(code, os.strerror(code))))
+                failures.append((address, OSError(code, os.strerror(code))))
         raise _all_failed(failures)
     finally:
         for sock in waiting:
@@ -178,23 +225,26 @@ def race(
 
 def _begin(
     family: int,
-    sockaddr: tuple[object, ...],
+    sockaddr: tuple[object, ...] | str,
     source_address: tuple[str, int] | None,
     options: Iterable[SocketOption],
 ) -> socket.socket:
-    sock = open_socket(family, source_address, options)
+    sock = make_socket(family, source_address, options)
     try:
         sock.setblocking(False)
         sock.connect(sockaddr)
-    except BlockingIOError:
-        pass  # it is under way
-    except BaseException:
-        sock.close()
-        raise
+    except BaseException as error:
+        # It is under way; but of a unix socket, this says that its queue is full.
+        if not (isinstance(error, BlockingIOError) and is_internet(family)):
+            sock.close()
+            raise
     return sock
 
 
-def _all_failed(failures: Sequence[tuple[object, OSError]]) -> OSError:
+def _all_failed(failures: Sequence[tuple[Address, OSError]]) -> OSError:
     """One error that tells of each."""
-    text = "; ".join(f"{host}: {error.strerror or error}" for host, error in failures)
+    text = "; ".join(
+        f"{where if isinstance(where, str) else where[0]}: {error.strerror or error}"
+        for (_, where), error in failures
+    )
     return OSError(failures[-1][1].errno, text)

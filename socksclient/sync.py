@@ -9,12 +9,12 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from socksclient.association import associate, bind_udp
+from socksclient.association import Granted, associate, attempts_for, bind_udp
 from socksclient.attempt import NOT_KNOWN, Attempt
-from socksclient.driver import Deadline, exchange, open_tunnel, targets
+from socksclient.driver import Deadline, exchange, open_socket, open_tunnel, targets
 from socksclient.exceptions import ProxyTimeout, SocksError, host_port
-from socksclient.flows import reply
-from socksclient.proxy import ProxyLike, as_proxy
+from socksclient.flows import next_reply
+from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sockets import MAX_TIMEOUT, check_source, reachable
 from socksclient.udp import UDPAssociation
 from socksclient.wire import Command
@@ -22,7 +22,15 @@ from socksclient.wire import Command
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["Listener", "UDPAssociation", "bind", "create_connection", "udp_associate"]
+__all__ = [
+    "Listener",
+    "UDPAssociation",
+    "bind",
+    "create_connection",
+    "resolve",
+    "resolve_ptr",
+    "udp_associate",
+]
 
 DEFAULT_TIMEOUT: Any = object()
 
@@ -37,31 +45,33 @@ def create_connection(
     """Connects to `address` through `proxy`, in the manner of `socket.create_connection`.
 
     Args:
-        address: The (host, port) of the destination. With ``socks5h`` a host name goes to the
-            proxy as it is and is never resolved here; with ``socks5`` it is resolved here, and
-            its addresses are tried in order.
+        address: The (host, port) of the destination. With ``socks5h``, ``socks4a`` and ``http`` a
+            host name goes to the proxy as it is and is never resolved here; with ``socks5`` and
+            ``socks4`` it is resolved here, and its addresses are tried in order.
         timeout: Seconds for all of it together: resolving, connecting, every message of the
             handshake, every address. None waits without end. Without it, the default of
             `socket.setdefaulttimeout` holds.
         source_address: The (IP address, port) to bind to before connecting to the proxy.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
+            nearest hop first.
 
     Returns:
         A plain connected socket, with `timeout` set, of which nothing has been read that the
-        destination sent.
+        destination sent. Where one hop speaks TLS it is an `ssl.SSLSocket`.
 
     Raises:
-        ValueError: The destination, the timeout or the proxy cannot be; nothing has been sent.
-        ProxyConnectError: The proxy cannot be reached.
+        ValueError: The destination, the timeout or the proxy cannot be, or a hop cannot carry
+            what it would be asked for; nothing has been sent.
+        ProxyConnectError: The proxy cannot be reached, or its TLS fails.
         ProxyTimeout: The `timeout` passed.
-        ResolveError: The destination's name has no address (``socks5`` only).
-        ProtocolError: The peer does not speak SOCKS5 as it should; `ProxyClosed` if it hung up.
+        ResolveError: The destination's name has no address (``socks5`` and ``socks4`` only).
+        ProtocolError: The peer does not speak as it should; `ProxyClosed` if it hung up.
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
-    attempt = Attempt(as_proxy(proxy), *_pair(address))
+    attempt = Attempt(as_chain(proxy), *_pair(address))
     timeout = _checked(timeout)
-    sock, _ = open_tunnel(attempt, Deadline(timeout), source_address)
+    sock, _ = open_socket(attempt, Deadline(timeout), source_address)
     sock.settimeout(timeout)
     return sock
 
@@ -84,7 +94,7 @@ def bind(
         timeout: Seconds for all of it until the proxy listens, as of `create_connection`, and for
             `Listener.accept` where that is given none.
         source_address: The (IP address, port) to bind to before connecting to the proxy.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these, of which the last is to listen.
 
     Returns:
         A `Listener`; its `address` is where the peer is to connect to.
@@ -94,12 +104,12 @@ def bind(
         ReplyError: The proxy refused; few offer BIND, Dante does.
     """
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
-    attempt = Attempt(as_proxy(proxy), *_pair(address), Command.BIND)
+    attempt = Attempt(as_chain(proxy), *_pair(address), Command.BIND)
     timeout = _checked(timeout)
-    sock, bound_address = open_tunnel(attempt, Deadline(timeout), source_address)
+    sock, bound_address = open_socket(attempt, Deadline(timeout), source_address)
     try:
         with attempt:
-            host, port, *_ = reachable(sock, bound_address)
+            host, port, *_ = reachable(sock, bound_address, attempt.own_host)
             return Listener(sock, (host, port), attempt, timeout)
     except BaseException:
         sock.close()
@@ -117,7 +127,8 @@ def udp_associate(
 
     Args:
         timeout: Seconds for all of it, as of `create_connection`; the association has it set.
-        proxy: The proxy's URL, or a `Proxy`.
+        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
+            for the next.
         local_address: The (IP address, port) to send from, which is told to the proxy: some relay
             nothing else then. By default that is left open, as it must be behind a NAT.
         trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
@@ -132,7 +143,7 @@ def udp_associate(
         ReplyError: The proxy refused; many do not offer UDP.
         ProxyConnectError: The proxy cannot be reached, or its relay.
     """
-    hop = as_proxy(proxy)
+    chain = as_chain(proxy)
     timeout = _checked(timeout)
     udp = None
     source = NOT_KNOWN
@@ -140,21 +151,66 @@ def udp_associate(
         check_source(_pair(local_address)[0])
         udp = bind_udp(local_address)
         source = udp.getsockname()[:2]
+    granted: list[Granted] = []
     try:
-        attempt = Attempt(hop, *source, Command.UDP_ASSOCIATE)
-        control, bound_address = open_tunnel(attempt, Deadline(timeout))
+        deadline = Deadline(timeout)
+        for attempt in attempts_for(chain, source):
+            control, bound_address = open_socket(attempt, deadline)
+            granted.append(Granted(attempt, control, bound_address))
     except BaseException:
-        if udp is not None:
-            udp.close()
+        for sock in (udp, *(one.control for one in granted)):
+            if sock is not None:
+                sock.close()
         raise
-    association = associate(attempt, control, bound_address, udp, trust_relay_address)
+    association = associate(granted, udp, trust_relay_address)
 
     def resolve(host: str, port: int, timeout: float | None) -> tuple[str, int]:
-        attempt = Attempt(hop, host, port)
+        attempt = Attempt(chain, host, port)
+        attempt.hop = len(chain) - 1
         with attempt:
             return targets(attempt, Deadline(timeout))[0]
 
     return UDPAssociation(association, timeout, resolve)
+
+
+def resolve(name: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
+    """Has Tor resolve `name` (RESOLVE, one of its extensions of SOCKS).
+
+    Args:
+        name: It is never resolved here, whatever the scheme.
+        timeout: Seconds for all of it, as of `create_connection`.
+        proxy: Tor's URL, or a `Proxy`, or a chain with Tor at its end.
+
+    Returns:
+        An IP address, as text.
+
+    Raises:
+        ValueError: As of `create_connection`, and so the others.
+        ReplyError: There is no such name (REP 04), or the proxy is not Tor.
+    """
+    return _ask(Attempt(as_chain(proxy), name, 0, Command.RESOLVE), timeout)
+
+
+def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
+    """Has Tor find the name of an IP address (RESOLVE_PTR, one of its extensions of SOCKS).
+
+    Args:
+        address: An IP address, as text.
+        timeout: Seconds for all of it, as of `create_connection`.
+        proxy: As of `resolve`; not with SOCKS4, which cannot carry a name back.
+
+    Raises:
+        ValueError: As of `create_connection`, and so the others.
+        ReplyError: It has no name (REP 04), or the proxy is not Tor.
+    """
+    return _ask(Attempt(as_chain(proxy), address, 0, Command.RESOLVE_PTR), timeout)
+
+
+def _ask(attempt: Attempt, timeout: float | None) -> str:
+    channel, (answer, _) = open_tunnel(attempt, Deadline(_checked(timeout)))
+    channel.close()
+    with attempt:
+        return attempt.checked(answer)
 
 
 class Listener:
@@ -175,7 +231,7 @@ class Listener:
         self._closed = False
         self._accepting = threading.Lock()
         # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
-        self._flow = reply(Command.BIND)
+        self._flow = next_reply(attempt.proxy, Command.BIND)
         self._step = next(self._flow)
 
     def accept(

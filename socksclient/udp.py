@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from socksclient.exceptions import host_port
-from socksclient.sockets import MAX_TIMEOUT, writable
+from socksclient.sockets import MAX_TIMEOUT, SocketAddress, writable
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["UDPAssociation"]
 
 _SLICE = 0.5  # seconds
-
-SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-"""(host, port), or (host, port, flowinfo, scope_id) of an IPv6 address, as sockets have them."""
 
 
 class UDPAssociation:
@@ -260,7 +257,7 @@ class UDPAssociation:
     def __repr__(self) -> str:
         closed = "closed, " if self._association.closed else ""
         relay = host_port(*self.relay_address)
-        return f"<UDPAssociation {closed}{self._association.attempt.proxy}, relay {relay}>"
+        return f"<UDPAssociation {closed}{self._association.proxy}, relay {relay}>"
 
     def _target(self, address: SocketAddress) -> Address:
         """What goes over the wire for `address`."""

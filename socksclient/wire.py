@@ -1,8 +1,8 @@
 """Octets <-> values, with no state and no I/O.
 
-RFC 1928 (SOCKS5) and RFC 1929 (username/password). What a user may have got wrong (a name that
-is too long, a port out of range) is found here, as a `ValueError`; what a proxy got wrong is a
-`ProtocolError`.
+RFC 1928 (SOCKS5), RFC 1929 (username/password), SOCKS4 and 4A. What a user may have got wrong (a
+name that is too long, a port out of range) is found here, as a `ValueError`; what a proxy got
+wrong is a `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import re
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from socksclient.exceptions import AuthenticationError, ProtocolError, Reply, reply_error
+from socksclient.exceptions import (
+    AuthenticationError,
+    ProtocolError,
+    Reply,
+    Socks4Reply,
+    reply_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,24 +28,30 @@ __all__ = [
     "MAX_HEADER_SIZE",
     "NOT_IN_A_NAME",
     "NO_ACCEPTABLE_METHODS",
+    "SOCKS4_REPLY_SIZE",
     "AddressType",
     "Command",
     "check_reply",
+    "check_socks4_reply",
     "check_status",
     "datagram_header_size",
     "decode_address",
     "decode_method",
+    "decode_socks4_address",
     "encode_address",
     "encode_credential",
     "encode_credentials",
     "encode_datagram_header",
     "encode_methods",
     "encode_request",
+    "encode_socks4_request",
     "is_address",
     "is_unspecified",
+    "not_what_speaks",
     "parse_host",
     "parse_port",
     "reply_size",
+    "socks4_carries",
     "without_mapping",
 ]
 
@@ -51,16 +63,18 @@ NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f/:@\[\]]")
 
 
 class Command(IntEnum):
-    """CMD of a request (RFC 1928 §4)."""
+    """CMD of a request (RFC 1928 §4), and what Tor has besides (its "SOCKS extensions")."""
 
     CONNECT = 0x01
     BIND = 0x02
     UDP_ASSOCIATE = 0x03
+    RESOLVE = 0xF0
+    RESOLVE_PTR = 0xF1
 
     @property
     def text(self) -> str:
-        """As RFC 1928 writes it, such as "UDP ASSOCIATE"."""
-        return self.name.replace("_", " ")
+        """As RFC 1928 writes it, such as "UDP ASSOCIATE"; Tor's as Tor does."""
+        return self.name if self >= Command.RESOLVE else self.name.replace("_", " ")
 
 
 class AddressType(IntEnum):
@@ -83,7 +97,7 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
     """VER METHOD: the method that the proxy selected among those `offered`."""
     version, method = octets
     if version != VERSION:
-        raise ProtocolError(_not_socks5(octets), octets)
+        raise ProtocolError(not_what_speaks(octets, "a SOCKS5 proxy", "version 05"), octets)
     if method == NO_ACCEPTABLE_METHODS:
         codes = _list_of_codes(offered)
         if list(offered) == [0x00]:
@@ -104,35 +118,39 @@ def _list_of_codes(methods: Sequence[int]) -> str:
     return ", ".join(f"{method:02X}" for method in methods)
 
 
-def _not_socks5(octets: bytes) -> str:
-    """What speaks, judged by the first two octets of its answer to a SOCKS5 greeting."""
-    if octets == b"HT":
-        return "this is an HTTP proxy or server, not a SOCKS5 proxy: it answered in HTTP"
-    if octets[0] == 0x00 and 0x5A <= octets[1] <= 0x5D:
-        return "this is a SOCKS4 server, not a SOCKS5 proxy: it answered in SOCKS4"
-    if octets == b"\x15\x03":
-        return "this is a TLS server, not a plain SOCKS5 proxy: it answered with a TLS alert"
-    return f"this is not a SOCKS5 proxy: it answered with {octets.hex(' ')}, version 05 is wanted"
+def not_what_speaks(octets: bytes, expected: str, wanted: str) -> str:
+    """What speaks, judged by the first two octets of its first answer; it is not `expected`."""
+    if octets[:2] == b"HT":
+        return f"this is an HTTP proxy or server, not {expected}: it answered in HTTP"
+    if octets[:1] == b"\0" and octets[1:2] in (b"\x5a", b"\x5b", b"\x5c", b"\x5d"):
+        return f"this is a SOCKS4 server, not {expected}: it answered in SOCKS4"
+    if octets[0] == VERSION:
+        return f"this is a SOCKS5 server, not {expected}: it answered in SOCKS5"
+    if octets[:2] == b"\x15\x03":
+        plain = expected.replace("a ", "a plain ", 1)
+        return f"this is a TLS server, not {plain}: it answered with a TLS alert"
+    return f"this is not {expected}: it answered with {octets[:2].hex(' ')}, {wanted} is wanted"
 
 
 # Username/password sub-negotiation (RFC 1929 §2)
 
 
-def encode_credential(field: str, value: str) -> bytes:
+def encode_credential(field: str, value: str, limit: int | None = 255) -> bytes:
     """A user name or a password as UTF-8.
 
     Args:
         field: What it is, for the error's text, which never bears the value.
-        value: 0 to 255 octets. RFC 1929 asks for at least one; Tor, curl and token-as-user
-            proxies live with empty ones.
+        value: RFC 1929 asks for one octet at least; Tor, curl and token-as-user proxies live with
+            empty ones.
+        limit: The most octets that it may have.
     """
     if not isinstance(value, str):
         raise TypeError(f"{field} must be a str, not {type(value).__name__}")
     octets = value.encode(errors="replace")
     if octets.decode() != value:  # so that no error has the value as its context
         raise ValueError(f"{field} cannot be encoded as UTF-8")
-    if len(octets) > 0xFF:
-        raise ValueError(f"{field} is {len(octets)} octets long in UTF-8; SOCKS5 carries 255")
+    if limit is not None and len(octets) > limit:
+        raise ValueError(f"{field} is {len(octets)} octets long in UTF-8; SOCKS carries {limit}")
     return octets
 
 
@@ -143,8 +161,13 @@ def encode_credentials(username: str, password: str) -> bytes:
     return b"\x01%c%b%c%b" % (len(uname), uname, len(passwd), passwd)
 
 
-def check_status(octets: bytes) -> None:
-    """VER STATUS: raises unless the credentials were accepted."""
+def check_status(octets: bytes, reserved: bool = False) -> None:
+    """VER STATUS: raises unless the credentials were accepted.
+
+    Args:
+        octets: The message.
+        reserved: Whether the user name is one that Tor has reserved.
+    """
     version, status = octets
     # Some servers answer with the version of SOCKS in place of the sub-negotiation's, Tor among
     # them (`05 01` to a reserved user name); curl does not look at it at all.
@@ -153,7 +176,12 @@ def check_status(octets: bytes) -> None:
             f"version {version:02X} in the answer to the credentials; 01 is wanted", octets
         )
     if status != 0x00:
-        raise AuthenticationError(f"the proxy refused the credentials (STATUS {status:02X})")
+        refused = f"the proxy refused the credentials (STATUS {status:02X})"
+        if version == VERSION and reserved:
+            # Tor says it in the ten octets of a failed reply (proposal 351).
+            refused += ": Tor keeps user names that begin with <torS0X> to itself, and does not"
+            refused += " know this form of them"
+        raise AuthenticationError(refused)
 
 
 # Request and reply (RFC 1928 §4–6)
@@ -177,6 +205,43 @@ def check_reply(octets: bytes, command: Command) -> None:
         )
     if rep != Reply.SUCCEEDED:
         raise reply_error(Reply(rep), command.text)
+
+
+# SOCKS4, 4A
+
+SOCKS4_REPLY_SIZE = 8
+
+
+def socks4_carries(host: str) -> bool:
+    """Whether the IP address is of IPv4, and not 0.0.0.x, which says that a name follows."""
+    ip = _ip_address(host)
+    return ip is not None and ip.version == 4 and not 0 < int(ip) <= 0xFF
+
+
+def encode_socks4_request(command: int, host: str, port: int, username: str) -> bytes:
+    """VN CD DSTPORT DSTIP USERID NUL, and for a name, which is 4A, the name and NUL.
+
+    The host is a name, or an address that SOCKS4 carries.
+    """
+    ip = _ip_address(host)
+    name = b"" if ip is not None else host.encode("ascii") + b"\0"
+    address = b"\0\0\0\x01" if ip is None else ip.packed
+    head = b"\x04%c%b%b" % (command, port.to_bytes(2, "big"), address)
+    return head + username.encode() + b"\0" + name
+
+
+def check_socks4_reply(octets: bytes) -> None:
+    """VN CD …: raises unless the request was granted. Two octets are enough."""
+    version, code = octets[:2]
+    if version != 0x00:
+        raise ProtocolError(not_what_speaks(octets, "a SOCKS4 proxy", "version 00"), octets)
+    if code != Socks4Reply.GRANTED:
+        raise reply_error(Socks4Reply(code))
+
+
+def decode_socks4_address(octets: bytes) -> tuple[str, int]:
+    """DSTPORT DSTIP as (host, port): in a reply, the bound address."""
+    return str(ipaddress.IPv4Address(octets[2:])), int.from_bytes(octets[:2], "big")
 
 
 # Addresses (RFC 1928 §5)
@@ -238,7 +303,7 @@ def parse_host(host: str) -> str:
     if found := NOT_IN_A_NAME.search(host):
         raise ValueError(f"host {host!r} has {found[0]!r} in it, as no name has")
     if len(host) > 0xFF:
-        raise ValueError(f"host is {len(host)} octets long; SOCKS5 carries 255")
+        raise ValueError(f"host is {len(host)} octets long; SOCKS carries 255")
     return host
 
 

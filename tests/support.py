@@ -20,10 +20,9 @@ from typing import Any, Protocol, TypeVar
 import uvloop
 
 from socksclient import Proxy, ProxyLike
-from socksclient.association import Association
-from socksclient.attempt import Attempt
+from socksclient.association import Association, Granted, attempts_for
 from socksclient.exceptions import host_port
-from socksclient.wire import Command, encode_address
+from socksclient.wire import encode_address
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]
@@ -256,8 +255,9 @@ def unix_association() -> Iterator[tuple[Association, socket.socket]]:
             stack.enter_context(sock)
         udp.setblocking(False)
         relay.settimeout(10)
-        attempt = Attempt(Proxy("127.0.0.1"), "0.0.0.0", 0, Command.UDP_ASSOCIATE)
-        association = Association(attempt, control, udp, ("127.0.0.1", 1))
+        [attempt] = attempts_for((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
+        granted = Granted(attempt, control, ("127.0.0.1", 1))
+        association = Association([granted], udp, [("127.0.0.1", 1)])
         stack.callback(association.close)
         yield association, relay
 

@@ -182,7 +182,7 @@ class TestTheDestinationsAddresses:
             with pytest.raises(ReplyError):
                 dial(("origin.test", 80), proxy=local(server))
             names["origin.test"] = ["fe80::1%lo"]
-            with pytest.raises(ResolveError, match="no address that a proxy could reach"):
+            with pytest.raises(ResolveError, match="no address that the proxy could reach"):
                 dial(("origin.test", 80), proxy=local(server))
             assert [request.destination for request in server.requests] == [("192.0.2.2", 80)]
 

@@ -515,7 +515,7 @@ class TestNameserver:
     def test_is_known_to_the_resolver_by_its_address(self) -> None:
         with proxied(answer) as proxy:
             nameserver = Nameserver(*IPV6, proxy=proxy.url)
-            assert nameserver.proxy == Proxy.from_url(proxy.url)
+            assert nameserver.proxy == (Proxy.from_url(proxy.url),)
             assert str(nameserver) == "Do53:2001:db8::53@53"
             resolver = dns.resolver.Resolver(configure=False)
             resolver.nameservers = [nameserver]

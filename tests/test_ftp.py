@@ -624,7 +624,7 @@ class TestConstructor:
         with SocksServer() as proxy:
             for client in (FTP(proxy=proxy.url), FTP_TLS(proxy=proxy.url)):
                 assert isinstance(client, ftplib.FTP)
-                assert client.proxy == Proxy.from_url(proxy.url)
+                assert client.proxy == (Proxy.from_url(proxy.url),)
                 client.close()
             assert isinstance(client, ftplib.FTP_TLS)
             assert proxy.connections == []

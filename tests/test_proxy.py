@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import ssl
 import traceback
+from collections import deque
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from socksclient import NO_AUTHENTICATION, USERNAME_PASSWORD, Method, Proxy
-from socksclient.proxy import as_proxy
+from socksclient.proxy import as_chain
 
 # Every octet with a meaning in a URL, and more, as text and percent-encoded.
 RESERVED = ":/?#[]@!$&'()*+,;=% ü€\0"
@@ -48,6 +50,13 @@ ENCODED = "%3A%2F%3F%23%5B%5D%40%21%24%26%27%28%29%2A%2B%2C%3B%3D%25%20%C3%BC%e2
         ("socks5h://user:p[]s／s@host", "socks5h", "host", 1080, "user", "p[]s／s"),
         ("socks5h://[fe80::1%25eth0]", "socks5h", "fe80::1%eth0", 1080, None, None),
         (f"socks5h://{ENCODED}:{ENCODED}@h:1", "socks5h", "h", 1, RESERVED, RESERVED),
+        ("socks4://h", "socks4", "h", 1080, None, None),
+        ("socks4a://me@h:1", "socks4a", "h", 1, "me", None),
+        ("socks4a://me:@h:1", "socks4a", "h", 1, "me", None),
+        ("http://h", "http", "h", 80, None, None),
+        ("http://user:pass@h:3128/", "http", "h", 3128, "user", "pass"),
+        (f"http://u:{'x' * 300}@h", "http", "h", 80, "u", "x" * 300),
+        ("http://localhost/", "http", "localhost", 80, None, None),
     ],
 )
 def test_a_url_is_the_proxy_of_its_parts(
@@ -56,8 +65,57 @@ def test_a_url_is_the_proxy_of_its_parts(
     proxy = Proxy.from_url(url)
     assert (proxy.scheme, proxy.host, proxy.port) == (scheme, host, port)
     assert (proxy.username, proxy.password) == (username, password)
-    assert proxy.remote_dns is (scheme == "socks5h")
+    assert proxy.remote_dns is (scheme in ("socks5h", "socks4a", "http"))
+    assert proxy.tls is None
+    assert proxy.path is None
     assert proxy == Proxy(host, port, scheme=scheme, username=username, password=password)
+
+
+@pytest.mark.parametrize(
+    ("url", "scheme", "port", "text"),
+    [
+        ("https://h", "http", 443, "https://h:443"),
+        ("HTTPS://u:p@h:1", "http", 1, "https://***@h:1"),
+        ("socks5h+tls://h", "socks5h", 1080, "socks5h+tls://h:1080"),
+        ("socks5+TLS://h", "socks5", 1080, "socks5+tls://h:1080"),
+        ("socks+tls://h", "socks5h", 1080, "socks5h+tls://h:1080"),
+        ("socks4a+tls://h", "socks4a", 1080, "socks4a+tls://h:1080"),
+        ("socks4+tls://h", "socks4", 1080, "socks4+tls://h:1080"),
+    ],
+)
+def test_a_url_with_tls(url: str, scheme: str, port: int, text: str) -> None:
+    proxy = Proxy.from_url(url)
+    assert (proxy.scheme, proxy.host, proxy.port, proxy.tls) == (scheme, "h", port, True)
+    assert str(proxy) == text
+    assert proxy == Proxy(
+        "h", port, scheme=scheme, username=proxy.username, password=proxy.password, tls=True
+    )
+    assert replace(proxy, tls=None) == Proxy(
+        "h", port, scheme=scheme, username=proxy.username, password=proxy.password
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("socks5h://localhost/run/tor/socks", "/run/tor/socks"),
+        ("socks4a://u@LOCALHOST/x", "/x"),
+        ("socks5h+tls://localhost/a%20b%40c", "/a b@c"),
+    ],
+)
+def test_a_url_of_a_unix_socket(url: str, path: str) -> None:
+    proxy = Proxy.from_url(url)
+    assert (proxy.path, proxy.host, proxy.place) == (path, "localhost", path)
+    assert str(proxy).endswith(f"localhost{quote(path)}")
+    assert proxy == replace(
+        Proxy(path=path), scheme=proxy.scheme, tls=proxy.tls, username=proxy.username
+    )
+
+
+def test_a_path_of_any_kind() -> None:
+    assert Proxy(path="relative").path == "relative"
+    assert Proxy("proxy.example", path="/x").host == "proxy.example"
+    assert Proxy(path="/x", scheme="http").path == "/x"
 
 
 NOTHING = NO_AUTHENTICATION.negotiate
@@ -68,11 +126,21 @@ MALFORMED = "proxy URL is not of the form scheme://[username[:password]@]host[:p
     ("url", "text"),
     [
         # In each the secrets are us3r, p4ss and w0rd.
-        ("proxy.example:1080", "has no scheme: it must begin with socks5h://, socks5:// or socks:"),
+        ("proxy.example:1080", "has no scheme: it must begin with socks5h://, socks5://, socks://"),
         ("us3r:p4ssw0rd@proxy.example:1080", "proxy URL has no scheme"),
         ("", "proxy URL has no scheme"),
-        ("http://us3r:p4ssw0rd@h", "proxy scheme 'http' is not one of socks5h://, "),
-        ("socks4a://us3r@h", "proxy scheme 'socks4a' is not one of"),
+        ("ftp://us3r:p4ssw0rd@h", "proxy scheme 'ftp' is not one of socks5h://, "),
+        ("https+tls://us3r@h", "proxy scheme 'https+tls' is not one of"),
+        ("http+tls://us3r@h", "proxy scheme 'http+tls' is not one of"),
+        ("socks5h+ssl://us3r@h", MALFORMED),
+        ("socks4://us3r:p4ssw0rd@h", "proxy password is given, and SOCKS4 cannot carry one"),
+        ("socks4a://us3r%00@h", "proxy username has a NUL in it"),
+        ("http://us3r%3Aus3r:p4ssw0rd@h", "proxy username has a colon in it"),
+        ("http://us3r:p4ss%0Aw0rd@h", "proxy credentials have a control character"),
+        ("http://us3r:p4ss%0Aw0rd@localhost/path", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@localhost:1/p4ss", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@localhost/p4ss@h", MALFORMED),
+        ("socks5h://us3r:p4ssw0rd@localhost/p4ss%zz", "proxy path has a % that is not followed"),
         ("socks5h://us3r:p4ssw0rd@h:0", "proxy port 0 is not in the range from 1 to 65535"),
         ("socks5h://us3r:p4ssw0rd@h:65536", "proxy port 65536 is not in the range"),
         ("socks5h://us3r:p4ssw0rd@h:http", MALFORMED),
@@ -139,7 +207,15 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
         ({"port": 0}, "port 0 is not in the range from 1 to 65535"),
         ({"port": 65536}, "port 65536 is not in the range"),
         ({"port": "1080"}, "port must be an integer"),
-        ({"scheme": "http"}, "proxy scheme 'http' is not one of socks5h://, socks5:// or socks://"),
+        ({"scheme": "ftp"}, "proxy scheme 'ftp' is not one of socks5h://, socks5://, socks://"),
+        ({"scheme": "https", "tls": False}, "proxy scheme 'https' means TLS, and tls is False"),
+        ({"scheme": "socks5+tls", "tls": False}, "means TLS, and tls is False"),
+        ({"scheme": "socks4", "username": "us3r", "password": "p4ss"}, "SOCKS4 cannot carry one"),
+        ({"scheme": "socks4", "username": "us3r" * 64}, "proxy username is 256 octets long"),
+        ({"scheme": "socks4", "methods": [NO_AUTHENTICATION]}, "proxy methods are of SOCKS5"),
+        ({"scheme": "http", "username": "us3r:us3r"}, "proxy username has a colon"),
+        ({"scheme": "http", "username": "us3r", "password": "p4ss\r"}, "control character"),
+        ({"path": ""}, "proxy path is empty"),
         ({"password": "p4ss"}, "proxy password is given without a username"),
         ({"username": "us3r" * 64}, "proxy username is 256 octets long in UTF-8"),
         ({"username": "us3r", "password": "p4ss" * 64}, "proxy password is 256 octets long"),
@@ -173,6 +249,7 @@ def test_equal_proxies_are_equal_and_hash_alike(proxy: Proxy, same: Proxy) -> No
     assert hash(proxy) == hash(same)
 
 
+CONTEXT = ssl.create_default_context()
 PROXY = Proxy("h", 1081, scheme="socks5", username="us3r", password="p4ss")
 OTHERS = [
     replace(PROXY, host="i"),
@@ -181,6 +258,8 @@ OTHERS = [
     replace(PROXY, username="other"),
     replace(PROXY, password="other"),
     replace(PROXY, methods=(USERNAME_PASSWORD,)),
+    replace(PROXY, path="/run/tor/socks"),
+    replace(PROXY, tls=True),
 ]
 
 
@@ -216,6 +295,8 @@ def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
         ({"host": b"h"}, "proxy host must be a str, not bytes"),
         ({"host": "h", "username": b"us3r"}, "proxy username must be a str, not bytes"),
         ({"host": "h", "username": "u", "password": 1}, "proxy password must be a str, not int"),
+        ({"path": b"/x"}, "proxy path must be a str, not bytes"),
+        ({"path": 1}, "proxy path must be a str, not int"),
     ],
 )
 def test_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> None:
@@ -224,8 +305,8 @@ def test_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> No
 
 
 def test_replacing_a_field_checks_it() -> None:
-    with pytest.raises(ValueError, match="proxy scheme 'http'"):
-        replace(PROXY, scheme="http")
+    with pytest.raises(ValueError, match="proxy scheme 'ftp'"):
+        replace(PROXY, scheme="ftp")
 
 
 @pytest.mark.parametrize("proxy", [PROXY, *OTHERS], ids=str)
@@ -249,16 +330,79 @@ def test_its_text_is_the_url_without_credentials(proxy: Proxy, text: str) -> Non
     assert repr(proxy) == f"<Proxy {text}>"
 
 
-def test_as_proxy_takes_a_proxy_or_its_url() -> None:
-    assert as_proxy(PROXY) is PROXY
-    assert as_proxy("socks5://us3r:p4ss@h:1081") == PROXY
+def test_a_context_for_tls_is_kept_as_it_is() -> None:
+    proxy = Proxy("h", tls=CONTEXT)
+    assert proxy.tls is CONTEXT
+    assert proxy == Proxy("h", scheme="socks5h+tls", tls=CONTEXT)
+    assert proxy != Proxy("h", tls=True)
+    assert hash(proxy) == hash(Proxy("h", tls=CONTEXT))
 
 
-@pytest.mark.parametrize("proxy", [None, b"socks5h://us3r:p4ss@h", ("h", 1080), 1080])
-def test_as_proxy_takes_nothing_else(proxy: str) -> None:
-    kind = type(proxy).__name__
-    with pytest.raises(TypeError, match=f"proxy must be a str or a .*, not <class '{kind}'>"):
-        as_proxy(proxy)
+def test_one_proxy_is_a_chain_of_one() -> None:
+    assert as_chain(PROXY) == (PROXY,)
+    assert as_chain("socks5://us3r:p4ss@h:1081") == (PROXY,)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque])
+def test_a_sequence_is_a_chain(kind: Any) -> None:
+    assert as_chain(kind([PROXY, "http://h"])) == (PROXY, Proxy("h", scheme="http"))
+    with pytest.raises(ValueError, match="proxy is an empty sequence"):
+        as_chain(kind([]))
+
+
+def test_only_the_nearest_can_be_a_unix_socket() -> None:
+    assert as_chain([Proxy(path="/x"), PROXY])[0].path == "/x"
+    with pytest.raises(ValueError, match=r"hop 1 is a unix socket; only the nearest \(0\) can be"):
+        as_chain([PROXY, Proxy(path="/x")])
+
+
+@pytest.mark.parametrize(
+    ("proxy", "kind"),
+    [
+        (None, "NoneType"),
+        (b"socks5h://us3r:p4ss@h", "bytes"),
+        (("h", 1080), "int"),
+        (1080, "int"),
+        ([PROXY, [PROXY]], "list"),
+        ({PROXY}, "set"),
+    ],
+)
+def test_a_chain_is_made_of_nothing_else(proxy: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=f"proxy must be a str, a .* not {kind}$"):
+        as_chain(proxy)
+
+
+class TestIsolated:
+    def test_by_a_random_token(self) -> None:
+        proxies = {PROXY.isolated() for _ in range(100)}
+        assert len(proxies) == 100
+        for proxy in proxies:
+            assert proxy.username == "<torS0X>0"
+            assert len(proxy.password or "") == 32
+            assert replace(proxy, username="us3r", password="p4ss") == PROXY
+
+    def test_by_a_token_of_ones_own(self) -> None:
+        proxy = Proxy("h").isolated("token")
+        assert proxy == Proxy("h", username="<torS0X>0", password="token")
+        assert proxy == Proxy("h", username="alice").isolated("token")
+        assert Proxy("h").isolated("").password == ""
+
+    @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+    def test_with_socks4_by_the_user_id(self, scheme: str) -> None:
+        proxy = Proxy("h", scheme=scheme)
+        assert proxy.isolated("token") == Proxy("h", scheme=scheme, username="token")
+        assert proxy.isolated() != proxy.isolated()
+
+    def test_needs_a_method_that_carries_it(self) -> None:
+        methods = (Method(0x80, NOTHING), NO_AUTHENTICATION)
+        with pytest.raises(ValueError, match=r"isolation needs username/password \(02\)"):
+            Proxy("h", methods=methods).isolated()
+        insisting = Proxy("h", username="u", methods=(USERNAME_PASSWORD,))
+        assert insisting.isolated("token").methods == (USERNAME_PASSWORD,)
+
+    def test_a_token_that_is_too_long(self) -> None:
+        with pytest.raises(ValueError, match="proxy password is 256 octets long"):
+            PROXY.isolated("t" * 256)
 
 
 CREDENTIALS = st.text().filter(lambda text: len(text.encode()) <= 255)

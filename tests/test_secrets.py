@@ -56,7 +56,7 @@ def test_on_the_way(
             # As error reporters do: with the local variables of every frame of the library.
             report = traceback.TracebackException.from_exception(error, capture_locals=True)
             texts.extend(report.format())
-            assert "in _handshake" in "\n".join(texts)
+            assert "in _through" in "\n".join(texts)
             assert_no_secret_in("\n".join(texts))
         else:
             assert faults == Faults()

@@ -49,11 +49,11 @@ def test_source_address(echo_server: Address) -> None:
 def test_socket_options(echo_server: Address) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with SocksServer() as server:
-        attempt = Attempt(Proxy.from_url(server.url), *echo_server)
+        attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
         sock, _ = open_tunnel(attempt, Deadline(5), socket_options=[option])
         with sock:
             assert sock.getsockopt(*option[:2]) != 0
-        attempt = Attempt(Proxy.from_url(server.url), *echo_server)
+        attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
         with pytest.raises(ProxyConnectError):
             open_tunnel(attempt, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
 

@@ -1564,7 +1564,7 @@ def test_the_relay_serves_the_first_sender_only(udp_echo: Address) -> None:
 
 def test_the_relay_does_not_mind_what_the_client_says(udp_echo: Address) -> None:
     with SocksServer() as server, socksclient.udp_associate(LONG, proxy=server.url) as udp:
-        udp._association.control.send(b"as no client of ours does")
+        udp._association.controls[0].send(b"as no client of ours does")
         udp.sendto(b"datagram", udp_echo)
         assert udp.recv() == b"datagram"
 

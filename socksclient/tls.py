@@ -1,0 +1,162 @@
+"""TLS on blocking sockets, within another TLS too; and the contexts for proxies."""
+
+# ruff: noqa: D102 - the methods of TLSSocket are those of a socket
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from socksclient.driver import Deadline
+from socksclient.exceptions import ProxyConnectError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from socksclient.proxy import Proxy
+
+__all__ = ["Channel", "TLSSocket", "context_of", "server_name_of", "start_tls", "tls_failure"]
+
+T = TypeVar("T")
+
+
+def context_of(proxy: Proxy) -> ssl.SSLContext:
+    """The context to speak TLS with `proxy`; it may be shared, so nothing changes it."""
+    return proxy.tls if isinstance(proxy.tls, ssl.SSLContext) else _default_context()
+
+
+@functools.cache
+def _default_context() -> ssl.SSLContext:
+    return ssl.create_default_context()  # reads all certificates of the system: 20 ms
+
+
+def server_name_of(proxy: Proxy) -> str:
+    """What its certificate is verified against: no zone id, and no dot at the end of a name."""
+    return proxy.host.partition("%")[0].rstrip(".")
+
+
+def tls_failure(error: BaseException) -> ProxyConnectError:
+    """What an error in the TLS handshake with a proxy means."""
+    cause = error.__cause__ or error  # anyio says no more than that the stream is broken
+    text = getattr(cause, "strerror", None) or str(cause) or "the proxy hung up"
+    # The errno of an SSLError is a number of OpenSSL's.
+    plain = isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)
+    number = cause.errno if plain and isinstance(cause, OSError) else None
+    return ProxyConnectError(f"TLS with the proxy failed: {text}", number)
+
+
+def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | None) -> TLSChannel:
+    """Speaks TLS from now on, on a connected socket, which may do so already.
+
+    It takes `sock` over, and closes it if that fails. What its timeout is holds for all of the
+    handshake.
+
+    Raises:
+        TimeoutError: The timeout passed.
+        OSError: TLS failed (`ssl.SSLError`), or the connection.
+        ValueError: The name cannot be in a certificate.
+    """
+    wrapped: TLSChannel | None = None
+    try:
+        if isinstance(sock, ssl.SSLSocket | TLSSocket):
+            wrapped = TLSSocket(sock, context, server_hostname)
+            wrapped.do_handshake()
+            return wrapped
+        # Other classes of contexts (truststore's) may verify the certificate as soon as they have
+        # wrapped the socket. With the plain one the handshake comes by itself: the socket that
+        # has taken over the descriptor must be in our hands when it is interrupted.
+        plain = type(context) is ssl.SSLContext
+        # These fail after a reset, and for names with a label that is too long; when wrap_socket
+        # finds that out by itself, before Python 3.13, it leaves a socket open.
+        sock.getpeername()
+        (server_hostname or "").encode("idna")
+        wrapped = context.wrap_socket(
+            sock, server_hostname=server_hostname, do_handshake_on_connect=not plain
+        )
+        if plain:
+            wrapped.do_handshake()
+        return wrapped
+    except BaseException:
+        (wrapped or sock).close()
+        raise
+
+
+class TLSSocket:
+    """TLS within TLS, blocking: an `ssl.SSLSocket` cannot be wrapped into another.
+
+    It has those methods of a socket that are used here; each timeout holds for one of them.
+    """
+
+    def __init__(
+        self, sock: ssl.SSLSocket | TLSSocket, context: ssl.SSLContext, server_hostname: str | None
+    ) -> None:
+        self._sock = sock
+        self._timeout = sock.gettimeout()
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.ssl_object = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname=server_hostname
+        )
+
+    def do_handshake(self) -> None:
+        self._pump(self.ssl_object.do_handshake)
+
+    def recv(self, size: int) -> bytes:
+        try:
+            return self._pump(lambda: self.ssl_object.read(size))
+        except ssl.SSLEOFError:  # the end without TLS's closing handshake: as of an SSLSocket
+            return b""
+
+    def send(self, data: bytes | memoryview) -> int:
+        return self._pump(lambda: self.ssl_object.write(data))
+
+    def sendall(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[self.send(left) :]
+
+    def _pump(self, operation: Callable[[], T]) -> T:
+        deadline = Deadline(self._timeout)
+        while True:
+            try:
+                result = operation()
+            except ssl.SSLWantReadError:
+                self._flush(deadline)
+                self._sock.settimeout(deadline.left())
+                octets = self._sock.recv(65536)
+                self._incoming.write(octets)
+                if not octets:
+                    self._incoming.write_eof()
+            else:
+                self._flush(deadline)
+                return result
+
+    def _flush(self, deadline: Deadline) -> None:
+        if self._outgoing.pending:
+            self._sock.settimeout(deadline.left())
+            self._sock.sendall(self._outgoing.read())
+
+    def settimeout(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def getsockname(self) -> object:
+        return self._sock.getsockname()
+
+    def getpeername(self) -> object:
+        return self._sock.getpeername()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+TLSChannel: TypeAlias = ssl.SSLSocket | TLSSocket
+Channel: TypeAlias = socket.socket | TLSSocket
+"""What a tunnel goes through: a socket, an `ssl.SSLSocket`, or TLS within TLS."""
