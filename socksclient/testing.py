@@ -1,6 +1,7 @@
-"""A SOCKS5 server on loopback for tests and demos, never for production: it protects nothing.
+"""A SOCKS server on loopback for tests and demos, never for production: it protects nothing.
 
-It does CONNECT, BIND and UDP ASSOCIATE.
+It does CONNECT, BIND and UDP ASSOCIATE of SOCKS5, CONNECT and BIND of SOCKS4 and 4A, CONNECT of
+HTTP, and Tor's RESOLVE and RESOLVE_PTR: it looks at the first octet to know what is spoken.
 
     with SocksServer(accounts={"user": "pass"}) as server:
         sock = socksclient.create_connection(("127.0.0.1", port), proxy=server.url)
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import socket
 import threading
 from dataclasses import dataclass, field, fields
@@ -24,6 +26,7 @@ from socksclient.exceptions import Phase, host_port
 from socksclient.testing_session import Session
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
@@ -46,7 +49,8 @@ class Faults:
         reset_after: Resets the connection (RST) after so many octets.
         method: The METHOD to select, whatever was offered.
         status: The STATUS that answers the credentials, whatever they are.
-        reply: The REP of the reply; no connection is made, unless it is 0.
+        reply: The REP of the reply, the CD with SOCKS4, the status with HTTP; no connection is
+            made, unless it is 0.
         bound_address: The (host, port) that the reply bears; a host that is no IP address goes as
             a name of 0 to 255 octets.
         answers: The octets to say in place of the answer in that phase ("method selection",
@@ -83,8 +87,10 @@ class Faults:
     control_data: bytes = b""
 
     def __post_init__(self) -> None:
-        octets = (self.method, self.status, self.reply, self.second_reply)
+        octets = (self.method, self.status, self.second_reply)
         bytes(octet for octet in octets if octet is not None)  # or ValueError
+        if self.reply is not None and not 0 <= self.reply <= 999:
+            raise ValueError(f"reply {self.reply} is neither an octet nor a status of HTTP")
 
     def __repr__(self) -> str:
         """Only what differs from the defaults: it names parametrized tests."""
@@ -101,21 +107,23 @@ class Connection:
     """What the server saw of one connection; None where it did not come so far.
 
     Attributes:
-        client: The client's (host, port).
+        client: The client's (host, port); ("", 0) at a unix socket.
+        protocol: "SOCKS5", "SOCKS4" (4A too) or "HTTP".
         methods: The METHODS offered.
-        username: Of the credentials.
+        username: Of the credentials; with SOCKS4 the user id.
         password: Of the credentials.
         command: CMD of the request.
         address_type: ATYP of the request.
         destination: DST.ADDR and DST.PORT of the request, as they came: a name is not resolved.
-        reply: REP of the reply.
-        second_reply: REP of the second reply to BIND.
+        reply: REP of the reply; CD with SOCKS4, the status with HTTP.
+        second_reply: REP or CD of the second reply to BIND.
         peer: The (host, port) of the peer that came after BIND.
         datagrams: What the client sent over UDP: the destination of each, and its payload.
         transcript: The octets of the handshake, message by message, with who said them.
     """
 
     client: tuple[str, int]
+    protocol: Literal["SOCKS5", "SOCKS4", "HTTP"] | None = None
     methods: bytes | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -149,12 +157,16 @@ class SocksServer:
     """The server, as a context manager; it runs in a thread of its own.
 
     Args:
-        accounts: User names and their passwords. With any, the client must authenticate.
+        accounts: User names and their passwords. With any, the client must authenticate; with
+            SOCKS4, its user id must be one of them.
         routes: For a requested (host, port), the (host, port) to connect to in its place. Over UDP
-            its answers come under the requested one.
+            its answers come under the requested one. For RESOLVE and RESOLVE_PTR, where the port
+            is 0, the answer.
         faults: What to do wrong: on every connection, or on the first, the second, and so on,
             and none after the last.
         host: The address to listen at; the system chooses the port.
+        path: Of a unix socket to listen at in place of that. It is removed at the end.
+        tls: The context of a server, to speak TLS with all clients.
 
     Attributes:
         connections: What was seen of every connection, in their order.
@@ -169,6 +181,8 @@ class SocksServer:
         routes: Mapping[tuple[str, int], tuple[str, int]] | None = None,
         faults: Faults | Iterable[Faults] = (),
         host: str = "127.0.0.1",
+        path: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connections: list[Connection] = []
         self._accounts = dict(accounts or {})
@@ -176,6 +190,8 @@ class SocksServer:
         self.misbehave(faults)
         self._host = host
         self._port = 0
+        self._path = path
+        self._tls = tls
         self._started = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -195,10 +211,20 @@ class SocksServer:
     @property
     def url(self) -> str:
         """Its ``socks5h://`` URL, with the credentials of the first account, if there is any."""
+        return self.url_as("socks5h")
+
+    def url_as(self, scheme: str) -> str:
+        """Its URL with another scheme, such as "socks4a" or "http"; with TLS, if it speaks that."""
         userinfo = ""
         for username, password in itertools.islice(self._accounts.items(), 1):
-            userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@"
-        return f"socks5h://{userinfo}{host_port(*self.address)}"
+            userinfo = quote(username, safe="")
+            if not scheme.startswith("socks4"):
+                userinfo += f":{quote(password, safe='')}"
+            userinfo += "@"
+        if self._tls is not None:
+            scheme = "https" if scheme == "http" else f"{scheme}+tls"
+        where = host_port(*self.address) if self._path is None else f"localhost{self._path}"
+        return f"{scheme}://{userinfo}{where}"
 
     @property
     def requests(self) -> list[Connection]:
@@ -206,9 +232,14 @@ class SocksServer:
         return [seen for seen in self.connections if seen.destination is not None]
 
     def __enter__(self) -> SocksServer:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        listener = socket.create_server((self._host, 0), family=family, backlog=1024)
-        self._port = listener.getsockname()[1]
+        if self._path is None:
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            listener = socket.create_server((self._host, 0), family=family, backlog=1024)
+            self._port = listener.getsockname()[1]
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(self._path)
+            listener.listen(1024)
         self._thread = threading.Thread(
             target=asyncio.run, args=(self._serve(listener),), name="SocksServer", daemon=True
         )
@@ -224,6 +255,8 @@ class SocksServer:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        if self._path is not None:
+            os.unlink(self._path)
 
     async def _serve(self, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
@@ -241,11 +274,14 @@ class SocksServer:
     # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
     def _accept(self, listener: socket.socket) -> None:
         sock, client = listener.accept()
-        # asyncio does so only where the socket knows its protocol's number.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection = Connection(client=client[:2])
+        if self._path is None:
+            # asyncio does so only where the socket knows its protocol's number.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(client=client[:2] if self._path is None else ("", 0))
         self.connections.append(connection)
-        session = Session(connection, sock, next(self._faults), self._accounts, self.routes)
+        session = Session(
+            connection, sock, next(self._faults), self._accounts, self.routes, self._tls
+        )
         task = asyncio.ensure_future(session.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

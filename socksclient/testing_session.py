@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
 import socket
 import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from socksclient.exceptions import Socks4Reply
+from socksclient.testing_relay import Relay
 from socksclient.wire import (
     AddressType,
     Command,
-    datagram_header_size,
-    decode_address,
     encode_address,
-    encode_datagram_header,
     is_address,
     is_unspecified,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    import ssl
+    from collections.abc import Mapping
 
     from socksclient.exceptions import Phase
     from socksclient.testing import Connection, Faults
@@ -43,7 +43,9 @@ class Session:
         faults: Faults,
         accounts: Mapping[str, str],
         routes: Mapping[tuple[str, int], tuple[str, int]],
+        tls: ssl.SSLContext | None,
     ) -> None:
+        self.tls = tls
         self.seen = connection
         self.sock = sock
         self.faults = faults
@@ -53,12 +55,23 @@ class Session:
 
     async def run(self) -> None:
         """All of it."""
-        self.reader, self.writer = await asyncio.open_connection(sock=self.sock)
+        loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(self.reader)
         try:
-            method = await self.select_method()
-            await self.authenticate(method)
-            await self.serve_request()
-        except (Over, asyncio.IncompleteReadError, OSError):
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, self.sock, ssl=self.tls
+            )
+            self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
+            protocols = {
+                b"\x05": self.serve_socks5,
+                b"\x04": self.serve_socks4,
+                b"C": self.serve_http,
+            }
+            serve = protocols.get(await self.hear(1))
+            if serve is not None:
+                await serve()
+        except (Over, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass
 
     def close(self, _task: asyncio.Task[None]) -> None:
@@ -100,11 +113,58 @@ class Session:
             reset(self.writer)
         raise Over
 
+    async def serve_socks5(self) -> None:
+        """RFC 1928; its version has come."""
+        self.seen.protocol = "SOCKS5"
+        method = await self.select_method()
+        await self.authenticate(method)
+        _, self.seen.command, _, self.seen.address_type = await self.hear(4)
+        host = await self.hear_host(self.seen.address_type)
+        await self.serve((host, int.from_bytes(await self.hear(2), "big")))
+
+    async def serve_socks4(self) -> None:
+        """SOCKS4 and 4A; the version has come."""
+        self.seen.protocol = "SOCKS4"
+        [self.seen.command] = await self.hear(1)
+        port = int.from_bytes(await self.hear(2), "big")
+        host = str(ipaddress.IPv4Address(await self.hear(4)))
+        self.seen.username = await self.hear_until(b"\0")
+        if host.startswith("0.0.0.") and host != "0.0.0.0":
+            host = await self.hear_until(b"\0")
+        self.seen.destination = (host, port)
+        if self.accounts and self.seen.username not in self.accounts:
+            await self.answer(Socks4Reply.IDENTD_REPORTS_ANOTHER_USER, ("0.0.0.0", 0))
+            raise Over
+        await self.serve((host, port))
+
+    async def serve_http(self) -> None:
+        """CONNECT of HTTP/1.1; the first octet has come."""
+        self.seen.protocol = "HTTP"
+        line, *fields = (await self.hear_until(b"\r\n\r\n")).split("\r\n")
+        target = line.split(" ")[1]
+        self.seen.command = Command.CONNECT
+        for field in fields:
+            name, _, value = field.partition(": ")
+            if name.lower() == "proxy-authorization":
+                credentials = base64.b64decode(value.removeprefix("Basic ")).decode()
+                self.seen.username, _, self.seen.password = credentials.partition(":")
+        host, _, port = target.rpartition(":")
+        self.seen.destination = (host.strip("[]"), int(port))
+        username, password = self.seen.username, self.seen.password
+        if self.accounts and (username is None or self.accounts.get(username) != password):
+            await self.answer(407, ("0.0.0.0", 0))
+            raise Over
+        await self.serve(self.seen.destination)
+
+    async def hear_until(self, end: bytes) -> str:
+        """Reads what comes before `end`, and that."""
+        octets = await self.reader.readuntil(end)
+        self.seen.note("client", octets)
+        return _text(octets.removesuffix(end))
+
     async def select_method(self) -> int:
         """RFC 1928 §3."""
-        version, count = await self.hear(2)
-        if version != 0x05:
-            raise Over
+        [count] = await self.hear(1)
         self.seen.methods = methods = await self.hear(count)
         method = 0x02 if self.accounts else 0x00
         if self.faults.method is not None:
@@ -133,21 +193,21 @@ class Session:
             self.seen.note("client", await self.reader.read(65536))
             await self.say("authentication", b"")
 
-    async def serve_request(self) -> None:
-        """RFC 1928 §4."""
-        _, self.seen.command, _, self.seen.address_type = await self.hear(4)
-        host = await self.hear_host(self.seen.address_type)
-        port = int.from_bytes(await self.hear(2), "big")
-        destination = self.seen.destination = (host, port)
+    async def serve(self, destination: Address) -> None:
+        """Does what was asked for."""
+        self.seen.destination = destination
         serve = {
             Command.CONNECT: self.connect,
             Command.BIND: self.bind,
             Command.UDP_ASSOCIATE: self.associate,
+            Command.RESOLVE: self.look_up,
+            Command.RESOLVE_PTR: self.look_up,
         }.get(cast("Command", self.seen.command))
         if serve is None:
             await self.refuse(0x07)
         if self.faults.reply:
-            await self.refuse(self.faults.reply)
+            await self.answer(self.faults.reply, ("0.0.0.0", 0))
+            raise Over
         await serve(self.routes.get(destination, destination))
 
     async def hear_host(self, address_type: int) -> str:
@@ -165,10 +225,32 @@ class Session:
         raise Over
 
     async def reply(self, rep: int, bound_address: tuple[str, int], data: bytes = b"") -> None:
-        """RFC 1928 §6; `data` is the destination's."""
-        self.seen.reply = rep
-        host, port = self.faults.bound_address or bound_address
-        await self.say("request", _reply(rep, (host, port)), data)
+        """What `rep` of SOCKS5 is in the protocol spoken; `data` is the destination's."""
+        await self.answer(self.code_of(rep), bound_address, data)
+
+    async def answer(self, code: int, bound_address: tuple[str, int], data: bytes = b"") -> None:
+        """Answers the request, with a code of the protocol spoken."""
+        self.seen.reply = code
+        address = self.faults.bound_address or bound_address
+        await self.say("request", self.encode_reply(code, address), data)
+
+    def code_of(self, rep: int) -> int:
+        """What `rep` of SOCKS5 is in the protocol spoken."""
+        if self.seen.protocol == "SOCKS4":
+            return Socks4Reply.REJECTED_OR_FAILED if rep else Socks4Reply.GRANTED
+        if self.seen.protocol == "HTTP":
+            return 502 if rep else 200
+        return rep
+
+    def encode_reply(self, code: int, bound_address: tuple[str, int]) -> bytes:
+        """The octets of a reply."""
+        host, port = bound_address
+        if self.seen.protocol == "SOCKS4":
+            ip = ipaddress.IPv4Address(host if ":" not in host else 0)
+            return bytes([0x00, code]) + port.to_bytes(2, "big") + ip.packed
+        if self.seen.protocol == "HTTP":
+            return f"HTTP/1.1 {code} so it is\r\nVia: SocksServer\r\n\r\n".encode()
+        return bytes([0x05, code, 0x00]) + encode_address(host, port)
 
     async def connect(self, destination: Address) -> None:
         """Connects to `destination` and relays."""
@@ -207,9 +289,10 @@ class Session:
             else:
                 welcome = peer[0] in expected or is_unspecified(destination[0])
                 rep = 0x00 if welcome else 0x02
-            self.seen.second_reply = rep
-            await self.say("relay", _reply(rep, peer[:2]), data)
-            if rep == 0x00:
+            code = self.code_of(rep) if self.faults.second_reply is None else rep
+            self.seen.second_reply = code
+            await self.say("relay", self.encode_reply(code, peer[:2]), data)
+            if code == self.code_of(0x00):
                 await self.relay(reader, writer)
         finally:
             writer.close()
@@ -236,7 +319,7 @@ class Session:
     async def associate(self, _source: Address) -> None:
         """Relays datagrams until the client leaves."""
         relay = Relay(self.seen, self.faults, self.routes, self.resolve, self.writer.close)
-        host = self.faults.relay_host or self.writer.get_extra_info("sockname")[0]
+        host = self.faults.relay_host or self.own_host()
         try:
             await self.reply(0x00, relay.listen(host))
             self.writer.write(self.faults.control_data)
@@ -245,6 +328,24 @@ class Session:
                 pass
         finally:
             relay.close()
+
+    def own_host(self) -> str:
+        """The address that the client has connected to."""
+        name = self.writer.get_extra_info("sockname")
+        return str(name[0]) if isinstance(name, tuple) else "127.0.0.1"
+
+    async def look_up(self, destination: Address) -> None:
+        """Tor's RESOLVE and RESOLVE_PTR: what the routes say, or for names the resolver."""
+        wanted = self.seen.command == Command.RESOLVE
+        found = destination
+        if wanted and not is_address(found[0]):
+            try:
+                found = (await self.resolve(destination))[0]
+            except (OSError, ValueError):
+                await self.refuse(0x04)
+        if is_address(found[0]) != wanted:
+            await self.refuse(0x04)
+        await self.reply(0x00, found)
 
     async def resolve(self, destination: Address) -> list[Address]:
         """The addresses of a destination."""
@@ -262,10 +363,6 @@ class Session:
         await asyncio.gather(_pump(self.reader, writer), _pump(reader, self.writer))
 
 
-def _reply(rep: int, bound_address: Address) -> bytes:
-    return bytes([0x05, rep, 0x00]) + encode_address(*bound_address)
-
-
 def _text(octets: bytes) -> str:
     return octets.decode(errors="backslashreplace")
 
@@ -275,7 +372,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     while data := await reader.read(65536):
         writer.write(data)
         await writer.drain()
-    writer.write_eof()
+    if writer.can_write_eof():
+        writer.write_eof()
+    else:  # in TLS
+        writer.close()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
@@ -283,114 +383,3 @@ def reset(writer: asyncio.StreamWriter) -> None:
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-class Relay:
-    """The UDP relay of one association: like Dante's, it serves the first sender only.
-
-    Not by asyncio's transports: before Python 3.13, they do not send empty datagrams.
-    """
-
-    def __init__(
-        self,
-        seen: Connection,
-        faults: Faults,
-        routes: Mapping[Address, Address],
-        resolve: Callable[[Address], Awaitable[list[Address]]],
-        hang_up: Callable[[], None],
-    ) -> None:
-        self.seen = seen
-        self.faults = faults
-        self.routes = routes
-        self.resolve = resolve
-        self.hang_up = hang_up
-        self.loop = asyncio.get_running_loop()
-        self.client: Address | None = None
-        self.sockets: list[socket.socket] = []
-        self.outside: dict[str, socket.socket] = {}
-        self.targets: dict[Address, Address] = {}
-        self.sources: dict[Address, Address] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def listen(self, host: str) -> Address:
-        """Begins; returns where it listens for the client."""
-        self.inside = self.open(host, self.from_client)
-        address: Address = self.inside.getsockname()[:2]
-        return address
-
-    def open(self, host: str, received: Callable[[bytes, Address], None]) -> socket.socket:
-        """A socket at `host`, which hands on what it receives."""
-        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-        self.sockets.append(sock)
-        sock.setblocking(False)
-        sock.bind((host, 0))
-
-        def receive() -> None:
-            with suppress(OSError):  # what ICMP says of a datagram sent before
-                octets, (sender, port, *_) = sock.recvfrom(65535)
-                received(octets, (sender, port))
-
-        self.loop.add_reader(sock, receive)
-        return sock
-
-    def from_client(self, octets: bytes, sender: Address) -> None:
-        """A datagram with its header."""
-        if self.client is None:
-            self.client = sender
-        size = datagram_header_size(octets)
-        if sender != self.client or size == 0:
-            return
-        destination = decode_address(octets[3:size])
-        self.seen.datagrams.append((destination, octets[size:]))
-        if destination in self.targets:
-            self.deliver(destination, octets[size:])
-        else:
-            task = asyncio.ensure_future(self.find(destination, octets[size:]))
-            self.tasks.add(task)  # the event loop itself holds them weakly only
-            task.add_done_callback(self.tasks.discard)
-        self.maybe_end()
-
-    async def find(self, destination: Address, payload: bytes) -> None:
-        """Delivers the first datagram to a destination."""
-        with suppress(OSError, ValueError):  # no answer then, as from every relay
-            target = (await self.resolve(self.routes.get(destination, destination)))[0]
-            self.targets[destination] = target
-            if destination in self.routes:
-                self.sources[target] = destination
-            self.deliver(destination, payload)
-
-    def deliver(self, destination: Address, payload: bytes) -> None:
-        """Sends it on."""
-        target = self.targets[destination]
-        any_host = "::" if ":" in target[0] else "0.0.0.0"
-        if any_host not in self.outside:
-            self.outside[any_host] = self.open(any_host, self.from_outside)
-        _send(self.outside[any_host], payload, target)
-
-    def from_outside(self, payload: bytes, source: Address) -> None:
-        """A datagram without a header."""
-        assert self.client is not None  # before it, nobody knows of the sockets to the outside
-        source = self.sources.get(source, source)
-        if self.faults.stranger is not None:
-            with socket.socket(self.inside.family, socket.SOCK_DGRAM) as stranger:
-                _send(stranger, self.faults.stranger, self.client)
-        for datagram in (*self.faults.garbage, encode_datagram_header(*source) + payload):
-            _send(self.inside, datagram, self.client)
-
-    def maybe_end(self) -> None:
-        """Hangs up if the faults want it now."""
-        if self.faults.end_after == len(self.seen.datagrams):
-            self.hang_up()
-
-    def close(self) -> None:
-        """Ends it."""
-        for task in self.tasks:
-            task.cancel()
-        for sock in self.sockets:
-            self.loop.remove_reader(sock)
-            sock.close()
-
-
-def _send(sock: socket.socket, octets: bytes, address: Address) -> None:
-    with suppress(OSError):  # a datagram may get lost, and so it may be too long
-        sock.sendto(octets, address)

@@ -50,12 +50,13 @@ class TestAnswers:
             talk(server, ("05 01 02", "05 02"), ("01 01 ff 01 fe", "01 01"))
             assert server.connections[0].username == "\\xff"
 
-    def test_what_is_no_socks5_is_hung_up_on(self) -> None:
+    @pytest.mark.parametrize("said", ["00", "06 01 00", "16 03 01", b"GET /".hex()])
+    def test_what_it_does_not_speak_is_hung_up_on(self, said: str) -> None:
         with SocksServer() as server:
-            talk(server, ("04 01", ""))
-            assert server.connections[0].methods is None
+            talk(server, (said, ""))
+            assert server.connections[0].protocol is None
 
-    @pytest.mark.parametrize("command", ["00", "09", "f0"])
+    @pytest.mark.parametrize("command", ["00", "09", "f2"])
     def test_commands_that_it_does_not_have(self, command: str) -> None:
         with SocksServer() as server:
             request = f"05 {command} 00 01 7f 00 00 01 00 50"
@@ -141,9 +142,12 @@ class TestFaults:
                     create_connection(echo_server, proxy=server.url)
 
     def test_what_is_no_octet_is_a_value_error(self) -> None:
-        for faults in ({"reply": 256}, {"method": -1}, {"status": 300}):
+        for faults in ({"second_reply": 256}, {"method": -1}, {"status": 300}):
             with pytest.raises(ValueError, match="bytes must be in range"):
                 Faults(**faults)  # type: ignore[arg-type]
+        for reply in (-1, 1000):
+            with pytest.raises(ValueError, match=f"reply {reply} is neither an octet nor a status"):
+                Faults(reply=reply)
 
     def test_routes_can_change(self, socks_proxy: SocksServer, echo_server: Address) -> None:
         socks_proxy.routes["name.test", 80] = echo_server
