@@ -1,0 +1,332 @@
+"""`SocksSocket`: a socket that connects through a proxy, and is a plain one in all else."""
+
+from __future__ import annotations
+
+import errno
+import select
+import selectors
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socksclient import (
+    Proxy,
+    ProxyConnectError,
+    ProxyTimeout,
+    Reply,
+    SocksSocket,
+)
+from socksclient.testing import Faults, SocksServer
+
+from origin import Origin
+from support import (
+    Address,
+    assert_echoes,
+    nothing_left_open,
+    receive_exactly,
+    refused_port,
+    resolved_names,
+    silence,
+)
+
+
+class TestConnect:
+    @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4", "socks4a", "http"])
+    def test_through_any_proxy(self, scheme: str, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url_as(scheme)) as sock:
+            sock.connect(echo_server)
+            assert_echoes(sock)
+            assert server.requests[0].destination == echo_server
+
+    def test_through_a_chain(self, echo_server: Address) -> None:
+        with SocksServer() as one, SocksServer() as two, SocksSocket([one.url, two.url]) as sock:
+            sock.connect(echo_server)
+            assert_echoes(sock)
+            assert one.requests[0].destination == two.address
+            assert two.requests[0].destination == echo_server
+
+    def test_a_name_stays_a_name(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            with resolved_names() as resolved, SocksSocket(server.url) as sock:
+                sock.connect(("origin.test", 80))
+            assert resolved == []
+            assert server.requests[0].destination == ("origin.test", 80)
+
+    def test_to_ipv6_addresses_as_sockets_have_them(self, echo_server_6: Address) -> None:
+        host, port = echo_server_6
+        with SocksServer(host="::1") as server:
+            with SocksSocket(server.url, socket.AF_INET6) as sock:
+                sock.connect((host, port, 0, 0))
+                assert sock.family == socket.AF_INET6
+                assert_echoes(sock)
+
+    def test_the_family_becomes_that_of_the_proxy(
+        self, echo_server: Address, tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "s")
+        with SocksServer(host="::1") as server, SocksServer(path=path) as unix:
+            for one, family in ((server, socket.AF_INET6), (unix, socket.AF_UNIX)):
+                with SocksSocket(one.url) as sock:
+                    assert sock.family == socket.AF_INET
+                    sock.connect(echo_server)
+                    assert sock.family == family
+                    assert sock.getpeername() == (path if one is unix else (*one.address, 0, 0))
+                    assert_echoes(sock)
+
+    def test_the_timeout_is_one_deadline_and_is_kept(self, echo_server: Address) -> None:
+        with SocksServer(faults=[Faults(drip=0.1)]) as server, SocksSocket(server.url) as sock:
+            sock.settimeout(0.3)
+            with pytest.raises(ProxyTimeout):
+                sock.connect(echo_server)
+            sock.settimeout(10)
+            sock.connect(echo_server)  # a failure leaves it as it was
+            assert sock.gettimeout() == 10
+            assert_echoes(sock)
+
+    def test_the_default_timeout_holds(self, echo_server: Address) -> None:
+        with silence() as (host, port):
+            socket.setdefaulttimeout(0.1)
+            try:
+                with SocksSocket(Proxy(host, port)) as sock, pytest.raises(ProxyTimeout):
+                    sock.connect(echo_server)
+            finally:
+                socket.setdefaulttimeout(None)
+
+    def test_options_set_before_are_those_of_the_connection(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.connect(echo_server)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+
+    def test_an_option_that_cannot_be_is_refused_at_once(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock, pytest.raises(OSError, match=r"\[Errno"):
+            sock.setsockopt(socket.SOL_SOCKET, -1, 1)
+
+    def test_the_address_bound_to_is_the_one_to_connect_from(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.bind(("127.0.0.3", 0))
+            sock.connect(echo_server)
+            assert sock.getsockname()[0] == "127.0.0.3"
+            assert server.connections[0].client == sock.getsockname()
+
+    def test_bound_to_anything(self, echo_server: Address, tmp_path: Path) -> None:
+        with SocksServer(path=str(tmp_path / "s")) as server, SocksSocket(server.url) as sock:
+            sock.bind(("", 0))
+            sock.connect(echo_server)
+            assert_echoes(sock)
+
+    def test_nothing_is_left_open(self, echo_server: Address) -> None:
+        with SocksServer(faults=[Faults(reply=0x05)]) as server, nothing_left_open():
+            with SocksSocket(server.url) as sock:
+                with pytest.raises(ConnectionRefusedError):
+                    sock.connect(echo_server)
+                sock.connect(echo_server)
+                sock.dup().close()
+
+
+class TestConnectEx:
+    def test_returns_the_number_of_the_error(self, echo_server: Address) -> None:
+        replies = {
+            Reply.CONNECTION_REFUSED: errno.ECONNREFUSED,
+            Reply.HOST_UNREACHABLE: errno.EHOSTUNREACH,
+            Reply.GENERAL_SOCKS_SERVER_FAILURE: errno.EIO,  # it has none
+        }
+        with SocksServer(faults=[Faults(reply=reply) for reply in replies]) as server:
+            with SocksSocket(server.url) as sock:
+                for number in replies.values():
+                    assert sock.connect_ex(echo_server) == number
+                assert sock.connect_ex(echo_server) == 0
+                assert sock.connect_ex(echo_server) == errno.EISCONN
+                assert_echoes(sock)
+
+    def test_of_a_proxy_that_cannot_be_reached(self, names: dict[str, list[str]]) -> None:
+        with SocksSocket(Proxy("127.0.0.1", refused_port())) as sock:
+            assert sock.connect_ex(("origin.test", 80)) == errno.ECONNREFUSED
+        with SocksSocket("socks5h://nowhere.test") as sock:  # the resolver's numbers are negative
+            assert sock.connect_ex(("origin.test", 80)) == errno.EIO
+
+    def test_raises_what_is_no_error_of_the_system(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(ValueError, match="port 70000"):
+                sock.connect_ex(("origin.test", 70000))
+
+
+class TestListen:
+    def test_for_one_peer(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.bind(("", 0))
+            sock.listen(5)
+            address = sock.getsockname()
+            assert select.select([sock], [], [], 0) == ([], [], [])
+            with socket.create_connection(address, 10) as peer:
+                assert select.select([sock], [], [], 10) == ([sock], [], [])
+                connection, peer_address = sock.accept()
+                with connection:
+                    assert peer_address == peer.getsockname()
+                    assert type(connection) is socket.socket
+                    assert connection.gettimeout() == 10
+                    peer.sendall(b"over the wire")
+                    assert receive_exactly(connection, 13) == b"over the wire"
+                    with pytest.raises(OSError, match="accepted before"):
+                        sock.accept()
+                    sock.close()
+                    connection.sendall(b"back")
+                    assert receive_exactly(peer, 4) == b"back"
+            assert server.requests[0].destination == ("0.0.0.0", 0)
+
+    def test_by_ipv6(self) -> None:
+        with SocksServer(host="::1") as server, SocksSocket(server.url, socket.AF_INET6) as sock:
+            sock.listen()
+            assert server.requests[0].destination == ("::", 0)
+
+    def test_the_address_bound_to_is_the_one_to_connect_from(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.bind(("127.0.0.3", 0))
+            sock.listen()
+            assert server.connections[0].client[0] == "127.0.0.3"
+
+    def test_accept_heeds_the_timeout_and_goes_on_later(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.listen()
+            sock.settimeout(0.05)
+            with pytest.raises(ProxyTimeout):
+                sock.accept()
+            sock.settimeout(10)
+            with socket.create_connection(sock.getsockname(), 10):
+                sock.accept()[0].close()
+
+    def test_nothing_is_left_open(self) -> None:
+        with SocksServer() as server, nothing_left_open():
+            with SocksSocket(server.url) as sock:
+                sock.listen()
+
+    def test_where_it_does_not_fit(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.accept()
+            sock.bind(("127.0.0.1", refused_port()))
+            with pytest.raises(OSError, match="the proxy chooses the port to listen at: bind to 0"):
+                sock.listen()
+            assert server.connections == []
+            sock.bind(("", 0))
+            sock.listen()
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.listen()
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.connect(echo_server)
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(echo_server)
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.listen()
+
+    def test_where_the_proxy_cannot(self) -> None:
+        with SocksSocket("http://127.0.0.1") as sock:
+            with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
+                sock.listen()
+
+
+class TestAsAPlainSocket:
+    def test_it_is_one(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            assert isinstance(sock, socket.socket)
+            sock.connect(echo_server)
+            assert sock.sendmsg([b"a", b"b"]) == 2
+            assert receive_exactly(sock, 2) == b"ab"
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_READ)
+                sock.sendall(b"more")
+                assert selector.select(10)[0][0].fileobj is sock
+                assert receive_exactly(sock, 4) == b"more"
+            with sock.makefile("rwb") as file:
+                file.write(b"line\n")
+                file.flush()
+                assert file.readline() == b"line\n"
+            assert sock.fileno() >= 0
+        assert sock.fileno() == -1
+
+    def test_a_duplicate_is_a_plain_one(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(echo_server)
+            sock.settimeout(10)
+            with sock.dup() as double:
+                assert type(double) is socket.socket
+                assert double.gettimeout() == 10
+                sock.close()
+                assert_echoes(double)
+
+    def test_tls_around_it(self, origin: Origin) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(("localhost", origin.https_port))
+            with origin.trust().wrap_socket(sock, server_hostname="localhost") as tls:
+                tls.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                assert tls.recv(8) == b"HTTP/1.1"
+
+    def test_tls_around_it_before_it_is_connected_would_go_past_the_proxy(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock, nothing_left_open():
+            with pytest.raises(ValueError, match="connect a SocksSocket before TLS is put around"):
+                ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
+
+    def test_what_would_go_past_the_proxy(self, echo_server: Address) -> None:
+        with resolved_names() as resolved, SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(OSError, match="not supported"):
+                sock.sendto(b"x", ("origin.test", 80))
+            with pytest.raises(OSError, match="not supported"):
+                sock.sendto(b"x", 0, ("origin.test", 80))
+            with pytest.raises(OSError, match="not supported"):
+                sock.sendmsg([b"x"], [], 0, ("origin.test", 80))
+            assert resolved == []
+
+    def test_after_it_is_closed(self, echo_server: Address) -> None:
+        sock = SocksSocket("socks5h://127.0.0.1")
+        sock.close()
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.connect(echo_server)
+
+
+class TestWhatItRefuses:
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ({"proxy": "127.0.0.1:1080"}, "has no scheme"),
+            ({"proxy": []}, "empty sequence"),
+            ({"proxy": "socks5h+tls://h"}, "TLS with a proxy makes another socket; create_conn"),
+            ({"proxy": ["socks5h://h", "https://i"]}, "TLS with a proxy makes another socket"),
+            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM; .* there is udp_associate"),
+            ({"family": socket.AF_UNIX}, "family must be AF_INET or AF_INET6"),
+        ],
+    )
+    def test_in_the_beginning(self, arguments: dict[str, Any], text: str) -> None:
+        with nothing_left_open(), pytest.raises(ValueError, match=text):
+            SocksSocket(**{"proxy": "socks5h://h", **arguments})
+
+    def test_to_connect_without_blocking(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setblocking(False)
+            for connect in (sock.connect, sock.connect_ex):
+                with pytest.raises(ValueError, match=r"socksclient\.anyio\.connect_socket can"):
+                    connect(echo_server)
+            assert server.connections == []
+
+    def test_addresses_that_cannot_be(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            with pytest.raises(ValueError, match="port 0 is not in the range"):
+                sock.connect(("origin.test", 0))
+            with pytest.raises(ValueError, match="host is empty"):
+                sock.connect(("", 80))
+            with pytest.raises(ValueError, match=r"must be an IP address, not 'a\.test'"):
+                sock.bind(("a.test", 0))
+            assert server.connections == []
+
+    def test_a_proxy_that_cannot_be_reached(self, echo_server: Address) -> None:
+        with SocksSocket(Proxy("127.0.0.1", refused_port())) as sock:
+            with pytest.raises(ProxyConnectError):
+                sock.connect(echo_server)
