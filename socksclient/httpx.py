@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import httpcore
 import httpx
 
-from socksclient import transports
+from socksclient import backends, transports
 
 if TYPE_CHECKING:
-    from socksclient.proxy import Chain
+    from typing_extensions import Unpack
+
+    from socksclient.proxy import Chain, Proxy
 
 __all__ = ["AsyncSocksTransport", "SocksTransport"]
 
-_ERRORS = transports.errors_by_name(httpcore, httpx)
+_ERRORS = backends.errors_by_name(httpcore, httpx)
 
 
 class SocksTransport(transports.Transport[httpcore.ConnectionPool], httpx.BaseTransport):
@@ -28,9 +30,36 @@ class SocksTransport(transports.Transport[httpcore.ConnectionPool], httpx.BaseTr
     `httpx.UnsupportedProtocol`, with a `ValueError` as its cause.
     """
 
+    @classmethod
+    def from_env(cls, **options: Unpack[transports.Options]) -> httpx.BaseTransport:
+        """A transport that goes by the proxies of the environment, as they are now.
+
+        For each request that is the one of http_proxy or https_proxy, or else that of all_proxy,
+        unless no_proxy has the destination; capitals will do. It knows SOCKS proxies of all
+        schemes, and leaves HTTP proxies to `httpx.HTTPTransport`, as what needs none.
+
+        Args:
+            **options: All that this class takes but the proxy.
+
+        Raises:
+            ValueError: A value is no URL of a proxy; the text names the variable.
+        """
+        return _FromEnv(lambda proxy: _transport(cls, proxy, options))
+
+    @classmethod
+    def mounts_from_env(
+        cls, **options: Unpack[transports.Options]
+    ) -> dict[str, httpx.BaseTransport]:
+        """The same for ``httpx.Client(mounts=…, trust_env=False)``, where others are mounted too.
+
+        Without ``trust_env=False`` httpx mounts its own for the environment's proxies beside it,
+        and fails with those that it does not know, such as ``socks://``.
+        """
+        return {"all://": cls.from_env(**options)}
+
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request."""
-        with transports.httpx_errors(_ERRORS):
+        with backends.httpx_errors(_ERRORS):
             response = self._pool.handle_request(_httpcore_request(request))
         return _httpx_response(response, _Body(response))
 
@@ -53,9 +82,21 @@ class AsyncSocksTransport(
     Arguments and errors are those of `SocksTransport`.
     """
 
+    @classmethod
+    def from_env(cls, **options: Unpack[transports.Options]) -> httpx.AsyncBaseTransport:
+        """As `SocksTransport.from_env`."""
+        return _AsyncFromEnv(lambda proxy: _async_transport(cls, proxy, options))
+
+    @classmethod
+    def mounts_from_env(
+        cls, **options: Unpack[transports.Options]
+    ) -> dict[str, httpx.AsyncBaseTransport]:
+        """As `SocksTransport.mounts_from_env`."""
+        return {"all://": cls.from_env(**options)}
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Sends one request."""
-        with transports.httpx_errors(_ERRORS):
+        with backends.httpx_errors(_ERRORS):
             response = await self._pool.handle_async_request(_httpcore_request(request))
         return _httpx_response(response, _AsyncBody(response))
 
@@ -70,6 +111,47 @@ class AsyncSocksTransport(
         return httpcore.AsyncConnectionPool(
             context, network_backend=_AsyncBackend(chain), **options
         )
+
+
+class _FromEnv(transports.FromEnv[httpx.BaseTransport], httpx.BaseTransport):
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._transport_for(request.url).handle_request(request)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+
+class _AsyncFromEnv(transports.FromEnv[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport_for(request.url).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()
+
+
+def _transport(
+    kind: type[SocksTransport], proxy: Proxy | None, options: transports.Options
+) -> httpx.BaseTransport:
+    if proxy is None or proxy.scheme == "http":
+        return httpx.HTTPTransport(proxy=_httpx_proxy(proxy), **cast("Any", options))
+    return kind(proxy, **options)
+
+
+def _async_transport(
+    kind: type[AsyncSocksTransport], proxy: Proxy | None, options: transports.Options
+) -> httpx.AsyncBaseTransport:
+    if proxy is None or proxy.scheme == "http":
+        return httpx.AsyncHTTPTransport(proxy=_httpx_proxy(proxy), **cast("Any", options))
+    return kind(proxy, **options)
+
+
+def _httpx_proxy(proxy: Proxy | None) -> httpx.Proxy | None:
+    if proxy is None:
+        return None
+    url, auth = transports.url_and_auth(proxy)
+    return httpx.Proxy(url, auth=auth)
 
 
 def _httpcore_request(request: httpx.Request) -> httpcore.Request:
@@ -99,19 +181,19 @@ class _AsyncBody(transports.AsyncBody, httpx.AsyncByteStream):
     _errors = _ERRORS
 
 
-class _Stream(transports.Stream, httpcore.NetworkStream):
+class _Stream(backends.Stream, httpcore.NetworkStream):
     _httpcore = httpcore
 
 
-class _AsyncStream(transports.AsyncStream, httpcore.AsyncNetworkStream):
+class _AsyncStream(backends.AsyncStream, httpcore.AsyncNetworkStream):
     _httpcore = httpcore
 
 
-class _Backend(transports.Backend[_Stream], httpcore.NetworkBackend):
+class _Backend(backends.Backend[_Stream], httpcore.NetworkBackend):
     _httpcore = httpcore
     _connection = _Stream
 
 
-class _AsyncBackend(transports.AsyncBackend[_AsyncStream], httpcore.AsyncNetworkBackend):
+class _AsyncBackend(backends.AsyncBackend[_AsyncStream], httpcore.AsyncNetworkBackend):
     _httpcore = httpcore
     _connection = _AsyncStream

@@ -3,57 +3,29 @@
 httpx comes with httpcore, and httpx2 with httpcore2. The classes of both have the same names and
 methods, and are others all the same: so those here have none of them as a base. They get one in
 `socksclient.httpx` and in `socksclient.httpx2`, which add what makes objects of theirs.
-
-A SOCKS proxy is an httpcore network backend here, and no proxy of httpcore's: the connection
-pool believes that it connects directly, and so TLS, HTTP/2, retries, limits, `sni_hostname` and
-the trace extension work as they do without a proxy.
 """
 
-# What the methods here do is told in httpcore and httpx, and its names are as they are there.
-# ruff: noqa: D102, N802
+# What the methods here do is told in httpx and httpcore.
+# ruff: noqa: D102
 
 from __future__ import annotations
 
-import selectors
-import socket
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from contextlib import contextmanager
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Generic,
-    NamedTuple,
-    Protocol,
-    TypedDict,
-    TypeVar,
-)
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypedDict, TypeVar
 
-import anyio
-from anyio.abc import SocketAttribute, SocketStream
-from anyio.streams.tls import TLSAttribute, TLSStream
-
-from socksclient.anyio_driver import open_stream
-from socksclient.attempt import Attempt
-from socksclient.driver import Deadline, open_tunnel
-from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
-from socksclient.proxy import ProxyLike, as_chain
+from socksclient.backends import httpx_errors
+from socksclient.environment import Environment
+from socksclient.proxy import Proxy, ProxyLike, as_chain
 from socksclient.sockets import check_source
-from socksclient.tls import start_tls
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Iterable, Iterator
-    from types import ModuleType
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from typing_extensions import Self
-
+    from socksclient.backends import ErrorMap
     from socksclient.proxy import Chain
     from socksclient.sockets import SocketOption
-    from socksclient.tls import Channel
-
-
-# Transports
 
 
 class Limits(Protocol):
@@ -133,11 +105,16 @@ class Transport(ABC, Generic[Pool]):
             socket_options: Set on the socket before it connects to the proxy.
 
         Raises:
-            ValueError: The proxy or the local address cannot be.
+            ValueError: The proxy or the local address cannot be, or `verify` is the context for
+                the proxy's TLS too, which must be one of its own.
         """
-        check_source(local_address)
+        chain = as_chain(proxy)
+        check_source(local_address, chain[0].path)
+        if any(hop.tls is verify for hop in chain if hop.tls is not True):
+            # httpcore sets ALPN on it, which is not for the proxy (RFC 7301).
+            raise ValueError("verify is also the context for TLS with the proxy; make it another")
         self._pool = self._new_pool(
-            as_chain(proxy),
+            chain,
             TLSOptions(verify=verify, cert=cert, trust_env=trust_env),
             PoolOptions(
                 max_connections=limits.max_connections,
@@ -154,6 +131,68 @@ class Transport(ABC, Generic[Pool]):
     @abstractmethod
     def _new_pool(self, chain: Chain, tls: TLSOptions, options: PoolOptions) -> Pool:
         """A pool whose network backend goes through `chain`."""
+
+
+class Options(TypedDict, total=False):
+    """The arguments of a transport but for the proxy."""
+
+    verify: ssl.SSLContext | str | bool
+    cert: str | tuple[str, str] | tuple[str, str, str] | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    limits: Limits
+    local_address: str | None
+    retries: int
+    socket_options: Iterable[SocketOption] | None
+
+
+class URL(Protocol):
+    """`httpx.URL`, or `httpx2.URL`."""
+
+    @property
+    def scheme(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int | None: ...
+
+
+AnyTransport = TypeVar("AnyTransport")
+
+
+class FromEnv(Generic[AnyTransport]):
+    """Transports for the proxies of the environment, and a direct one.
+
+    Args:
+        new: Makes the transport for a proxy, or the direct one.
+
+    Raises:
+        ValueError: A variable's value is no URL of a proxy; the text names the variable.
+    """
+
+    def __init__(self, new: Callable[[Proxy | None], AnyTransport]) -> None:
+        self._environment = Environment.of(os.environ)
+        proxies = [None, *map(self._environment.proxy_for, _PORTS)]
+        self._transports = {proxy: new(proxy) for proxy in dict.fromkeys(proxies)}
+
+    def _transport_for(self, url: URL) -> AnyTransport:
+        port = url.port or _PORTS.get(url.scheme)
+        try:
+            proxy = self._environment.proxy_for(url.scheme, url.host, port)
+        except ValueError:  # of the host, as the proxy's transport will say
+            proxy = self._environment.proxy_for(url.scheme)
+        return self._transports[proxy]
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def url_and_auth(proxy: Proxy) -> tuple[str, tuple[str, str] | None]:
+    """An HTTP proxy, as `httpx.Proxy` takes it."""
+    url = f"{'https' if proxy.tls else 'http'}://{proxy.place}"
+    auth = None if proxy.username is None else (proxy.username, proxy.password or "")
+    return url, auth
 
 
 class CoreResponse(Protocol):
@@ -198,291 +237,3 @@ class AsyncBody:
     async def aclose(self) -> None:
         with httpx_errors(self._errors):
             await self._response.aclose()
-
-
-# Errors
-
-
-class HTTPCore(Protocol):
-    """httpcore, or httpcore2: the errors that a network backend raises."""
-
-    @property
-    def ConnectError(self) -> type[Exception]: ...
-    @property
-    def ConnectTimeout(self) -> type[Exception]: ...
-    @property
-    def ProxyError(self) -> type[Exception]: ...
-    @property
-    def ReadError(self) -> type[Exception]: ...
-    @property
-    def ReadTimeout(self) -> type[Exception]: ...
-    @property
-    def UnsupportedProtocol(self) -> type[Exception]: ...
-    @property
-    def WriteError(self) -> type[Exception]: ...
-    @property
-    def WriteTimeout(self) -> type[Exception]: ...
-
-
-ErrorMap = Mapping[type[Exception], type[Exception]]
-"""The errors of httpcore, and what each is in httpx."""
-
-
-def errors_by_name(httpcore: ModuleType, httpx: ModuleType) -> ErrorMap:
-    """The errors that both have; they have the same names."""
-    return {
-        getattr(httpcore, name): error
-        for name in httpcore.__all__
-        if isinstance(error := getattr(httpx, name, None), type)
-        and issubclass(error, httpx.TransportError)
-    }
-
-
-@contextmanager
-def httpx_errors(errors: ErrorMap) -> Iterator[None]:
-    """Around the use of the pool."""
-    try:
-        yield
-    except tuple(errors) as error:
-        # The pool raises what the backend raised `from None`: the cause travels as its argument.
-        cause = next((arg for arg in error.args if isinstance(arg, Exception)), error)
-        fitting = next(cls for cls in type(error).__mro__ if cls in errors)
-        raise errors[fitting](str(error)) from cause
-
-
-@contextmanager
-def _httpcore_errors(httpcore: HTTPCore) -> Iterator[None]:
-    """Around reaching the destination."""
-    try:
-        yield
-    except ProxyTimeout as error:
-        raise httpcore.ConnectTimeout(error) from error
-    except (ProxyConnectError, ResolveError) as error:
-        raise httpcore.ConnectError(error) from error
-    except SocksError as error:
-        raise httpcore.ProxyError(error) from error
-    except OSError as error:  # of a method of the caller's own; not retried as a ConnectError is
-        raise httpcore.ProxyError(error) from error
-    except ValueError as error:  # a host that SOCKS cannot carry; a redirection can lead there
-        raise httpcore.UnsupportedProtocol(error) from error
-
-
-@contextmanager
-def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
-    """Around the use of a connection."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise timeout(str(error) or "timed out") from error
-    except (
-        OSError,
-        UnicodeError,  # of the name for TLS
-        anyio.BrokenResourceError,
-        anyio.ClosedResourceError,
-        anyio.EndOfStream,
-    ) as error:
-        raise failure(str(error) or repr(error)) from error
-
-
-# Blocking connections
-
-
-Connection = TypeVar("Connection", bound="Stream")
-
-
-class Backend(Generic[Connection]):
-    """An `httpcore.NetworkBackend`."""
-
-    _httpcore: HTTPCore
-    _connection: type[Connection]
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[SocketOption] | None = None,
-    ) -> Connection:
-        source_address = None if local_address is None else (local_address, 0)
-        no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
-        options = [no_delay, *(socket_options or ())]
-        with _httpcore_errors(self._httpcore):
-            attempt = Attempt(self._chain, host, port)
-            sock, _ = open_tunnel(attempt, Deadline(timeout), source_address, options)
-            return self._connection(sock)
-
-
-class Stream:
-    """An `httpcore.NetworkStream`."""
-
-    _httpcore: HTTPCore
-
-    def __init__(self, sock: Channel, *, tls: bool = False) -> None:
-        self._sock = sock
-        self._tls = tls  # with the destination, that is
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _stream_errors(self._httpcore.ReadTimeout, self._httpcore.ReadError):
-            self._sock.settimeout(timeout)
-            return self._sock.recv(max_bytes)
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with _stream_errors(self._httpcore.WriteTimeout, self._httpcore.WriteError):
-            self._sock.settimeout(timeout)
-            left = memoryview(buffer)
-            while left:  # not sendall, for which the timeout would hold for all of it
-                left = left[self._sock.send(left) :]
-
-    def close(self) -> None:
-        self._sock.close()
-
-    def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> Self:
-        with _stream_errors(self._httpcore.ConnectTimeout, self._httpcore.ConnectError):
-            self._sock.settimeout(timeout)
-            self._sock = start_tls(self._sock, ssl_context, server_hostname)
-        return type(self)(self._sock, tls=True)
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "ssl_object":
-            # Never that of a proxy: by its ALPN, HTTP/2 would be chosen.
-            return getattr(self._sock, "ssl_object", self._sock) if self._tls else None
-        if info == "client_addr":
-            return self._sock.getsockname()
-        if info == "server_addr":
-            return self._sock.getpeername()
-        if info == "socket":
-            return self._sock
-        if info == "is_readable":
-            return _is_readable(self._sock)
-        return None
-
-
-# Awaited connections
-
-
-AsyncConnection = TypeVar("AsyncConnection", bound="AsyncStream")
-
-
-class AsyncBackend(Generic[AsyncConnection]):
-    """An `httpcore.AsyncNetworkBackend`."""
-
-    _httpcore: HTTPCore
-    _connection: type[AsyncConnection]
-
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[SocketOption] | None = None,
-    ) -> AsyncConnection:
-        with _httpcore_errors(self._httpcore):
-            attempt = Attempt(self._chain, host, port)
-            with attempt, anyio.fail_after(timeout):
-                stream = await open_stream(attempt, local_address, socket_options or ())
-            return self._connection(stream)
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-
-class AsyncStream:
-    """An `httpcore.AsyncNetworkStream`."""
-
-    _httpcore: HTTPCore
-
-    def __init__(self, stream: SocketStream | TLSStream, *, tls: bool = False) -> None:
-        self._stream = stream
-        self._tls = tls  # with the destination, that is
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with (
-            _stream_errors(self._httpcore.ReadTimeout, self._httpcore.ReadError),
-            anyio.fail_after(timeout),
-        ):
-            try:
-                return await self._stream.receive(max_bytes)
-            except anyio.EndOfStream:
-                return b""
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:  # HTTP/2 asks for that, on connections that have ended too
-            return
-        with (
-            _stream_errors(self._httpcore.WriteTimeout, self._httpcore.WriteError),
-            anyio.fail_after(timeout),
-        ):
-            await self._stream.send(buffer)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: ssl.SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,
-    ) -> Self:
-        try:
-            with (
-                _stream_errors(self._httpcore.ConnectTimeout, self._httpcore.ConnectError),
-                anyio.fail_after(timeout),
-            ):
-                stream = await TLSStream.wrap(
-                    self._stream,
-                    server_side=False,
-                    hostname=server_hostname,
-                    ssl_context=ssl_context,
-                    standard_compatible=False,  # HTTP ends without TLS's closing handshake
-                )
-        except BaseException:
-            await anyio.aclose_forcefully(self._stream)
-            raise
-        return type(self)(stream, tls=True)
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == "ssl_object":
-            return self._extra(TLSAttribute.ssl_object) if self._tls else None
-        if info == "client_addr":
-            return self._extra(SocketAttribute.local_address)
-        if info == "server_addr":
-            return self._extra(SocketAttribute.remote_address)
-        if info == "socket":
-            return self._extra(SocketAttribute.raw_socket)
-        if info == "is_readable":
-            return _is_readable(self._extra(SocketAttribute.raw_socket))
-        return None
-
-    def _extra(self, attribute: Any) -> Any:
-        try:
-            return self._stream.extra(attribute, None)
-        except AttributeError:  # uvloop may have no socket to tell of once it is closed
-            return None
-
-
-# epoll would take a descriptor of its own for each question; Windows has select only.
-_Selector: type[selectors.BaseSelector] = getattr(
-    selectors, "PollSelector", selectors.SelectSelector
-)
-
-
-def _is_readable(sock: Channel | None) -> bool:
-    """Whether an idle connection has something to read, which can only be its end."""
-    if sock is None or sock.fileno() < 0:  # closed
-        return True
-    with _Selector() as selector:
-        selector.register(sock.fileno(), selectors.EVENT_READ)
-        return bool(selector.select(0))

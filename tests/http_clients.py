@@ -153,11 +153,17 @@ class Driver:
         self.httpcore = pair.httpcore
         self._pair = pair
         self._portal = portal
-        self._origin = origin
+        self.origin = origin
+
+    @property
+    def transport_class(self) -> Any:
+        """`SocksTransport` or `AsyncSocksTransport`."""
+        kind = "SocksTransport" if self._portal is None else "AsyncSocksTransport"
+        return getattr(self._pair.socksclient, kind)
 
     def transport(self, proxy: ProxyLike, **options: Any) -> Any:
         """It trusts the origin, unless the test says otherwise."""
-        options = {"verify": self._origin.trust(), **options}
+        options = {"verify": self.origin.trust(), **options}
         return self._pair.transport(proxy, blocking=self._portal is None, **options)
 
     def client(self, transport: Any, **options: Any) -> Client:
@@ -171,7 +177,7 @@ class Driver:
         """The same without a proxy, with httpx's own transport, to compare with."""
         blocking = self._portal is None
         kind = self.httpx.HTTPTransport if blocking else self.httpx.AsyncHTTPTransport
-        return self.client(kind(**{"verify": self._origin.trust(), **options}))
+        return self.client(kind(**{"verify": self.origin.trust(), **options}))
 
 
 def routes_to(origin: Origin) -> dict[Address, Address]:

@@ -33,10 +33,10 @@ from socksclient import (
     ResolveError,
     SocksError,
 )
+from socksclient.backends import httpx_errors
 from socksclient.exceptions import ConnectionRefused, Phase, TTLExpired
 from socksclient.testing import Faults, SocksServer
 from socksclient.testing_session import reset
-from socksclient.transports import httpx_errors
 
 from http_clients import (
     ACCOUNTS,
