@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 from socksclient.exceptions import host_port
@@ -244,23 +244,30 @@ def as_chain(proxy: ProxyLike) -> Chain:
         ValueError: A URL cannot be, the sequence is empty, or a hop behind the nearest is a unix
             socket.
     """
-    one = isinstance(proxy, str | bytes) or not isinstance(proxy, Sequence)
-    hops: Sequence[object] = [proxy] if one else cast("Sequence[object]", proxy)
-    for hop in hops:
+    if isinstance(proxy, str | Proxy):
+        return (_as_proxy(proxy),)
+    if not isinstance(proxy, Sequence):
+        raise _not_a_proxy(type(proxy).__name__)
+    for hop in proxy:
         if not isinstance(hop, str | Proxy):
-            raise TypeError(
-                "proxy must be a str, a socksclient.Proxy or a sequence of these,"
-                f" not {type(hop).__name__}"
-            )
-    chain = tuple(
-        hop if isinstance(hop, Proxy) else Proxy.from_url(cast("str", hop)) for hop in hops
-    )
+            raise _not_a_proxy(f"{type(hop).__name__} in a {type(proxy).__name__}")
+    chain = tuple(map(_as_proxy, proxy))
     if not chain:
         raise ValueError("proxy is an empty sequence; a chain has one hop at least")
-    for number, hop in enumerate(chain):
-        if hop.path and number > 0:
+    for number, hop in enumerate(chain[1:], 1):
+        if hop.path is not None:
             raise ValueError(f"hop {number} is a unix socket; only the nearest (0) can be one")
     return chain
+
+
+def _as_proxy(proxy: str | Proxy) -> Proxy:
+    return proxy if isinstance(proxy, Proxy) else Proxy.from_url(proxy)
+
+
+def _not_a_proxy(found: str) -> TypeError:
+    return TypeError(
+        f"proxy must be a str, a socksclient.Proxy or a sequence of these, not {found}"
+    )
 
 
 def _is_unix(parts: re.Match[str]) -> bool:

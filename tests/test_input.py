@@ -62,7 +62,7 @@ def test_any_address_to_connect_from(echo_server: Address) -> None:
 def test_a_proxy_that_cannot_be(dial: Dial) -> None:
     with pytest.raises(ValueError, match="scheme"):
         dial(("192.0.2.1", 80), proxy="127.0.0.1:1080")
-    with pytest.raises(TypeError, match=r"proxy must be a str, a .* not bytes"):
+    with pytest.raises(TypeError, match=r"proxy must be a str, a .* not int in a bytes"):
         dial(("192.0.2.1", 80), proxy=b"socks5h://127.0.0.1:1080")  # type: ignore[arg-type]
 
 

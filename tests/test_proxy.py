@@ -360,10 +360,10 @@ def test_only_the_nearest_can_be_a_unix_socket() -> None:
     ("proxy", "kind"),
     [
         (None, "NoneType"),
-        (b"socks5h://us3r:p4ss@h", "bytes"),
-        (("h", 1080), "int"),
+        (b"socks5h://us3r:p4ss@h", "int in a bytes"),
+        (("h", 1080), "int in a tuple"),
         (1080, "int"),
-        ([PROXY, [PROXY]], "list"),
+        ([PROXY, [PROXY]], "list in a list"),
         ({PROXY}, "set"),
     ],
 )
