@@ -62,7 +62,7 @@ async def connect_tcp(
     ssl_context: None = ...,
     tls_hostname: None = ...,
     tls_standard_compatible: bool = ...,
-) -> SocketStream: ...
+) -> SocketStream | TLSStream: ...
 
 
 @overload

@@ -87,7 +87,7 @@ def test_a_race_without_a_timeout(names: Names, echo_server: Address) -> None:
 def test_families_take_turns() -> None:
     four, six = socket.AF_INET, socket.AF_INET6
     order = [(six, ("a",)), (six, ("b",)), (four, ("c",)), (six, ("d",)), (four, ("e",))]
-    assert [host for _, (host,) in interleave(order)] == ["a", "c", "b", "e", "d"]
+    assert [sockaddr[0] for _, sockaddr in interleave(order)] == ["a", "c", "b", "e", "d"]
 
 
 def local(server: SocksServer) -> str:

@@ -22,6 +22,7 @@ import anyio.from_thread
 import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
+from anyio.streams.tls import TLSStream
 
 import socksclient
 import socksclient.anyio
@@ -109,7 +110,7 @@ class AwaitedBound(Bound):
         self.address = listener.address
 
     def accept(self, timeout: float = 10.0) -> Connection:
-        async def accept() -> SocketStream:
+        async def accept() -> SocketStream | TLSStream:
             with anyio.fail_after(timeout):
                 return await self.awaited.accept()
 

@@ -19,7 +19,7 @@ from socksclient import (
     create_connection,
 )
 from socksclient.attempt import Attempt
-from socksclient.driver import Deadline, open_tunnel
+from socksclient.driver import Deadline, open_socket
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
@@ -50,12 +50,12 @@ def test_socket_options(echo_server: Address) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with SocksServer() as server:
         attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
-        sock, _ = open_tunnel(attempt, Deadline(5), socket_options=[option])
+        sock, _ = open_socket(attempt, Deadline(5), socket_options=[option])
         with sock:
             assert sock.getsockopt(*option[:2]) != 0
         attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
         with pytest.raises(ProxyConnectError):
-            open_tunnel(attempt, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
+            open_socket(attempt, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
 
 
 def test_it_fits_where_socket_create_connection_does(origin: Origin) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import ftplib
 
     import httpx
-    from anyio.abc import ConnectedUDPSocket, SocketStream, UDPSocket
+    from anyio.abc import ByteStream, ConnectedUDPSocket, SocketStream, UDPSocket
     from anyio.streams.tls import TLSStream
     from typing_extensions import assert_type
 
@@ -31,6 +31,15 @@ if TYPE_CHECKING:
         assert_type(proxy.password, str | None)
         assert_type(proxy.remote_dns, bool)
         assert_type(proxy.methods, tuple[Method, ...])
+        assert_type(proxy.path, str | None)
+        assert_type(proxy.tls, ssl.SSLContext | bool | None)
+        assert_type(proxy.isolated(), Proxy)
+        assert_type(proxy.isolated("token"), Proxy)
+        assert_type(Proxy.from_env(), Proxy | None)
+        Proxy.from_env("name.example")
+        Proxy.from_env(("name.example", 80))
+        Proxy(path="/run/tor/socks")
+        Proxy("127.0.0.1", 443, scheme="http", tls=ssl.create_default_context())
         Proxy("127.0.0.1", 1080, scheme="socks5", username="user", password="pass")
         Proxy("127.0.0.1", methods=(socksclient.NO_AUTHENTICATION, Method(0x80, negotiate)))
         Proxy("127.0.0.1", "1080")  # type: ignore[arg-type]
@@ -43,18 +52,27 @@ if TYPE_CHECKING:
     def flows(proxy: Proxy) -> None:
         assert_type(negotiate(proxy), Generator[Exchange, bytes, None])
 
-    def blocking(proxy: socksclient.ProxyLike) -> None:
+    def blocking(proxy: socksclient.ProxyLike, proxies: list[Proxy]) -> None:
         sock = socksclient.create_connection(("name.example", 80), proxy=proxy)
         assert_type(sock, socket.socket)
         socksclient.create_connection(("name.example", 80), 1.5, ("127.0.0.1", 0), proxy=proxy)
         socksclient.create_connection(("name.example", 80), None, proxy="socks5h://127.0.0.1")
+        socksclient.create_connection(("name.example", 80), proxy=[proxies[0], "http://h"])
+        socksclient.create_connection(("name.example", 80), proxy=tuple(proxies))
+        assert_type(socksclient.resolve("name.example", 5.0, proxy=proxy), str)
+        assert_type(socksclient.resolve_ptr("192.0.2.1", proxy=proxy), str)
+        with socksclient.SocksSocket(proxy, socket.AF_INET6) as socks_socket:
+            plain: socket.socket = socks_socket
+            plain.connect(("name.example", 80))
         socksclient.create_connection(("name.example", 80))  # type: ignore[call-arg]
         socksclient.create_connection(("name.example", 80), proxy=None)  # type: ignore[arg-type]
 
     async def awaited(proxy: Proxy, context: ssl.SSLContext, tls: bool) -> None:
         assert_type(await connect_socket("name.example", 80, proxy=proxy), socket.socket)
-        assert_type(await connect_tcp("name.example", 80, proxy=proxy), SocketStream)
-        assert_type(await connect_tcp("name.example", 80, proxy=proxy, tls=False), SocketStream)
+        stream = await connect_tcp("name.example", 80, proxy=proxy)
+        assert_type(stream, SocketStream | TLSStream)
+        byte_stream: ByteStream = await connect_tcp("name.example", 80, proxy=proxy, tls=False)
+        assert_type(await byte_stream.receive(), bytes)
         assert_type(await connect_tcp("name.example", 80, proxy=proxy, tls=True), TLSStream)
         assert_type(
             await connect_tcp("name.example", 80, proxy=proxy, ssl_context=context), TLSStream
@@ -93,7 +111,7 @@ if TYPE_CHECKING:
 
     async def awaited_listeners(proxy: Proxy) -> None:
         async with await bind("192.0.2.1", 21, proxy=proxy) as listener:
-            assert_type(await listener.accept(), SocketStream)
+            assert_type(await listener.accept(), SocketStream | TLSStream)
             assert_type(listener.peer_address, tuple[str, int] | None)
 
     def file_transfer(proxy: Proxy, context: ssl.SSLContext) -> None:
@@ -107,6 +125,10 @@ if TYPE_CHECKING:
         httpx.Client(transport=socksclient.SocksTransport(proxy, verify=context, http2=True))
         httpx.AsyncClient(transport=socksclient.AsyncSocksTransport("socks5h://127.0.0.1"))
         httpx.Client(transport=socksclient.AsyncSocksTransport(proxy))  # type: ignore[arg-type]
+        httpx.Client(transport=socksclient.SocksTransport.from_env(http2=True))
+        httpx.Client(mounts=socksclient.SocksTransport.mounts_from_env(), trust_env=False)
+        httpx.AsyncClient(mounts=socksclient.AsyncSocksTransport.mounts_from_env(verify=context))
+        socksclient.SocksTransport.from_env(proxy="socks5h://h")  # type: ignore[call-arg]
         socksclient.SocksTransport(
             proxy,
             verify=False,
@@ -128,7 +150,11 @@ if TYPE_CHECKING:
         assert_type(error.hop, int)
         assert_type(error.destination, tuple[str, int] | None)
         assert_type(error.phase, Phase | None)
-        assert_type(reply_error.reply, socksclient.Reply)
+        assert_type(
+            reply_error.reply, socksclient.Reply | socksclient.Socks4Reply | socksclient.HTTPReply
+        )
+        assert_type(reply_error.reply.name, str)
+        assert_type(reply_error.reply.meaning, str)
         assert_type(protocol_error.received, bytes)
 
     def testing() -> None:
