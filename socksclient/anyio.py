@@ -158,7 +158,7 @@ async def connect_tcp(
         return await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=tls_hostname or attempt.target[0],
+            hostname=tls_hostname or attempt.host,
             ssl_context=ssl_context,
             standard_compatible=tls_standard_compatible,
         )

@@ -44,6 +44,7 @@ class Attempt:
     Attributes:
         destination: The (host, port) as the caller gave it; None of a UDP association, which
             has no one destination.
+        host: That of the destination as it goes over the wire, if it is not resolved here.
         hop: Which hop the attempt stands at.
         phase: How far it has come there.
         targets: For each hop, what to ask it for, one after the other: what its target resolved
@@ -62,6 +63,7 @@ class Attempt:
         # Only a connection needs its port: BIND and UDP ASSOCIATE have 0 for "not known".
         least = 1 if command == Command.CONNECT else 0
         target = (parse_host(host), parse_port(port, least=least))
+        self.host = target[0]
         # All hops but the last are asked to connect to the next.
         self.targets = [*([(hop.host, hop.port)] for hop in chain[1:]), [target]]
         self.phase: Phase = "resolve"

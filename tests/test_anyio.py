@@ -128,6 +128,23 @@ class TestTLS:
         options = {"ssl_context": origin.trust(), "tls_standard_compatible": False}
         assert await self.fetch(origin.https_port, **options) is False
 
+    async def test_by_its_name_when_that_is_resolved_here(
+        self, origin: Origin, names: dict[str, list[str]]
+    ) -> None:
+        names["origin.test"] = ["127.0.0.1"]
+        with SocksServer() as server:
+            stream = await connect_tcp(
+                "origin.test",
+                origin.https_port,
+                proxy=server.url_as("socks5"),
+                ssl_context=origin.trust(),
+                tls_standard_compatible=False,
+            )
+            async with stream:
+                ssl_object = stream.extra(TLSAttribute.ssl_object)
+                assert ssl_object.server_hostname == "origin.test"
+            assert server.requests[0].destination == ("127.0.0.1", origin.https_port)
+
     async def test_with_another_name(self, origin: Origin) -> None:
         options = {"ssl_context": origin.trust(), "tls_standard_compatible": False}
         await self.fetch(origin.https_port, tls_hostname="localhost", **options)
