@@ -27,6 +27,7 @@ from socksclient.sockets import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable
 
     from socksclient.tls import Channel
@@ -106,9 +107,14 @@ def open_socket(
     Raises:
         ValueError: It goes by TLS within TLS, which no `ssl.SSLSocket` can do.
     """
-    if sum(hop.tls is not None for hop in attempt.chain) > 1:
+    layers = sum(hop.tls is not None for hop in attempt.chain)
+    if layers > 1:
         raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
     channel, bound_address = open_tunnel(attempt, deadline, source_address, socket_options)
+    if layers:
+        from socksclient.tls import ProxyTLSSocket
+
+        ProxyTLSSocket.guard(cast("ssl.SSLSocket", channel))
     return cast("socket.socket", channel), bound_address
 
 

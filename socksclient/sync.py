@@ -57,7 +57,8 @@ def create_connection(
 
     Returns:
         A plain connected socket, with `timeout` set, of which nothing has been read that the
-        destination sent. Where one hop speaks TLS it is an `ssl.SSLSocket`.
+        destination sent. Where one hop speaks TLS it is an `ssl.SSLSocket`: it cannot be wrapped
+        for TLS with the destination as well, which httpx and `socksclient.anyio.connect_tcp` do.
 
     Raises:
         ValueError: The destination, the timeout or the proxy cannot be, or a hop cannot carry

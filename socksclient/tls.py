@@ -7,7 +7,7 @@ from __future__ import annotations
 import functools
 import socket
 import ssl
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from socksclient.driver import Deadline
 from socksclient.exceptions import ProxyConnectError
@@ -81,6 +81,27 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
     except BaseException:
         (wrapped or sock).close()
         raise
+
+
+class ProxyTLSSocket(ssl.SSLSocket):
+    """A socket that speaks TLS with a proxy, and refuses to have TLS put around it once more.
+
+    `SSLContext.wrap_socket` would send the handshake, and in it the name of the destination, in
+    the clear, past the TLS that is there already.
+    """
+
+    @classmethod
+    def guard(cls, sock: ssl.SSLSocket) -> None:
+        """Makes `sock` one: a context makes `SSLSocket`s, and is not ours to change."""
+        sock.__class__ = cls
+
+    def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
+        """As of a socket."""
+        if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE):  # which wrap_socket asks first
+            raise ValueError(
+                "this socket speaks TLS with the proxy; httpx and connect_tcp can do TLS within it"
+            )
+        return super().getsockopt(level, optname, *args)
 
 
 class TLSSocket:

@@ -15,10 +15,12 @@ import socksclient.exceptions
 import socksclient.flows
 import socksclient.ftp
 import socksclient.httpx
+import socksclient.redis
 import socksclient.sync
 import socksclient.testing
+import socksclient.urllib
 
-HEAVY = ("httpx", "httpcore", "anyio", "ssl", "asyncio")
+HEAVY = ("httpx", "httpcore", "httpx2", "requests", "anyio", "ssl", "asyncio", "h11", "redis")
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -69,8 +71,10 @@ def test_a_name_that_is_not_there() -> None:
         socksclient.flows,
         socksclient.ftp,
         socksclient.httpx,
+        socksclient.redis,
         socksclient.sync,
         socksclient.testing,
+        socksclient.urllib,
     ],
 )
 def test_modules_export_what_they_say(module: object) -> None:

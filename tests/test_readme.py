@@ -21,9 +21,13 @@ from real_services import FTPServer, pyftpdlib
 from support import Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
-REQUESTS = [1, 1, 1, 2, 1, 1, 2, 0, 1, 1, 0]
+REQUESTS = [1, 1, 1, 1, 1, 2, 1, 1, 2, 0, 2, 2, 1, 1, 0]
 """How many each example makes through the proxy that the test gives it."""
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+OTHERS = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
+"""What is in test_recipes."""
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```$", README.replace(OTHERS, ""), flags=re.MULTILINE | re.DOTALL
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,20 +78,24 @@ def test_an_example(
         ("192.0.2.53", 53): name_server,
         ("ftp.example", 21): ftp_server.address,
         ("refused.example", 443): ("127.0.0.1", 1),
+        ("example.com", 0): ("192.0.2.80", 0),
     }
     with (
         SocksServer(routes=routes) as server,
         SocksServer(routes=routes, accounts={"user": "pass"}) as locked,
     ):
+        server.routes["inner.example", 3128] = server.address
         code = EXAMPLES[number]
         code = code.replace("socks5h://127.0.0.1:1080", server.url)
+        code = code.replace("socks5h://127.0.0.1:9050", server.url)
         code = code.replace('"anonymous", "guest"', f"{ftp_server.user!r}, {ftp_server.password!r}")
         code = code.replace("socks5h://user:pass@127.0.0.1:1080", locked.url)
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", code],
             capture_output=True,
             text=True,
-            env={"SSL_CERT_FILE": str(certificates)},
+            # The environment's proxy is for the one example which asks for it.
+            env={"SSL_CERT_FILE": str(certificates), "ALL_PROXY": server.url_as("socks")},
             timeout=30,
             check=False,
         )

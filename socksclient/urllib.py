@@ -1,0 +1,71 @@
+"""HTTP through a proxy with `urllib.request`: a handler for its openers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler
+
+from socksclient.proxy import ProxyLike, as_chain
+from socksclient.sync import create_connection
+
+if TYPE_CHECKING:
+    import ssl
+    from http.client import HTTPConnection, HTTPResponse
+    from urllib.request import Request
+
+__all__ = ["SocksHandler"]
+
+
+class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
+    """Has an opener make its connections through a SOCKS proxy.
+
+        opener = urllib.request.build_opener(SocksHandler("socks5h://127.0.0.1:1080"))
+        with opener.open("https://example.com/", timeout=10.0) as response: ...
+
+    `urllib.request.build_opener` puts it in the place of its own handlers for HTTP, HTTPS and FTP,
+    and of the one for the proxies of the environment: nothing goes around the proxy, wherever a
+    redirection leads. FTP is refused; `socksclient.ftp` has it.
+
+    The `timeout` of `open` is one deadline for the connection through the proxy, and then holds
+    for each operation on it. What goes wrong with the proxy is a `urllib.error.URLError`, whose
+    `reason` is the `SocksError`.
+
+    Args:
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        context: The `ssl.SSLContext` for HTTPS; by default one that verifies certificates.
+
+    Raises:
+        ValueError: The proxy cannot be, or speaks TLS.
+    """
+
+    # Whatever other handlers the opener is given that connect directly come later.
+    handler_order = HTTPHandler.handler_order - 1
+
+    def __init__(self, proxy: ProxyLike, *, context: ssl.SSLContext | None = None) -> None:
+        chain = as_chain(proxy)
+        if any(hop.tls for hop in chain):
+            # http.client would send its ClientHello, with the name in it, beside the proxy's TLS.
+            raise ValueError("urllib cannot speak TLS within the TLS of a proxy; httpx can")
+        HTTPSHandler.__init__(self, context=context)
+        ProxyHandler.__init__(self, {})
+        self._connect = partial(create_connection, proxy=chain)
+
+    def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> HTTPResponse:
+        """Called by `http_open` and `https_open`."""
+
+        def connection(host: str, **kwargs: Any) -> HTTPConnection:
+            made: HTTPConnection = http_class(host, **kwargs)
+            made._create_connection = self._connect  # type: ignore[attr-defined]  # noqa: SLF001
+            return made
+
+        return super().do_open(connection, req, **http_conn_args)
+
+    def ftp_open(self, req: Request) -> Any:  # noqa: ARG002
+        """Called for ``ftp:`` URLs.
+
+        Raises:
+            URLError: Always: `urllib.request` would resolve the name here, and connect directly.
+        """
+        raise URLError("FTP does not go through SocksHandler: see socksclient.ftp")
