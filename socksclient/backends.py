@@ -4,8 +4,8 @@ A SOCKS proxy is a network backend here, and no proxy of httpcore's: the connect
 that it connects directly, and so TLS, HTTP/2, retries, limits, `sni_hostname` and the trace
 extension work as they do without a proxy.
 
-The classes have none of httpcore's as a base; they get one where they are bound, as those of
-`socksclient.transports` do.
+httpcore asks for their methods only, so the classes have none of httpcore's as a base, and serve
+both: whose errors they are to raise, they are told.
 """
 
 # What the methods here do is told in httpcore, and the names of its errors are as they are there.
@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Iterator
     from types import ModuleType
-
-    from typing_extensions import Self
 
     from socksclient.proxy import Chain
     from socksclient.sockets import SocketOption
@@ -127,17 +126,12 @@ def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterat
 # Blocking connections
 
 
-Connection = TypeVar("Connection", bound="Stream")
-
-
-class Backend(Generic[Connection]):
+class Backend:
     """An `httpcore.NetworkBackend`."""
 
-    _httpcore: HTTPCore
-    _connection: type[Connection]
-
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, httpcore: HTTPCore) -> None:
         self._chain = chain
+        self._httpcore = httpcore
 
     def connect_tcp(
         self,
@@ -146,23 +140,25 @@ class Backend(Generic[Connection]):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
-    ) -> Connection:
+    ) -> Stream:
         source_address = None if local_address is None else (local_address, 0)
         no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
         options = [no_delay, *(socket_options or ())]
         with _httpcore_errors(self._httpcore):
             attempt = Attempt(self._chain, host, port)
             sock, _ = open_tunnel(attempt, Deadline(timeout), source_address, options)
-            return self._connection(sock)
+            return Stream(sock, self._httpcore)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class Stream:
     """An `httpcore.NetworkStream`."""
 
-    _httpcore: HTTPCore
-
-    def __init__(self, sock: Channel, *, tls: bool = False) -> None:
+    def __init__(self, sock: Channel, httpcore: HTTPCore, *, tls: bool = False) -> None:
         self._sock = sock
+        self._httpcore = httpcore
         self._tls = tls  # with the destination, that is
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -185,11 +181,11 @@ class Stream:
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> Self:
+    ) -> Stream:
         with _stream_errors(self._httpcore.ConnectTimeout, self._httpcore.ConnectError):
             self._sock.settimeout(timeout)
             self._sock = start_tls(self._sock, ssl_context, server_hostname)
-        return type(self)(self._sock, tls=True)
+        return Stream(self._sock, self._httpcore, tls=True)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
@@ -209,17 +205,12 @@ class Stream:
 # Awaited connections
 
 
-AsyncConnection = TypeVar("AsyncConnection", bound="AsyncStream")
-
-
-class AsyncBackend(Generic[AsyncConnection]):
+class AsyncBackend:
     """An `httpcore.AsyncNetworkBackend`."""
 
-    _httpcore: HTTPCore
-    _connection: type[AsyncConnection]
-
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, httpcore: HTTPCore) -> None:
         self._chain = chain
+        self._httpcore = httpcore
 
     async def connect_tcp(
         self,
@@ -228,12 +219,12 @@ class AsyncBackend(Generic[AsyncConnection]):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
-    ) -> AsyncConnection:
+    ) -> AsyncStream:
         with _httpcore_errors(self._httpcore):
             attempt = Attempt(self._chain, host, port)
             with attempt, anyio.fail_after(timeout):
                 stream = await open_stream(attempt, local_address, socket_options or ())
-            return self._connection(stream)
+            return AsyncStream(stream, self._httpcore)
 
     async def sleep(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -242,10 +233,11 @@ class AsyncBackend(Generic[AsyncConnection]):
 class AsyncStream:
     """An `httpcore.AsyncNetworkStream`."""
 
-    _httpcore: HTTPCore
-
-    def __init__(self, stream: SocketStream | TLSStream, *, tls: bool = False) -> None:
+    def __init__(
+        self, stream: SocketStream | TLSStream, httpcore: HTTPCore, *, tls: bool = False
+    ) -> None:
         self._stream = stream
+        self._httpcore = httpcore
         self._tls = tls  # with the destination, that is
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -275,7 +267,7 @@ class AsyncStream:
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,
-    ) -> Self:
+    ) -> AsyncStream:
         try:
             with (
                 _stream_errors(self._httpcore.ConnectTimeout, self._httpcore.ConnectError),
@@ -291,7 +283,7 @@ class AsyncStream:
         except BaseException:
             await anyio.aclose_forcefully(self._stream)
             raise
-        return type(self)(stream, tls=True)
+        return AsyncStream(stream, self._httpcore, tls=True)
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":

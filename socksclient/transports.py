@@ -1,8 +1,8 @@
 """The transports for httpx and for httpx2, but for what is httpx's or httpx2's own.
 
-httpx comes with httpcore, and httpx2 with httpcore2. The classes of both have the same names and
-methods, and are others all the same: so those here have none of them as a base. They get one in
-`socksclient.httpx` and in `socksclient.httpx2`, which add what makes objects of theirs.
+httpx comes with httpcore, and httpx2 with httpcore2. What is in both has the same names, and is not
+the same. So the classes here are told which `Pair` they are for, and get its own classes as bases
+and for their types, where there is a need, in `socksclient.httpx` and in `socksclient.httpx2`.
 """
 
 # What the methods here do is told in httpx and httpcore.
@@ -12,9 +12,19 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypedDict, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    cast,
+)
 
-from socksclient.backends import httpx_errors
+from socksclient.backends import AsyncBackend, Backend, errors_by_name, httpx_errors
 from socksclient.environment import Environment
 from socksclient.proxy import Proxy, ProxyLike, as_chain
 from socksclient.sockets import check_source
@@ -22,10 +32,54 @@ from socksclient.sockets import check_source
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from types import ModuleType
+
+    from typing_extensions import Unpack
 
     from socksclient.backends import ErrorMap
     from socksclient.proxy import Chain
     from socksclient.sockets import SocketOption
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Transport = TypeVar("Transport")
+"""Those of httpx, or of httpx2."""
+
+
+class Pair:
+    """httpx and httpcore, or httpx2 and httpcore2."""
+
+    def __init__(self, httpx: ModuleType, httpcore: ModuleType) -> None:
+        self.httpx: Any = httpx
+        self.httpcore: Any = httpcore
+        self.errors: ErrorMap = errors_by_name(httpcore, httpx)
+
+    def core_request(self, request: Any) -> Any:
+        """What httpcore takes in place of an `httpx.Request`."""
+        url = request.url
+        return self.httpcore.Request(
+            request.method,
+            self.httpcore.URL(
+                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+            ),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+
+    def response(self, response: Any, body: Any) -> Any:
+        """The `httpx.Response` for what httpcore has brought."""
+        return self.httpx.Response(
+            response.status, headers=response.headers, stream=body, extensions=response.extensions
+        )
+
+    def proxy(self, proxy: Proxy | None) -> Any:
+        """The `httpx.Proxy` for an HTTP proxy."""
+        if proxy is None:
+            return None
+        auth = None if proxy.username is None else (proxy.username, proxy.password or "")
+        scheme = "https" if proxy.tls else "http"
+        return self.httpx.Proxy(f"{scheme}://{proxy.place}", auth=auth)
 
 
 class Limits(Protocol):
@@ -48,32 +102,24 @@ class _Limits(NamedTuple):
 _LIMITS = _Limits(100, 20, 5.0)  # httpx's own defaults
 
 
-class TLSOptions(TypedDict):
-    """What `httpx.create_ssl_context` takes."""
+class Options(TypedDict, total=False):
+    """The arguments of a transport but for the proxy."""
 
     verify: ssl.SSLContext | str | bool
     cert: str | tuple[str, str] | tuple[str, str, str] | None
     trust_env: bool
-
-
-class PoolOptions(TypedDict):
-    """What `httpcore.ConnectionPool` takes of the transport's arguments."""
-
-    max_connections: int | None
-    max_keepalive_connections: int | None
-    keepalive_expiry: float | None
     http1: bool
     http2: bool
-    retries: int
+    limits: Limits
     local_address: str | None
-    socket_options: list[SocketOption] | None
+    retries: int
+    socket_options: Iterable[SocketOption] | None
 
 
-Pool = TypeVar("Pool")
+class _Base(ABC, Generic[Transport]):
+    """What both kinds of transports have in common."""
 
-
-class Transport(ABC, Generic[Pool]):
-    """A transport's options, and the connection pool that has them."""
+    _pair: ClassVar[Pair]
 
     def __init__(
         self,
@@ -115,53 +161,113 @@ class Transport(ABC, Generic[Pool]):
             raise ValueError("verify is also the context for TLS with the proxy; make it another")
         self._pool = self._new_pool(
             chain,
-            TLSOptions(verify=verify, cert=cert, trust_env=trust_env),
-            PoolOptions(
-                max_connections=limits.max_connections,
-                max_keepalive_connections=limits.max_keepalive_connections,
-                keepalive_expiry=limits.keepalive_expiry,
-                http1=http1,
-                http2=http2,
-                retries=retries,
-                local_address=local_address,
-                socket_options=None if socket_options is None else list(socket_options),
+            ssl_context=self._pair.httpx.create_ssl_context(
+                verify=verify, cert=cert, trust_env=trust_env
             ),
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            http1=http1,
+            http2=http2,
+            retries=retries,
+            local_address=local_address,
+            socket_options=None if socket_options is None else list(socket_options),
         )
 
     @abstractmethod
-    def _new_pool(self, chain: Chain, tls: TLSOptions, options: PoolOptions) -> Pool:
+    def _new_pool(self, chain: Chain, **options: Any) -> Any:
         """A pool whose network backend goes through `chain`."""
 
+    @classmethod
+    @abstractmethod
+    def from_env(cls, **options: Unpack[Options]) -> Transport:
+        """A transport that goes by the proxies of the environment, as they are now.
 
-class Options(TypedDict, total=False):
-    """The arguments of a transport but for the proxy."""
+        For each request that is the one of http_proxy or https_proxy, or else that of all_proxy,
+        unless no_proxy has the destination; capitals will do. It knows SOCKS proxies of all
+        schemes, and leaves HTTP proxies to httpx's own transport, as well as what needs none.
 
-    verify: ssl.SSLContext | str | bool
-    cert: str | tuple[str, str] | tuple[str, str, str] | None
-    trust_env: bool
-    http1: bool
-    http2: bool
-    limits: Limits
-    local_address: str | None
-    retries: int
-    socket_options: Iterable[SocketOption] | None
+        Args:
+            **options: All that this class takes but the proxy.
 
+        Raises:
+            ValueError: A value is no URL of a proxy; the text names the variable.
+        """
 
-class URL(Protocol):
-    """`httpx.URL`, or `httpx2.URL`."""
+    @classmethod
+    def mounts_from_env(cls, **options: Unpack[Options]) -> dict[str, Transport]:
+        """The same for ``httpx.Client(mounts=…, trust_env=False)``, where others are mounted too.
 
-    @property
-    def scheme(self) -> str: ...
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int | None: ...
-
-
-AnyTransport = TypeVar("AnyTransport")
+        Without ``trust_env=False`` httpx mounts its own for the environment's proxies beside it,
+        and fails with those that it does not know, such as ``socks://``.
+        """
+        return {"all://": cls.from_env(**options)}
 
 
-class FromEnv(Generic[AnyTransport]):
+class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
+    """A blocking transport."""
+
+    _body: ClassVar[type[Body]]
+
+    def _new_pool(self, chain: Chain, **options: Any) -> Any:
+        backend = Backend(chain, self._pair.httpcore)
+        return self._pair.httpcore.ConnectionPool(network_backend=backend, **options)
+
+    @classmethod
+    def from_env(cls, **options: Unpack[Options]) -> Transport:
+        def new(proxy: Proxy | None) -> Any:
+            if proxy is not None and proxy.scheme != "http":
+                return cls(proxy, **options)
+            return cls._pair.httpx.HTTPTransport(proxy=cls._pair.proxy(proxy), **options)
+
+        return cast("Transport", _FromEnv(new))
+
+    def handle_request(self, request: Request) -> Response:
+        """Sends one request."""
+        with httpx_errors(self._pair.errors):
+            answer = self._pool.handle_request(self._pair.core_request(request))
+        response: Response = self._pair.response(answer, self._body(answer))
+        return response
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._pool.close()
+
+
+class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
+    """A transport on asyncio and trio."""
+
+    _body: ClassVar[type[AsyncBody]]
+
+    def _new_pool(self, chain: Chain, **options: Any) -> Any:
+        backend = AsyncBackend(chain, self._pair.httpcore)
+        return self._pair.httpcore.AsyncConnectionPool(network_backend=backend, **options)
+
+    @classmethod
+    def from_env(cls, **options: Unpack[Options]) -> Transport:
+        def new(proxy: Proxy | None) -> Any:
+            if proxy is not None and proxy.scheme != "http":
+                return cls(proxy, **options)
+            return cls._pair.httpx.AsyncHTTPTransport(proxy=cls._pair.proxy(proxy), **options)
+
+        return cast("Transport", _AsyncFromEnv(new))
+
+    async def handle_async_request(self, request: Request) -> Response:
+        """Sends one request."""
+        with httpx_errors(self._pair.errors):
+            answer = await self._pool.handle_async_request(self._pair.core_request(request))
+        response: Response = self._pair.response(answer, self._body(answer))
+        return response
+
+    async def aclose(self) -> None:
+        """Closes all connections."""
+        await self._pool.aclose()
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class _Routes:
     """Transports for the proxies of the environment, and a direct one.
 
     Args:
@@ -171,28 +277,52 @@ class FromEnv(Generic[AnyTransport]):
         ValueError: A variable's value is no URL of a proxy; the text names the variable.
     """
 
-    def __init__(self, new: Callable[[Proxy | None], AnyTransport]) -> None:
+    def __init__(self, new: Callable[[Proxy | None], Any]) -> None:
         self._environment = Environment.of(os.environ)
         proxies = [None, *map(self._environment.proxy_for, _PORTS)]
-        self._transports = {proxy: new(proxy) for proxy in dict.fromkeys(proxies)}
+        self.transports = {proxy: new(proxy) for proxy in dict.fromkeys(proxies)}
 
-    def _transport_for(self, url: URL) -> AnyTransport:
+    def transport_for(self, url: Any) -> Any:
         port = url.port or _PORTS.get(url.scheme)
         try:
             proxy = self._environment.proxy_for(url.scheme, url.host, port)
         except ValueError:  # of the host, as the proxy's transport will say
             proxy = self._environment.proxy_for(url.scheme)
-        return self._transports[proxy]
+        return self.transports[proxy]
 
 
-_PORTS = {"http": 80, "https": 443}
+class _FromEnv(_Routes):
+    """A blocking transport that goes by them; httpx asks for its methods only."""
+
+    def handle_request(self, request: Any) -> Any:
+        return self.transport_for(request.url).handle_request(request)
+
+    def close(self) -> None:
+        for transport in self.transports.values():
+            transport.close()
+
+    def __enter__(self) -> _FromEnv:
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
 
 
-def url_and_auth(proxy: Proxy) -> tuple[str, tuple[str, str] | None]:
-    """An HTTP proxy, as `httpx.Proxy` takes it."""
-    url = f"{'https' if proxy.tls else 'http'}://{proxy.place}"
-    auth = None if proxy.username is None else (proxy.username, proxy.password or "")
-    return url, auth
+class _AsyncFromEnv(_Routes):
+    """The same, awaited."""
+
+    async def handle_async_request(self, request: Any) -> Any:
+        return await self.transport_for(request.url).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in self.transports.values():
+            await transport.aclose()
+
+    async def __aenter__(self) -> _AsyncFromEnv:
+        return self
+
+    async def __aexit__(self, *_exc_info: object) -> None:
+        await self.aclose()
 
 
 class CoreResponse(Protocol):
@@ -207,7 +337,7 @@ class CoreResponse(Protocol):
 class Body:
     """An `httpx.SyncByteStream`."""
 
-    _errors: ErrorMap
+    _errors: ClassVar[ErrorMap]
 
     def __init__(self, response: CoreResponse) -> None:
         self._response = response
@@ -224,7 +354,7 @@ class Body:
 class AsyncBody:
     """An `httpx.AsyncByteStream`."""
 
-    _errors: ErrorMap
+    _errors: ClassVar[ErrorMap]
 
     def __init__(self, response: CoreResponse) -> None:
         self._response = response

@@ -403,7 +403,7 @@ def test_every_error_of_httpcore_becomes_that_of_httpx(pair: Pair, name: str) ->
     for raised in (error, type("Special", (error,), {})):
         with (
             pytest.raises(pair.httpx.TransportError) as caught,
-            httpx_errors(pair.socksclient._ERRORS),
+            httpx_errors(pair.socksclient._PAIR.errors),
         ):
             raise raised("the text")
         assert type(caught.value) is getattr(pair.httpx, name)
