@@ -31,8 +31,8 @@ check: $(VENV)/.test
 	$(BIN)/codespell
 	$(BIN)/mypy
 
-servers:
-	sh tests/install-servers.sh
+servers: $(BIN)/python
+	PYTHON=$(BIN)/python sh tests/install-servers.sh
 
 # Debian's python3 comes without venv; it is installed where that is possible.
 $(BIN)/python:

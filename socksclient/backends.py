@@ -26,7 +26,8 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient.anyio_driver import open_stream
 from socksclient.attempt import Attempt
-from socksclient.driver import Deadline, open_tunnel
+from socksclient.deadline import Deadline
+from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
 from socksclient.tls import start_tls
 

@@ -17,7 +17,7 @@ import anyio
 
 from socksclient.anyio import connect_tcp
 from socksclient.anyio import udp_associate as async_udp_associate
-from socksclient.driver import Deadline
+from socksclient.deadline import Deadline
 from socksclient.exceptions import SocksError
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sync import create_connection, udp_associate

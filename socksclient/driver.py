@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-import time
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -13,7 +12,6 @@ from socksclient.attempt import Attempt, is_deadline
 from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
-    MAX_TIMEOUT,
     Address,
     SocketOption,
     at_path,
@@ -30,37 +28,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
+    from socksclient.deadline import Deadline
     from socksclient.tls import Channel
 
 T = TypeVar("T")
-
-
-class Deadline:
-    """The instant by which all must be done."""
-
-    def __init__(self, timeout: float | None) -> None:
-        self._instant = None if timeout is None else time.monotonic() + min(timeout, MAX_TIMEOUT)
-
-    def left(self) -> float | None:
-        """The seconds left, more than 0; None without a deadline.
-
-        Raises:
-            TimeoutError: None are left.
-        """
-        if self._instant is None:
-            return None
-        left = self._instant - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
-
-    def limit(self, sock: Channel) -> None:
-        """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
-
-        Without a deadline the socket stays as it is: setting a timeout is a system call.
-        """
-        if self._instant is not None:
-            sock.settimeout(self.left())
 
 
 def open_tunnel(

@@ -86,11 +86,11 @@ def _missing(head: bytes) -> int:
 def _check(answer: h11.Response, proxy: Proxy) -> None:
     """Raises unless the status is one of success (RFC 9110 §9.3.6: any 2xx)."""
     status = answer.status_code
-    if status == 407:
+    if status in (401, 407):  # tinyproxy says 401 to credentials that are wrong
         if proxy.username is None:
             raise AuthenticationError(
-                "the proxy wants authentication, and there is no username (HTTP 407)"
+                f"the proxy wants authentication, and there is no username (HTTP {status})"
             )
-        raise AuthenticationError("the proxy refused the credentials (HTTP 407)")
+        raise AuthenticationError(f"the proxy refused the credentials (HTTP {status})")
     if not 200 <= status < 300:
         raise reply_error(HTTPReply(status))

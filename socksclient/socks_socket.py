@@ -8,7 +8,8 @@ import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from socksclient.attempt import Attempt
-from socksclient.driver import Deadline, open_socket
+from socksclient.deadline import Deadline
+from socksclient.driver import open_socket
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sockets import check_source
 from socksclient.sync import Listener, bind

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from socksclient.association import Granted, associate, attempts_for, bind_udp
 from socksclient.attempt import NOT_KNOWN, Attempt
-from socksclient.driver import Deadline, exchange, open_socket, open_tunnel, targets
+from socksclient.deadline import Deadline
+from socksclient.driver import exchange, open_socket, open_tunnel, targets
 from socksclient.exceptions import ProxyTimeout, SocksError, host_port
 from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain

@@ -9,7 +9,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from socksclient.driver import Deadline
+from socksclient.deadline import Deadline
 from socksclient.exceptions import ProxyConnectError
 
 if TYPE_CHECKING:

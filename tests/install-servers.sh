@@ -1,11 +1,13 @@
 #!/bin/sh
-# Installs, by apt, the real servers which tests/real_servers.py and tests/real_services.py start.
-# Does nothing where they are there already. Without the rights to install it says what is missing
-# and leaves it at that: the tests of a missing server are skipped, except in CI (CI=true), where it
-# is a failure.
+# Installs the real servers which the tests start: Debian's by apt; mitmproxy by pip (of $PYTHON),
+# into a venv of its own, as it wants its own versions of many things. Does nothing where they are
+# there already. Without the rights to install, or a network, it says what is missing and leaves it
+# at that: the tests of a missing server are skipped, except in CI (CI=true), where it is a failure.
 set -eu
+cd "$(dirname "$0")/.."
 
 PATH=$PATH:/usr/sbin:/sbin # some servers live there, and a user's PATH need not name it
+MITMPROXY=.venv-mitmproxy
 POLICY=/usr/sbin/policy-rc.d
 MARK="put here by tests/install-servers.sh of socksclient, process $$, until it ends"
 
@@ -13,7 +15,8 @@ say() { echo "install-servers.sh: $*" >&2; }
 
 missing() {
     for name in danted microsocks sshd ssh ssh-keygen unshare mount perl \
-        v2ray ss-server ss-local dnsmasq vsftpd; do
+        v2ray ss-server ss-local dnsmasq vsftpd \
+        tinyproxy privoxy stunnel tor tor-gencert curl dovecot redis-server; do
         command -v "$name" >/dev/null || echo "$name"
     done
 }
@@ -28,6 +31,10 @@ packages_of() {
             perl) echo perl-base ;;
             ss-server | ss-local) echo shadowsocks-libev ;;
             dnsmasq) echo dnsmasq-base ;; # the package dnsmasq is the service
+            tinyproxy) echo tinyproxy-bin ;; # so is tinyproxy
+            stunnel) echo stunnel4 ;;
+            tor-gencert) echo tor ;;
+            dovecot) echo dovecot-imapd ;;
             *) echo "$name" ;;
         esac
     done | sort -u
@@ -62,7 +69,8 @@ allow_starting() {
 disable_services_of() {
     for path in $(dpkg -L "$@" 2>/dev/null); do
         case $path in
-            */systemd/system/*.service | */systemd/system/*.socket)
+            */systemd/system/*.service | */systemd/system/*.socket | \
+                */systemd/system/*.timer | */systemd/system/*.target)
                 command -v systemctl >/dev/null || continue
                 as_root systemctl --quiet disable "${path##*/}" ;;
             /etc/init.d/*) as_root update-rc.d "${path##*/}" disable ;;
@@ -70,31 +78,53 @@ disable_services_of() {
     done
 }
 
+installed() {
+    dpkg-query -W -f '${db:Status-Abbrev}${binary:Package}\n' | sed -n 's/^i. //p'
+}
+
+# The lists below are split into words on purpose: names of commands and packages have no spaces.
+
 # Only what is missing: naming an installed package would upgrade it, and restart its service.
 install() {
     forbid_starting || { say "cannot write $POLICY, so nothing is installed"; return; }
     apt update || say "apt-get update failed; trying with the lists that are here"
+    before=$(installed)
     apt install -y --no-install-recommends "$@" || say "apt-get install failed"
-    disable_services_of "$@"
+    disable_services_of $(installed | grep -vxF "$before") # with those that came as dependencies
 }
 
-# The lists below are split into words on purpose: names of commands and packages have no spaces.
+# That a command is there does not say that pip had come to its end.
+install_mitmproxy() {
+    [ ! -e "$MITMPROXY/.done" ] || return 0
+    say "making $MITMPROXY"
+    "${PYTHON:-python3}" -m venv --clear "$MITMPROXY" >&2 &&
+        "$MITMPROXY/bin/python" -m pip install --quiet --retries 1 --upgrade pip >&2 &&
+        "$MITMPROXY/bin/python" -m pip install --quiet --retries 1 'mitmproxy>=11' >&2 &&
+        : >"$MITMPROXY/.done" || { rm -rf "$MITMPROXY"; return 1; }
+}
+
+lacking() {
+    if [ "${CI:-}" = true ]; then
+        say "missing: $*, and CI must test with all of them"
+        failed=1
+    else
+        say "missing: $*; the tests which need them will be skipped"
+    fi
+}
+
+failed=
 names=$(missing)
-[ -n "$names" ] || exit 0
-
-if ! command -v apt-get >/dev/null; then
-    why="there is no apt-get here"
-elif [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
-    why="installing needs root, or sudo without a password"
-else
-    why="apt-get did not bring them"
-    install $(packages_of $names)
-    names=$(missing)
-    [ -n "$names" ] || exit 0
+if [ -n "$names" ]; then
+    if ! command -v apt-get >/dev/null; then
+        why="there is no apt-get here"
+    elif [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
+        why="installing needs root, or sudo without a password"
+    else
+        why="apt-get did not bring them"
+        install $(packages_of $names)
+        names=$(missing)
+    fi
+    [ -z "$names" ] || lacking $names "($why)"
 fi
-
-if [ "${CI:-}" = true ]; then
-    say "missing:" $names "($why), and CI must test with all of them"
-    exit 1
-fi
-say "missing:" $names "($why); the tests which need them will be skipped"
+install_mitmproxy || lacking "mitmproxy (pip did not bring it)"
+[ -z "$failed" ]

@@ -1,10 +1,11 @@
-"""Real SOCKS servers for the tests: dante, microsocks, OpenSSH, V2Ray and Shadowsocks.
+"""Real proxies for the tests, none of them written by us.
 
-`dante`, `microsocks`, `openssh`, `v2ray` and `shadowsocks` are context managers: each starts one
-private server on a free port of loopback, yields the URL of the proxy, and at exit has stopped
-every process of it. They need Linux and the Debian packages which `install-servers.sh` installs,
-but no root. The configuration and the log of a server stay in a new directory of its own under the
-given one. `running` is what they share with `real_services`.
+SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks` and `mitmproxy`; HTTP: `tinyproxy`,
+`privoxy` and `mitmproxy` again; `stunnel` puts TLS in front of any of them. They are context
+managers: each starts one private server on a free port of loopback, yields the URL of the proxy
+(`mitmproxy` more than that), and at exit has stopped every process of it. They need Linux and what
+`install-servers.sh` installs, but no root. The configuration and the log of a server stay in a new
+directory of its own under the given one. `running` is what they share with `real_services`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+import trustme
 
 Address = tuple[str, int]
 
@@ -32,8 +39,12 @@ Prepare = Callable[[Path, int], list[str]]
 
 _COMMANDS = (
     *("danted", "microsocks", "sshd", "ssh", "ssh-keygen", "unshare", "mount", "perl"),
-    *("v2ray", "ss-server", "ss-local"),
+    *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel"),
 )
+
+MITMDUMP = str(Path(__file__).parent.parent.resolve() / ".venv-mitmproxy" / "bin" / "mitmdump")
+"""mitmproxy's command: it is in a venv of its own, as it wants its own versions of many things."""
+
 _PORT_ATTEMPTS = 5
 _START_SECONDS = 20.0  # dante is up after 0.1 s, ssh after 0.5 s; a busy CI machine takes longer
 _STOP_SECONDS = 5.0
@@ -71,6 +82,59 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
 AllowTcpForwarding yes
+"""
+
+# Without a level it logs its errors alone, and nobody would see who it has let in.
+_TINYPROXY_CONFIG = """\
+Listen {host}
+Port {port}
+LogLevel Connect
+"""
+
+# The templates are the pages which it answers with when it fails. It has no list of rules here, so
+# it filters nothing, and lets CONNECT through to every port.
+_PRIVOXY_CONFIG = """\
+listen-address {address}
+templdir /etc/privoxy/templates
+"""
+
+# It wants addresses of IPv6 without brackets, here too.
+_STUNNEL_CONFIG = """\
+foreground = yes
+syslog = no
+pid =
+[proxy]
+accept = {address}
+connect = {target}
+cert = certificate.pem
+"""
+
+# It is called before the client gets anything of the answer: who has that finds it written down.
+_MITMPROXY_ADDON = """\
+import base64
+import json
+import pathlib
+
+RECORD = pathlib.Path(__file__).with_name("flows")
+
+
+def base64_of(octets):
+    return base64.b64encode(octets or b"").decode()
+
+
+def response(flow):
+    line = {
+        "method": flow.request.method,
+        "url": flow.request.url,
+        "http_version": flow.request.http_version,
+        "headers": list(flow.request.headers.items(multi=True)),
+        "sent": base64_of(flow.request.raw_content),
+        "status": flow.response.status_code,
+        "received": base64_of(flow.response.raw_content),
+        "destination": flow.server_conn.address,
+    }
+    with RECORD.open("a") as record:
+        record.write(json.dumps(line) + "\\n")
 """
 
 
@@ -121,12 +185,15 @@ def microsocks(
 
 
 @contextmanager
-def openssh(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
-    """`ssh -D`, logged in to an sshd of its own.
+def openssh(directory: Path, *, host: str = "127.0.0.1", unix: bool = False) -> Iterator[str]:
+    """`ssh -D`, logged in to an sshd of its own; with `unix` the URL is of a socket of Unix.
 
     That sshd talks to its ssh through a pipe (`sshd -i`), as in OpenSSH's own tests, not through
-    a port: a listening sshd puts each connection into a new session, out of reach of `_stop`.
+    a port: a listening sshd puts each connection into a new session, out of reach of `stop`.
     """
+    # ssh's manual does not say that -D takes a path, but it does. It opens the port after that.
+    path = _new_directory(directory, "openssh-unix-") / "socks" if unix else None
+    unix_options = ["-oStreamLocalBindUnlink=yes", f"-D{path}"] if path else []
 
     def prepare(home: Path, port: int) -> list[str]:
         if os.geteuid() == 0:  # where sshd locks itself in; the service's start would make it
@@ -135,11 +202,11 @@ def openssh(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
         _make_key(home / "host_key")
         (home / "known_hosts").write_text("sshd " + (home / "host_key.pub").read_text())
         (home / "sshd_config").write_text(_SSHD_CONFIG.format(home=home))
-        listen = f"-D{_address(host, port)}"
-        return [path_of("ssh"), "-F", "none", "-N", listen, *_ssh_options(), "sshd"]
+        listen = [*unix_options, f"-D{_address(host, port)}"]
+        return [path_of("ssh"), "-F", "none", "-N", *listen, *_ssh_options(), "sshd"]
 
     with running(directory, "openssh", host, prepare) as address:
-        yield _url(address, None)
+        yield f"socks5h://localhost{quote(str(path))}" if path else _url(address, None)
 
 
 @contextmanager
@@ -186,6 +253,153 @@ def shadowsocks(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
 
         with running(directory, "ss-local", host, prepare_local) as address:
             yield _url(address, None)
+
+
+@contextmanager
+def tinyproxy(
+    directory: Path, *, host: str = "127.0.0.1", account: tuple[str, str] | None = None
+) -> Iterator[str]:
+    """tinyproxy; `account` is the only login it takes, and is in the URL.
+
+    It takes letters of ASCII, digits, and `-._` in a login.
+    """
+
+    def prepare(home: Path, port: int) -> list[str]:
+        config = _TINYPROXY_CONFIG.format(host=host, port=port)
+        if account:
+            config += "BasicAuth {} {}\n".format(*account)
+        (home / "tinyproxy.conf").write_text(config)
+        return [path_of("tinyproxy"), "-d", "-c", "tinyproxy.conf"]
+
+    with running(directory, "tinyproxy", host, prepare) as address:
+        yield _url(address, account, "http")
+
+
+@contextmanager
+def privoxy(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
+    """Privoxy, which filters nothing."""
+
+    def prepare(home: Path, port: int) -> list[str]:
+        config = _PRIVOXY_CONFIG.format(address=_address(host, port))
+        (home / "privoxy.conf").write_text(config)
+        return [path_of("privoxy"), "--no-daemon", "privoxy.conf"]
+
+    with running(directory, "privoxy", host, prepare) as address:
+        yield _url(address, None, "http")
+
+
+@contextmanager
+def stunnel(
+    directory: Path, proxy: str, certificate: trustme.LeafCert, *, host: str = "127.0.0.1"
+) -> Iterator[str]:
+    """stunnel, with TLS, in front of `proxy`; the URL has the login of `proxy`, if it has one."""
+    parts = urlsplit(proxy)
+    login, at, _ = parts.netloc.rpartition("@")
+    scheme = "https" if parts.scheme == "http" else f"{parts.scheme}+tls"
+
+    def prepare(home: Path, port: int) -> list[str]:
+        certificate.private_key_and_cert_chain_pem.write_to_path(home / "certificate.pem")
+        config = _STUNNEL_CONFIG.format(
+            address=f"{host}:{port}", target=f"{parts.hostname}:{parts.port}"
+        )
+        (home / "stunnel.conf").write_text(config)
+        return [path_of("stunnel"), "stunnel.conf"]
+
+    with running(directory, "stunnel", host, prepare) as address:
+        yield f"{scheme}://{login}{at}{_address(*address)}"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A request that went through mitmproxy, and what was answered, as mitmproxy saw them.
+
+    Attributes:
+        method: The method.
+        url: The URL.
+        http_version: Such as "HTTP/2.0".
+        headers: The names, as they came, and values of the request's headers.
+        sent: The body of the request.
+        status: The status of the response.
+        received: The body of the response.
+        destination: What it was asked to connect to: a name, if it was a name.
+    """
+
+    method: str
+    url: str
+    http_version: str
+    headers: list[tuple[str, str]]
+    sent: bytes
+    status: int
+    received: bytes
+    destination: Address
+
+
+@dataclass(frozen=True)
+class MITMProxy:
+    """A running mitmproxy.
+
+    Attributes:
+        url: The URL of the proxy.
+        ca_file: The certificate of the authority that its certificates are from, as PEM.
+        record: Where it writes down what goes through it.
+    """
+
+    url: str
+    ca_file: Path
+    record: Path
+
+    def trust(self) -> ssl.SSLContext:
+        """A client's context, of its own, that trusts what this proxy makes up and nobody else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.ca_file)
+        return context
+
+    def flows(self) -> list[Flow]:
+        """What has gone through it, in the order of the answers."""
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [_flow(json.loads(line)) for line in lines]
+
+
+def _flow(line: dict[str, Any]) -> Flow:
+    line["headers"] = [(name, value) for name, value in line["headers"]]
+    line["sent"], line["received"] = (b64decode(line[part]) for part in ("sent", "received"))
+    line["destination"] = tuple(line["destination"])
+    return Flow(**line)
+
+
+@contextmanager
+def mitmproxy(
+    directory: Path,
+    trusted: trustme.CA,
+    *,
+    mode: Literal["socks5", "regular"] = "socks5",
+    host: str = "127.0.0.1",
+    account: tuple[str, str] | None = None,
+) -> Iterator[MITMProxy]:
+    """mitmproxy, which reads what goes through it; "regular" is an HTTP proxy.
+
+    `trusted` is the authority of the servers behind it; `account`, with no colon in it, the only
+    login it takes, and in the URL.
+    """
+    files = _new_directory(directory, "mitmproxy-files-")
+    trusted.cert_pem.write_to_path(files / "trusted.pem")
+    (files / "addon.py").write_text(_MITMPROXY_ADDON)
+    options: dict[str, Path | str] = {
+        "confdir": files,
+        "ssl_verify_upstream_trusted_ca": files / "trusted.pem",
+    }
+    if account:
+        options["proxyauth"] = ":".join(account)
+
+    def prepare(home: Path, port: int) -> list[str]:
+        command = [MITMDUMP, "--mode", mode, "--listen-host", host, "--listen-port", str(port)]
+        for name, value in options.items():
+            command += ["--set", f"{name}={value}"]
+        return [*command, "--scripts", str(files / "addon.py")]
+
+    with running(directory, "mitmproxy", host, prepare) as address:
+        url = _url(address, account, "socks5h" if mode == "socks5" else "http")
+        yield MITMProxy(url, files / "mitmproxy-ca-cert.pem", files / "flows")
 
 
 def _ssh_options() -> list[str]:
@@ -259,22 +473,22 @@ def running(
     try:
         yield host, port
     finally:
-        _stop(process)
+        stop(process)
 
 
 def _start(
     directory: Path, name: str, host: str, prepare: Prepare, announcement: str
 ) -> tuple[subprocess.Popen[bytes], int]:
     for _ in range(_PORT_ATTEMPTS):
-        home = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory.resolve()))
-        with _reserved_port(host) as port:
-            process = _spawn(prepare(home, port), home)
+        home = _new_directory(directory, f"{name}-")
+        with reserved_port(host) as port:
+            process = spawn(prepare(home, port), home)
             ready = False
             try:
                 ready = _wait_for(process, home, (host, port), announcement)
             finally:  # also when the wait was interrupted
                 if not ready:
-                    _stop(process)
+                    stop(process)
         if ready:
             return process, port
         log = _log(home)
@@ -284,7 +498,7 @@ def _start(
 
 
 @contextmanager
-def _reserved_port(host: str) -> Iterator[int]:
+def reserved_port(host: str) -> Iterator[int]:
     """A port, free for TCP and UDP, which no one else is given for as long as the context lasts.
 
     The server can still listen on it, as it too sets SO_REUSEADDR (V2Ray for UDP SO_REUSEPORT).
@@ -308,7 +522,8 @@ def _reserved_port(host: str) -> Iterator[int]:
             return
 
 
-def _spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
+def spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
+    """Starts a server, for `stop` to end; its directory is `home`, and its log is there."""
     environment = {
         "PATH": _search_path(),
         "LC_ALL": "C",
@@ -348,7 +563,7 @@ def _log(home: Path) -> str:
     return (home / "log").read_text(errors="replace")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """Ends the server and all its children, which are in the process group which it leads."""
     process.terminate()  # it alone: danted's mother takes her twenty children down in order
     with suppress(subprocess.TimeoutExpired):
@@ -377,9 +592,13 @@ def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _url(address: Address, account: tuple[str, str] | None) -> str:
+def _url(address: Address, account: tuple[str, str] | None, scheme: str = "socks5h") -> str:
     login = ":".join(quote(part, safe="") for part in account) + "@" if account else ""
-    return f"socks5h://{login}{_address(*address)}"
+    return f"{scheme}://{login}{_address(*address)}"
+
+
+def _new_directory(parent: Path, prefix: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent.resolve()))
 
 
 def _search_path() -> str:

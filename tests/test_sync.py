@@ -19,7 +19,8 @@ from socksclient import (
     create_connection,
 )
 from socksclient.attempt import Attempt
-from socksclient.driver import Deadline, open_socket
+from socksclient.deadline import Deadline
+from socksclient.driver import open_socket
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
