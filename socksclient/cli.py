@@ -6,7 +6,9 @@ import argparse
 import logging
 import os
 import re
+import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
@@ -19,7 +21,7 @@ from socksclient.exceptions import (
     ResolveError,
     SocksError,
 )
-from socksclient.proxy import as_proxy
+from socksclient.proxy import as_chain
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
@@ -32,14 +34,25 @@ __all__ = ["main"]
 _HOST_PORT = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:]+))(?::(?P<port>[0-9]{1,5}))?")
 _USAGE = 2
 _STATUS: dict[type[SocksError], tuple[int, str]] = {
-    ProxyConnectError: (3, "the proxy cannot be reached"),
+    ProxyConnectError: (3, "the proxy cannot be reached, or its TLS failed"),
     ProxyTimeout: (4, "the timeout passed before the proxy had connected"),
-    ProtocolError: (5, "the proxy does not speak SOCKS5 as it should, or hung up"),
+    ProtocolError: (5, "the proxy does not speak SOCKS (or HTTP) as it should, or hung up"),
     AuthenticationError: (6, "the proxy accepts no method of ours, or not the credentials"),
     ReplyError: (7, "the proxy refused the request, or ended the UDP association"),
     AssociationClosed: (7, ""),
-    ResolveError: (8, "the destination cannot be resolved here (socks5://)"),
+    ResolveError: (8, "the destination cannot be resolved here (socks5://, socks4://)"),
 }
+
+
+_CONNECT = """\
+Standard input goes to HOST and PORT through the proxy, and what comes back to standard output:
+
+  ssh -o ProxyCommand="socksclient connect %h %p --proxy socks5h://127.0.0.1:1080" HOST
+
+(there, a % in the URL is written %%). Each end is passed on, and the other direction goes on
+until its own. There are two exceptions: the end of the input cannot be passed on through TLS with
+a proxy, and where the input is a terminal, the destination's end is the end of all.
+"""
 
 
 def _statuses(success: str, failure: str) -> str:
@@ -68,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return demo()
         if arguments.verbose:
             _tell_steps()
-        return _dns(arguments) if arguments.command == "dns" else _get(arguments)
+        commands = {"get": _get, "dns": _dns, "connect": _connect}
+        return commands[arguments.command](arguments)
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -77,8 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="socksclient", description="Tries a SOCKS5 proxy.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="demo | get | dns")
+    parser = argparse.ArgumentParser(
+        prog="socksclient", description="Through a SOCKS or HTTP proxy."
+    )
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="demo | get | dns | connect"
+    )
     commands.add_parser(
         "demo", help="HTTPS, a DNS query over UDP and a BIND through real SOCKS5, all on loopback"
     )
@@ -118,15 +136,32 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print the whole answer, and tell the steps on stderr",
     )
+    connect = commands.add_parser(
+        "connect",
+        help="standard input and output, to a host and port through a proxy",
+        description=_CONNECT,
+        epilog=_statuses(
+            "the destination has ended, and the standard input",
+            "the connection broke, or nobody reads the output any more",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    connect.add_argument("host", metavar="HOST", help="a name or an IP address")
+    connect.add_argument("port", metavar="PORT", type=_port)
+    connect.add_argument("-v", "--verbose", action="store_true", help="tell the steps on stderr")
     for command, timeout_help in (
         (get, "for the connection through the proxy, and for each read"),
         (dns, "for all of it"),
+        (connect, "for the connection through the proxy"),
     ):
         command.add_argument(
             "--proxy",
             required=True,
+            action="append",
             metavar="URL",
-            help="socks5h://[user[:password]@]host[:port], or socks5:// to resolve names here",
+            help="socks5h://[user[:password]@]host[:port]; socks5:// to resolve names here;"
+            " also socks4a://, socks4://, http://, https://, and +tls behind a scheme of SOCKS;"
+            " several are a chain, the nearest first",
         )
         command.add_argument(
             "--timeout",
@@ -146,6 +181,12 @@ def _server(text: str) -> tuple[str, int]:
     if parts is None or (parts["ipv6"] and not is_address(parts["ipv6"])):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HOST[:PORT]")
     return parts["ipv6"] or parts["host"], int(parts["port"] or 53)
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -200,7 +241,7 @@ def _dns(arguments: argparse.Namespace) -> int:
     try:
         name = dns.name.from_text(arguments.name, idna_codec=dns.name.IDNA_2008_UTS_46)
         query = dns.message.make_query(name, arguments.type.upper(), use_edns=0)
-        proxy = as_proxy(arguments.proxy)
+        proxy = as_chain(arguments.proxy)
     except (dns.exception.DNSException, ValueError) as error:
         return _fail(error, _USAGE)
     try:
@@ -217,6 +258,31 @@ def _dns(arguments: argparse.Namespace) -> int:
                 print(rdata.to_text())
     if answer.rcode() != dns.rcode.NOERROR:
         return _fail(f"the name server answered {dns.rcode.to_text(answer.rcode())}", 1)
+    return 0
+
+
+def _connect(arguments: argparse.Namespace) -> int:
+    from socksclient.stdio import RelayError, relay
+    from socksclient.sync import create_connection
+
+    if sys.stdout is None:
+        return _fail("the standard output is closed", 1)
+    # Not 0: when that is closed, the next socket has it.
+    stdin = None if sys.stdin is None else sys.stdin.fileno()
+    destination = (arguments.host, arguments.port)
+    try:
+        sock = create_connection(destination, arguments.timeout, proxy=arguments.proxy)
+    except ValueError as error:
+        return _fail(error, _USAGE)
+    except OSError as error:
+        return _fail(error, _status(error))
+    with sock:
+        with suppress(OSError):  # a unix socket has no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            relay(sock, stdin, sys.stdout.fileno())
+        except RelayError as error:
+            return _fail(error, 1)
     return 0
 
 
@@ -245,5 +311,6 @@ def _tell_steps() -> None:
 
 
 def _fail(error: BaseException | str, status: int) -> int:
-    print(f"socksclient: {str(error) or type(error).__name__}", file=sys.stderr)
+    if sys.stderr is not None:  # or it would go to the standard output
+        print(f"socksclient: {str(error) or type(error).__name__}", file=sys.stderr)
     return status

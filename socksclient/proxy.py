@@ -174,7 +174,8 @@ class Proxy:
             None if there is none for it.
 
         Raises:
-            ValueError: The value is no URL of a proxy; the text names the variable.
+            ValueError: The value is no URL of a proxy, and the text names the variable; or the
+                destination can be none.
         """
         from socksclient.environment import all_proxy
 

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import hashlib
 import logging
 import os
+import pty
+import shlex
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
-from collections.abc import Iterator
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+import trustme
 
 from socksclient.cli import main
-from socksclient.exceptions import Phase
+from socksclient.exceptions import Phase, host_port
+from socksclient.stdio import relay
 from socksclient.testing import Faults, SocksServer
 
+import real_servers
 from origin import Origin
-from support import Address, refused_port
+from support import (
+    GREETING,
+    Address,
+    eventually,
+    family_of,
+    in_thread,
+    receive_exactly,
+    refused_port,
+    serving,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +90,15 @@ class TestGet:
         assert head.startswith("HTTP/1.1 200 ")
         assert "content-type: application/json" in head
         assert body.startswith("{")
+
+    def test_several_proxies_are_a_chain(
+        self, routes: dict[Address, Address], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with SocksServer() as one, SocksServer(routes=routes) as two:
+            proxies = ["--proxy", one.url, "--proxy", two.url_as("http")]
+            assert main(["get", "http://origin.test/", *proxies]) == 0
+            assert [request.destination for request in one.requests] == [two.address]
+            assert [request.destination for request in two.requests] == [("origin.test", 80)]
 
     def test_the_steps(
         self, routes: dict[Address, Address], capsys: pytest.CaptureFixture[str]
@@ -470,6 +504,724 @@ class TestDns:
         assert err.startswith("socksclient: ")
         assert err.count("\n") == 1
         assert words in err
+
+
+def without(closed: str, *arguments: str) -> list[str]:
+    """The command, one of whose standard streams is closed, as the shell writes it."""
+    return ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*arguments)]
+
+
+@contextmanager
+def connecting(
+    proxy: str,
+    host: str,
+    port: int,
+    *options: str,
+    stdin: int | IO[bytes] | None = subprocess.PIPE,
+    stdout: int | IO[bytes] | None = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`socksclient connect`, which has ended at the end."""
+    run = subprocess.Popen(
+        command("connect", host, str(port), "--proxy", proxy, *options),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with run:
+        try:
+            yield run
+        finally:
+            run.kill()
+
+
+def ends_with(run: subprocess.Popen[bytes], status: int, words: str = "") -> None:
+    """That it ends so, and tells of it in one line, or not at all."""
+    assert run.wait(30) == status
+    assert run.stderr is not None
+    err = run.stderr.read().decode()
+    assert words in err
+    assert err.count("\n") == bool(words)
+    assert not words or err.startswith("socksclient: ")
+
+
+def is_idle(run: subprocess.Popen[bytes]) -> bool:
+    """Whether all of its threads sleep, as often as one looks."""
+    states = [
+        stat.read_text().rpartition(")")[2].split()[0]
+        for _ in range(20)
+        for stat in Path(f"/proc/{run.pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"S"}
+
+
+def through(run: subprocess.Popen[bytes], octets: bytes) -> bytes:
+    """What comes out, up to its end, while `octets` and the end go in."""
+    assert run.stdin is not None
+    assert run.stdout is not None
+
+    writing = in_thread(partial(write_all, run.stdin, octets))
+    received = read_all(run.stdout)
+    writing.result()
+    return received
+
+
+def read_all(file: IO[bytes]) -> bytes:
+    return b"".join(iter(partial(file.read, 1 << 20), b""))
+
+
+def read_exactly(file: IO[bytes], count: int) -> bytes:
+    octets = bytearray()
+    while len(octets) < count:
+        read = file.read(count - len(octets))
+        assert read, f"got {len(octets)} of {count} octets"
+        octets += read
+    return bytes(octets)
+
+
+def write_all(file: IO[bytes], octets: bytes) -> None:
+    left = memoryview(octets)
+    with file:
+        while left:
+            left = left[file.write(left) :]
+
+
+def is_full(pipe: IO[bytes] | None) -> bool:
+    """Whether the pipe holds as much as it may; for what is written in pieces, that is less."""
+    assert pipe is not None
+    [count] = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count) > 1 << 14
+
+
+def granting_proxy() -> socket.socket:
+    """The listener of a proxy whose part the test plays; its URL is `url_of` it."""
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def url_of(listener: socket.socket) -> str:
+    return f"socks5h://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def grant(listener: socket.socket) -> socket.socket:
+    """Accepts a connection and grants its request, to an address of IPv4."""
+    sock, _ = listener.accept()
+    sock.settimeout(10)
+    receive_exactly(sock, 3)
+    sock.sendall(b"\x05\x00")
+    receive_exactly(sock, 10)
+    sock.sendall(b"\x05\x00\x00\x01" + bytes(6))
+    return sock
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+async def until_quit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends back every line, up to one that says quit."""
+    while (line := await reader.readline()) not in (b"", b"quit\n"):
+        writer.write(line)
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[str]:
+    with SocksServer() as server:
+        yield server.url
+
+
+class TestConnect:
+    @pytest.mark.parametrize(
+        ("host", "destination"),
+        [
+            ("echo.test", "echo.test"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("bücher.test", "xn--bcher-kva.test"),
+        ],
+    )
+    def test_every_octet_and_the_end_go_both_ways(
+        self, host: str, destination: str, echo_server: Address
+    ) -> None:
+        octets = bytes(range(256)) * 4
+        with SocksServer(routes={(destination, 7): echo_server}) as server:
+            with connecting(server.url, host, 7) as run:
+                assert through(run, octets) == octets
+                ends_with(run, 0)
+            assert server.requests[0].destination == (destination, 7)
+
+    def test_large_transfers(self, proxy: str, echo_server: Address) -> None:
+        octets = os.urandom(50 << 20)
+        with connecting(proxy, *echo_server) as run:
+            digest = hashlib.sha256(through(run, octets)).digest()
+            assert digest == hashlib.sha256(octets).digest()
+            ends_with(run, 0)
+
+    def test_nothing_waits_for_more(self, proxy: str, greeter: Address) -> None:
+        with connecting(proxy, *greeter) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert read_exactly(run.stdout, len(GREETING)) == GREETING
+            for number in range(100):
+                run.stdin.write(b"%02d" % number)
+                assert read_exactly(run.stdout, 2) == b"%02d" % number
+            assert eventually(lambda: is_idle(run))
+            run.stdin.close()
+            ends_with(run, 0)
+
+    def test_small_messages_do_not_wait_for_acknowledgements(
+        self, proxy: str, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def relay(sock: socket.socket, *_descriptors: int) -> None:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+        monkeypatch.setattr("socksclient.stdio.relay", relay)
+        monkeypatch.setattr("sys.stdin", sys.__stderr__)
+        monkeypatch.setattr("sys.stdout", sys.__stderr__)
+        host, port = echo_server
+        assert main(["connect", host, str(port), "--proxy", proxy]) == 0
+
+    def test_files(self, proxy: str, echo_server: Address, tmp_path: Path) -> None:
+        octets = os.urandom(1 << 20)
+        (tmp_path / "in").write_bytes(octets)
+        with open(tmp_path / "in", "rb") as stdin, open(tmp_path / "out", "wb") as stdout:
+            with connecting(proxy, *echo_server, stdin=stdin, stdout=stdout) as run:
+                ends_with(run, 0)
+        assert (tmp_path / "out").read_bytes() == octets
+
+    @pytest.mark.parametrize("who", ["input", "destination"])
+    def test_one_socket_for_both(self, proxy: str, who: str) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, ExitStack() as stack:
+            with theirs:
+                address = stack.enter_context(serving(until_quit))
+                fd = theirs.fileno()
+                run = stack.enter_context(connecting(proxy, *address, stdin=fd, stdout=fd))
+            ours.settimeout(10)
+            ours.sendall(b"line\n")
+            assert receive_exactly(ours, 5) == b"line\n"
+            if who == "destination":  # it ends first
+                ours.sendall(b"quit\n")
+                assert ours.recv(1) == b""
+                assert eventually(lambda: is_idle(run))
+            ours.shutdown(socket.SHUT_WR)
+            ends_with(run, 0)
+            assert ours.recv(1) == b""
+
+    @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
+    def test_descriptors_that_somebody_has_made_non_blocking(
+        self, proxy: str, echo_server: Address, blocking: bool
+    ) -> None:
+        stdin, writing = os.pipe()
+        reading, stdout = os.pipe()
+        octets = os.urandom(1 << 20)
+        with os.fdopen(writing, "wb", 0) as to_it, os.fdopen(reading, "rb", 0) as from_it:
+            os.set_blocking(stdin, blocking)
+            os.set_blocking(stdout, blocking)
+            with connecting(proxy, *echo_server, stdin=stdin, stdout=stdout) as run:
+                os.close(stdin)
+                os.close(stdout)
+                assert eventually(lambda: is_idle(run))
+                sending = in_thread(partial(write_all, to_it, octets))
+                assert eventually(lambda: is_idle(run))  # as nothing is read
+                assert read_all(from_it) == octets
+                sending.result()
+                ends_with(run, 0)
+
+    def test_a_terminal(self, proxy: str) -> None:
+        ours, theirs = pty.openpty()
+        tty.setraw(theirs)
+        with os.fdopen(ours, "r+b", 0) as terminal, serving(until_quit) as address:
+            with connecting(proxy, *address, stdin=theirs, stdout=theirs) as run:
+                os.close(theirs)
+                terminal.write(b"line\n")
+                assert read_exactly(terminal, 5) == b"line\n"
+                assert eventually(lambda: is_idle(run))
+                terminal.write(b"quit\n")
+                ends_with(run, 0)  # though the terminal could go on
+
+    def test_no_standard_input(self, proxy: str, greeter: Address) -> None:
+        host, port = greeter
+        run = subprocess.run(
+            without("<&-", "connect", host, str(port), "--proxy", proxy),
+            capture_output=True,
+            check=True,
+        )
+        assert run.stdout == GREETING
+        assert run.stderr == b""
+
+    def test_no_standard_output(self) -> None:
+        with granting_proxy() as listener:
+            run = subprocess.run(
+                without(">&-", "connect", "192.0.2.1", "7", "--proxy", url_of(listener)),
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+            assert run.returncode == 1
+            assert run.stderr == b"socksclient: the standard output is closed\n"
+            listener.setblocking(False)
+            with pytest.raises(BlockingIOError):  # nobody has tried to connect
+                listener.accept()
+
+    def test_no_standard_error(self, proxy: str) -> None:
+        run = subprocess.run(
+            without("2>&-", "connect", "127.0.0.1", str(refused_port()), "--proxy", proxy),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert run.returncode == 7
+        assert run.stdout == b""
+
+    def test_a_destination_that_ends_first_is_sent_the_rest(self, proxy: str) -> None:
+        digests = []
+
+        async def half_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"that is all")
+            writer.write_eof()
+            digests.append(hashlib.sha256(await reader.read()).digest())
+
+        octets = os.urandom(1 << 20)
+        with serving(half_close) as address, connecting(proxy, *address) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            # The reader of the output is told of the end at once.
+            assert read_all(run.stdout) == b"that is all"
+            assert eventually(lambda: is_idle(run))
+            write_all(run.stdin, octets)
+            ends_with(run, 0)
+        assert digests == [hashlib.sha256(octets).digest()]
+
+    def test_what_a_destination_does_not_take(self) -> None:
+        with granting_proxy() as listener, connecting(url_of(listener), "192.0.2.1", 7) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            grant(listener).close()
+            assert run.stdout.read(1) == b""
+            with suppress(BrokenPipeError):  # it has ended
+                while True:
+                    run.stdin.write(b"more")
+            ends_with(run, 1, "the connection broke: ")
+
+    def test_the_proxy_resets_the_connection(self) -> None:
+        with granting_proxy() as listener, connecting(url_of(listener), "192.0.2.1", 7) as run:
+            assert run.stdout is not None
+            sock = grant(listener)
+            sock.sendall(b"half a")
+            assert read_exactly(run.stdout, 6) == b"half a"
+            reset(sock)
+            ends_with(run, 1, "the connection broke: Connection reset by peer")
+
+    def test_the_proxy_resets_the_connection_under_what_is_sent(self) -> None:
+        with granting_proxy() as listener:
+            with (
+                open("/dev/zero", "rb") as stdin,
+                connecting(url_of(listener), "192.0.2.1", 7, stdin=stdin) as run,
+            ):
+                sock = grant(listener)
+                receive_exactly(sock, 100_000)
+                reset(sock)
+                ends_with(run, 1, "the connection broke: ")
+
+    def test_a_reader_that_has_had_enough(self, proxy: str, echo_server: Address) -> None:
+        with (
+            open("/dev/zero", "rb") as stdin,
+            connecting(proxy, *echo_server, stdin=stdin) as run,
+        ):
+            assert run.stdout is not None
+            run.stdout.read(1)
+            run.stdout.close()
+            ends_with(run, 1)
+
+    def test_an_output_that_takes_nothing(self, proxy: str, greeter: Address) -> None:
+        with open("/dev/full", "wb") as stdout:
+            with connecting(proxy, *greeter, stdout=stdout) as run:
+                ends_with(run, 1, "cannot write to the standard output: No space left on device")
+
+    def test_an_input_that_cannot_be_read(self, proxy: str, echo_server: Address) -> None:
+        with open(os.devnull, "wb") as stdin, connecting(proxy, *echo_server, stdin=stdin) as run:
+            ends_with(run, 1, "cannot read the standard input: Bad file descriptor")
+
+    def test_nothing_piles_up_on_the_way_out(self, proxy: str) -> None:
+        octets = os.urandom(50 << 20)
+        sent = []
+
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for start in range(0, len(octets), 1 << 16):
+                writer.write(octets[start : start + (1 << 16)])
+                await writer.drain()
+                sent.append(1 << 16)
+
+        with serving(flood) as address, connecting(proxy, *address) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert eventually(lambda: is_full(run.stdout) and is_idle(run))
+            assert sum(sent) < len(octets)
+            run.stdin.close()
+            assert read_all(run.stdout) == octets
+            ends_with(run, 0)
+
+    def test_nothing_piles_up_on_the_way_in(self) -> None:
+        octets = os.urandom(50 << 20)
+        with granting_proxy() as listener, connecting(url_of(listener), "192.0.2.1", 7) as run:
+            assert run.stdin is not None
+            with grant(listener) as sock:
+                writing = in_thread(partial(write_all, run.stdin, octets))
+                assert eventually(lambda: is_idle(run))
+                assert not writing.done()
+                sock.sendall(b"meanwhile, the other way")
+                assert run.stdout is not None
+                assert read_exactly(run.stdout, 24) == b"meanwhile, the other way"
+                with sock.makefile("rb") as file:
+                    assert file.read() == octets
+                writing.result()
+            ends_with(run, 0)
+
+    @pytest.mark.parametrize(
+        ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)]
+    )
+    @pytest.mark.parametrize("moment", ["handshake", "relaying", "destination has ended"])
+    def test_signals(self, number: signal.Signals, status: int, moment: str) -> None:
+        with granting_proxy() as listener, connecting(url_of(listener), "192.0.2.1", 7) as run:
+            assert run.stdout is not None
+            if moment == "handshake":
+                sock, _ = listener.accept()
+                assert sock.recv(1) == b"\x05"
+            else:
+                sock = grant(listener)
+                sock.sendall(b"!")
+                assert run.stdout.read(1) == b"!"
+            with sock:
+                if moment == "destination has ended":
+                    sock.shutdown(socket.SHUT_WR)
+                    assert run.stdout.read(1) == b""
+                assert eventually(lambda: is_idle(run))
+                run.send_signal(number)
+                ends_with(run, status)
+
+    @pytest.mark.parametrize(
+        ("faults", "status", "words"),
+        [
+            (Faults(stall_after=0), 4, "timed out"),
+            (Faults(answers={"method selection": b"HTTP/1.0"}), 5, "this is an HTTP proxy"),
+            (Faults(close_after=2), 5, "hung up"),
+            (Faults(method=0xFF), 6, "the proxy wants authentication"),
+            (Faults(reply=0x05), 7, "connection refused (REP 05)"),
+        ],
+        ids=str,
+    )
+    def test_errors_of_the_proxy(self, faults: Faults, status: int, words: str) -> None:
+        with SocksServer(faults=faults) as server:
+            with connecting(server.url, "echo.test", 7, "--timeout", "0.3") as run:
+                ends_with(run, status, words)
+
+    def test_a_proxy_that_is_not_there(self) -> None:
+        with connecting(f"socks5h://127.0.0.1:{refused_port()}", "echo.test", 7) as run:
+            ends_with(run, 3, "cannot reach the proxy: Connection refused")
+
+    @pytest.mark.parametrize(
+        ("host", "port", "proxy", "words"),
+        [
+            ("echo.test", 7, "127.0.0.1:1080", "proxy URL has no scheme"),
+            ("", 7, "socks5h://127.0.0.1", "host is empty"),
+            ("[echo.test]", 7, "socks5h://127.0.0.1", "in brackets"),
+            ("echo.test", 0, "socks5h://127.0.0.1", "port 0"),
+            ("echo.test", 70000, "socks5h://127.0.0.1", "port 70000"),
+        ],
+    )
+    def test_what_cannot_be(self, host: str, port: int, proxy: str, words: str) -> None:
+        with connecting(proxy, host, port) as run:
+            ends_with(run, 2, words)
+
+    @pytest.mark.parametrize("port", ["", "echo", "-1", "7.0", "1_0", "100000", "\u0667"])
+    def test_a_port_that_is_none(self, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["connect", "--proxy=socks5h://h", "echo.test", "--", port])
+        assert caught.value.code == 2
+        assert "argument PORT" in capsys.readouterr().err
+
+    def test_the_steps(self, echo_server: Address) -> None:
+        with SocksServer(routes={("echo.test", 7): echo_server}) as server:
+            with connecting(server.url, "echo.test", 7, "-v") as run:
+                assert through(run, b"there and back") == b"there and back"
+                assert run.wait(10) == 0
+                assert run.stderr is not None
+                err = run.stderr.read().decode()
+        steps = [line.rpartition(": ")[2].split(",")[0] for line in err.splitlines()]
+        assert steps == ["connect", "method selection", "request", "granted"]
+
+    def test_its_statuses_are_in_its_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["connect", "--help"])
+        out = capsys.readouterr().out
+        for status in range(9):
+            assert f"\n  {status}  " in out
+
+
+MISSING = real_servers.missing(["danted", "microsocks", "sshd", "ssh", "ssh-keygen", "stunnel"])
+SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
+    "dante": real_servers.dante,
+    "microsocks": real_servers.microsocks,
+    "ssh -D": real_servers.openssh,
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def real_proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with SERVERS[request.param](tmp_path_factory.mktemp("proxy")) as url:
+        yield url
+
+
+# Else libnss-systemd tells an sshd which cannot read /etc/shadow that nobody is locked.
+SSHD_ENVIRONMENT = {"PATH": os.defpath, "SYSTEMD_NSS_BYPASS_SYNTHETIC": "1"}
+
+
+class SSH:
+    """ssh, which logs in to an sshd of its own through `socksclient connect`.
+
+    That sshd is started for every connection, as by inetd: nothing of it can outlive them.
+    """
+
+    def __init__(self, home: Path, host: str) -> None:
+        self._home = home
+        self._listener = socket.create_server((host, 0), family=family_of(host))
+        self.port: int = self._listener.getsockname()[1]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._accepting = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> SSH:
+        if os.geteuid() == 0:  # where sshd locks itself in
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        for name in ("user_key", "host_key"):
+            real_servers._make_key(self._home / name)
+        public = (self._home / "host_key.pub").read_text()
+        (self._home / "known_hosts").write_text(f"sshd {public}")
+        config = real_servers._SSHD_CONFIG.format(home=self._home)
+        (self._home / "sshd_config").write_text(config)
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+        for process in self._processes:
+            try:
+                process.wait(10)
+            finally:
+                process.kill()
+
+    def _accept(self) -> None:
+        with open(self._home / "log", "wb") as log, suppress(OSError):  # the end
+            while True:
+                sock, _ = self._listener.accept()
+                with sock:
+                    process = subprocess.Popen(
+                        [real_servers.path_of("sshd"), "-i", "-e", "-f", "sshd_config"],
+                        cwd=self._home,
+                        env=SSHD_ENVIRONMENT,
+                        stdin=sock.fileno(),
+                        stdout=sock.fileno(),
+                        stderr=log,
+                    )
+                    self._processes.append(process)
+
+    @contextmanager
+    def forward(
+        self, host: str, proxy: str, destination: Address
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """`ssh -W`: its standard input and output are those of a connection of sshd's."""
+        through_proxy = [*command("connect", "%h", "%p"), "--proxy", proxy.replace("%", "%%")]
+        run = subprocess.Popen(
+            [
+                *(real_servers.path_of("ssh"), "-F", "none"),
+                f"-oProxyCommand={shlex.join(through_proxy)}",
+                *("-oHostKeyAlias=sshd", *real_servers._ssh_options()),
+                *("-p", str(self.port), "-W", host_port(*destination), host),
+            ],
+            cwd=self._home,
+            env={**os.environ, "SHELL": "/bin/sh"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        with run:
+            try:
+                yield run
+            finally:
+                run.kill()
+
+
+@pytest.mark.skipif(
+    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
+    reason=f"not installed: {', '.join(MISSING)}",
+)
+class TestProxyCommand:
+    def test_large_transfers(self, real_proxy: str, echo_server: Address, tmp_path: Path) -> None:
+        octets = os.urandom(50 << 20)
+        with SSH(tmp_path, "127.0.0.1") as ssh:
+            with ssh.forward("127.0.0.1", real_proxy, echo_server) as run:
+                digest = hashlib.sha256(through(run, octets)).digest()
+                assert digest == hashlib.sha256(octets).digest()
+                ends_with(run, 0)
+
+    @pytest.mark.parametrize(
+        ("host", "listening"),
+        [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "127.0.0.1")],
+    )
+    def test_line_by_line(
+        self, real_proxy: str, greeter: Address, host: str, listening: str, tmp_path: Path
+    ) -> None:
+        with SSH(tmp_path, listening) as ssh, ssh.forward(host, real_proxy, greeter) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert read_exactly(run.stdout, len(GREETING)) == GREETING
+            for number in range(100):
+                run.stdin.write(b"%02d" % number)
+                assert read_exactly(run.stdout, 2) == b"%02d" % number
+            run.stdin.close()
+            ends_with(run, 0)
+
+    def test_a_proxy_that_refuses(self, echo_server: Address, tmp_path: Path) -> None:
+        with SSH(tmp_path, "127.0.0.1") as ssh, SocksServer(faults=Faults(reply=0x02)) as proxy:
+            with ssh.forward("sshd.test", proxy.url, echo_server) as run:
+                assert run.wait(30) == 255
+                assert run.stderr is not None
+                assert b"socksclient: the proxy refused the request" in run.stderr.read()
+
+
+@pytest.mark.skipif(
+    bool(MISSING) and os.environ.get("CI") != "true",
+    reason=f"not installed: {', '.join(MISSING)}",
+)
+class TestConnectThroughTLS:
+    @pytest.fixture
+    def proxy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        certificate = authority.issue_cert("127.0.0.1")
+        with (
+            real_servers.dante(tmp_path) as dante,
+            real_servers.stunnel(tmp_path, dante, certificate) as url,
+        ):
+            yield url
+
+    def test_large_transfers(self, proxy: str) -> None:
+        octets = os.urandom(50 << 20)
+
+        async def echo_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            left = len(octets)
+            while left and (received := await reader.read(1 << 16)):
+                writer.write(received)
+                await writer.drain()
+                left -= len(received)
+
+        with serving(echo_all) as address, connecting(proxy, *address) as run:
+            digest = hashlib.sha256(through(run, octets)).digest()
+            assert digest == hashlib.sha256(octets).digest()
+            ends_with(run, 0)
+
+    def test_line_by_line(self, proxy: str) -> None:
+        with serving(until_quit) as address, connecting(proxy, *address) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            for number in range(100):
+                run.stdin.write(b"%02d\n" % number)
+                assert read_exactly(run.stdout, 3) == b"%02d\n" % number
+            assert eventually(lambda: is_idle(run))
+            run.stdin.write(b"quit\n")
+            assert run.stdout.read(1) == b""
+            run.stdin.close()
+            ends_with(run, 0)
+
+    def test_the_end_of_the_input_is_not_passed_on(self, proxy: str) -> None:
+        with serving(until_quit) as address:
+            with connecting(proxy, *address) as run:
+                assert through(run, b"line\nquit\n") == b"line\n"
+                ends_with(run, 0)
+            with connecting(proxy, *address) as run:
+                assert run.stdin is not None
+                assert run.stdout is not None
+                run.stdin.write(b"line\n")
+                run.stdin.close()
+                assert read_exactly(run.stdout, 5) == b"line\n"
+                assert eventually(lambda: is_idle(run))
+                run.send_signal(signal.SIGINT)
+                ends_with(run, 130)
+
+    def test_an_input_that_cannot_be_read(self, proxy: str, echo_server: Address) -> None:
+        with open(os.devnull, "wb") as stdin, connecting(proxy, *echo_server, stdin=stdin) as run:
+            assert run.stdout is not None
+            assert run.stdout.read() == b""
+            ends_with(run, 1, "cannot read the standard input: Bad file descriptor")
+
+    def test_an_input_that_fails_while_much_comes(self, proxy: str) -> None:
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+
+        stdin, other_end = pty.openpty()  # reading fails (EIO) when the other end is closed
+        with serving(flood) as address, connecting(proxy, *address, stdin=stdin) as run:
+            os.close(stdin)
+            assert run.stdout is not None
+            assert eventually(lambda: is_full(run.stdout) and is_idle(run))
+            os.close(other_end)
+            assert set(read_all(run.stdout)) == {0}  # and nothing that is still encrypted
+            ends_with(run, 1, "cannot read the standard input: Input/output error")
+
+
+class WatchedSocket(socket.socket):
+    """One that notices when it is used by two at once."""
+
+    users = 0
+
+    def recv(self, *args: Any) -> bytes:
+        with self._alone():
+            return super().recv(*args)
+
+    def send(self, *args: Any) -> int:
+        with self._alone():
+            return super().send(*args)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        assert self.users == 0
+        self.users += 1
+        time.sleep(0)  # the other thread's turn
+        try:
+            yield
+        finally:
+            self.users -= 1
+
+
+def test_both_threads_never_use_the_socket_at_once() -> None:
+    """OpenSSL would not bear it."""
+    ours, theirs = socket.socketpair()
+    octets = os.urandom(1 << 22)
+    stdin, writing = os.pipe()
+    reading, stdout = os.pipe()
+    with ours, WatchedSocket(fileno=theirs.detach()) as sock:
+        relaying = in_thread(partial(relay, sock, stdin, stdout))
+        sending = in_thread(partial(write_all, os.fdopen(writing, "wb", 0), octets))
+        echoing = in_thread(partial(echo_all, ours))
+        with os.fdopen(reading, "rb", 0) as file:
+            assert read_exactly(file, len(octets)) == octets
+            for future in (sending, echoing, relaying):
+                future.result(10)
+    os.close(stdin)
+    os.close(stdout)
+
+
+def echo_all(sock: socket.socket) -> None:
+    while octets := sock.recv(1 << 16):
+        sock.sendall(octets)
+    sock.shutdown(socket.SHUT_WR)
 
 
 class TestDemo:
