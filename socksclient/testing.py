@@ -194,6 +194,7 @@ class SocksServer:
         self._tls = tls
         self._started = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sessions: list[Session] = []
 
     def misbehave(self, faults: Faults | Iterable[Faults]) -> None:
         """Faults for the connections that come from now on, as for the class."""
@@ -270,6 +271,8 @@ class SocksServer:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for session in self._sessions:
+            session.abort()
 
     # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
     def _accept(self, listener: socket.socket) -> None:
@@ -282,6 +285,7 @@ class SocksServer:
         session = Session(
             connection, sock, next(self._faults), self._accounts, self.routes, self._tls
         )
+        self._sessions.append(session)
         task = asyncio.ensure_future(session.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -79,6 +79,11 @@ class Session:
         writer = getattr(self, "writer", None)
         (writer or self.sock).close()
 
+    def abort(self) -> None:
+        """When the server is stopped: TLS waits for the client's closing handshake until then."""
+        if hasattr(self, "writer"):
+            self.writer.transport.abort()
+
     async def hear(self, count: int) -> bytes:
         """Reads exactly `count` octets of the handshake."""
         octets = await self.reader.readexactly(count)
