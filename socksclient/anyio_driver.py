@@ -187,7 +187,7 @@ async def exchange(step: Exchange, channel: Channel) -> bytes:
     """Does what one step of a flow asks for; returns the octets that it is to be sent."""
     octets = b""
     try:
-        await _send(channel, step.send)
+        await _send(channel, step)
         while len(octets) < (step.enough or step.read):
             received = await _receive(channel, step.read - len(octets))
             if not received:
@@ -203,15 +203,15 @@ async def exchange(step: Exchange, channel: Channel) -> bytes:
 # Both await outside of `except`: a cancellation is to have no BlockingIOError as its context.
 
 
-async def _send(channel: Channel, octets: bytes) -> None:
+async def _send(channel: Channel, step: Exchange) -> None:
     if not isinstance(channel, socket.socket):
-        if octets:
-            await channel.send(octets)
+        if step.send:
+            await channel.send(step.send)
         return
     sent = 0
-    while sent < len(octets):
+    while sent < len(step.send):
         with suppress(BlockingIOError):
-            sent += channel.send(octets[sent:])
+            sent += channel.send(step.send[sent:])
             continue
         await anyio.wait_writable(channel)
 

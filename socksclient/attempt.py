@@ -163,7 +163,8 @@ class Attempt:
             what = "" if self.command == Command.CONNECT else f"{self.command.text} "
             if self.destination is not None:
                 what += host_port(*self.destination)
-            _logger.debug("%s via %s: %s", what.rstrip(), self.proxy, event)
+            where = f"hop {self.hop}, {self.proxy}" if len(self.chain) > 1 else self.proxy
+            _logger.debug("%s via %s: %s", what.rstrip(), where, event)
 
     def __enter__(self) -> Attempt:
         return self
@@ -181,11 +182,10 @@ class Attempt:
         error.hop = self.hop
         error.destination = self.destination
         error.phase = self.phase
-        notes = list(self._earlier)
-        if self.phase == "request" and self.hop < len(self.chain) - 1:
-            notes.append(f"it was asked to connect to hop {self.hop + 1}, {self._next().place}")
-        if notes:
-            error.__notes__ = [*getattr(error, "__notes__", ()), *notes]
+        if self.hop < len(self.chain) - 1:
+            error.next_hop = self.target
+        if self._earlier:
+            error.__notes__ = [*getattr(error, "__notes__", ()), *self._earlier]
         self.log(f"failed: {error.strerror}")
         if error is not exc:
             try:
@@ -197,13 +197,13 @@ class Attempt:
         if isinstance(exc, SocksError):
             return exc
         if is_deadline(exc):
+            if self.phase == "method selection":  # it said nothing at all, or one octet
+                return ProxyTimeout("timed out: the proxy does not answer as one of SOCKS5 does")
             return ProxyTimeout()
         if isinstance(exc, OSError) and self.phase in ("resolve", "connect"):
-            return ProxyConnectError(f"cannot reach the proxy: {exc.strerror or exc}", exc.errno)
+            what = "reach the proxy" if self.phase == "connect" else "resolve the proxy's name"
+            return ProxyConnectError(f"cannot {what}: {exc.strerror or exc}", exc.errno)
         return None
-
-    def _next(self) -> Proxy:
-        return self.chain[self.hop + 1]
 
 
 def _check(hop: Proxy, command: Command, host: str) -> None:

@@ -29,7 +29,7 @@ from socksclient.attempt import Attempt
 from socksclient.deadline import Deadline
 from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
-from socksclient.tls import start_tls
+from socksclient.tls import TLSSocket, start_tls
 
 if TYPE_CHECKING:
     import ssl
@@ -315,6 +315,8 @@ _Selector: type[selectors.BaseSelector] = getattr(
 def _is_readable(sock: Channel | None) -> bool:
     """Whether an idle connection has something to read, which can only be its end."""
     if sock is None or sock.fileno() < 0:  # closed
+        return True
+    if isinstance(sock, TLSSocket) and sock.has_read_ahead():
         return True
     with _Selector() as selector:
         selector.register(sock.fileno(), selectors.EVENT_READ)

@@ -208,6 +208,8 @@ class SocksError(OSError):
     Attributes:
         proxy: The hop that the error speaks of, or None where no proxy was involved yet.
         hop: Its position in the chain; 0 is the nearest.
+        next_hop: The (host, port) of the hop after it, to which it was to connect; None if that was
+            the last.
         destination: The (host, port) that was asked for, as the caller gave it; None where there
             is none, as for a UDP association.
         phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
@@ -218,19 +220,28 @@ class SocksError(OSError):
 
     proxy: Proxy | None = None
     hop: int = 0
+    next_hop: tuple[str, int] | None = None
     destination: tuple[str, int] | None = None
     phase: Phase | None = None
     __notes__: list[str]
 
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(errno, message)
-        self.args = (message, errno)  # what pickle and copy call the class with
+        self._arguments: tuple[object, ...] = (message, errno)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By what the class was called with: an OSError's `args` are errno and strerror.
+        return type(self), self._arguments, self.__dict__
 
     def __str__(self) -> str:
         if self.proxy is None:
             return str(self.strerror)
-        hop = f", hop: {self.hop}" if self.hop else ""
-        place = f"phase: {self.phase}{hop}, proxy: {self.proxy.place}"
+        place = f"phase: {self.phase}"
+        if self.hop or self.next_hop:
+            place += f", hop: {self.hop}"
+        place += f", proxy: {self.proxy.place}"
+        if self.next_hop is not None:
+            place += f", next hop: {host_port(*self.next_hop)}"
         if self.destination is not None:
             place += f", destination: {host_port(*self.destination)}"
         return f"{self.strerror} ({place})"
@@ -273,7 +284,7 @@ class ProtocolError(SocksError):
     def __init__(self, message: str, received: bytes = b"") -> None:
         super().__init__(message)
         self.received = received
-        self.args = (message, received)
+        self._arguments = (message, received)
 
 
 class ProxyClosed(ProtocolError, ConnectionResetError):
@@ -293,7 +304,8 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
     def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
         """The connection to it ended otherwise than by its own doing, after those `received`."""
         closed = cls(f"the connection to the proxy broke: {error.strerror or error}", received)
-        closed.errno = error.errno
+        if not hasattr(error, "library"):  # as an SSLError, whose errno is a number of OpenSSL's
+            closed.errno = error.errno
         return closed
 
 
@@ -317,7 +329,7 @@ class ReplyError(SocksError):
             what = f"this proxy does not offer {command}"
         super().__init__(f"{what}: {reply.text}", reply.errno)
         self.reply = reply
-        self.args = (reply, command)
+        self._arguments = (reply, command)
 
 
 class ConnectionNotAllowed(ReplyError, PermissionError):

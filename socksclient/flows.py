@@ -120,7 +120,8 @@ class Method:
 def select_method(methods: Sequence[Method]) -> Flow[Method]:
     """Offers `methods`; returns the one that the proxy selects (RFC 1928 §3)."""
     codes = [method.code for method in methods]
-    selected = decode_method((yield Exchange(encode_methods(codes), 2)), codes)
+    hint = ", as servers do that do not speak SOCKS5"
+    selected = decode_method((yield Exchange(encode_methods(codes), 2, hint=hint)), codes)
     return methods[codes.index(selected)]
 
 
@@ -146,9 +147,10 @@ def request(command: Command, host: str, port: int) -> Flow[tuple[str, int]]:
 
 
 def _hint(command: Command) -> str:
+    """What it means that the proxy hangs up on a request without a word: OpenSSH does."""
     if command == Command.CONNECT:
-        return ""
-    return f", as proxies do that do not offer {command.text}"  # OpenSSH does
+        return ", as OpenSSH does when it cannot connect"
+    return f", as proxies do that do not offer {command.text}"
 
 
 def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:

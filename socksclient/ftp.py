@@ -194,7 +194,10 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         timeout: Seconds.
         source_address: The (IP address, port) to connect to the proxy from.
         encoding: Of the names of files and directories.
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
+
+    Raises:
+        ValueError: The proxy cannot be, or speaks TLS.
     """
 
     def __init__(
@@ -211,6 +214,9 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         proxy: ProxyLike,
     ) -> None:
         self.proxy = as_chain(proxy)
+        if any(hop.tls for hop in self.proxy):
+            # ftplib would take it for that with the server, and send the password in the clear.
+            raise ValueError("FTP_TLS cannot speak TLS within the TLS of a proxy")
         try:
             super().__init__(
                 host,

@@ -37,7 +37,8 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
     how long the head is. So it is read in pieces which cannot reach beyond its end.
     """
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
-    step = Exchange(_request(connection, proxy, host_port(host, port)), _LEAST, 1)
+    hint = ", as servers do that do not speak HTTP, or only with TLS"
+    step = Exchange(_request(connection, proxy, host_port(host, port)), _LEAST, 2, hint=hint)
     head = b""
     size = 0
     while True:

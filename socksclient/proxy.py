@@ -62,7 +62,7 @@ class Proxy:
             SOCKS4, the user id; for HTTP, of Basic authentication (RFC 7617). With SOCKS at most
             255 octets in UTF-8, as for the password.
         password: Empty if there is a username and no password. SOCKS4 has none.
-        path: Of the unix socket at which the proxy listens. It can only be the nearest one.
+        path: Of the unix socket at which the proxy listens: absolute. It can only be the nearest.
         tls: Speak TLS with the proxy: True for the default context, or an `ssl.SSLContext`, which
             is used as it is and never changed. It verifies the certificate against `host`.
         methods: The SOCKS5 methods of authentication to offer, in the order of preference. Empty
@@ -119,12 +119,16 @@ class Proxy:
         return None
 
     @classmethod
-    def from_url(cls, url: str) -> Proxy:
+    def from_url(cls, url: str, *, tls: ssl.SSLContext | bool | None = None) -> Proxy:
         """The proxy of a URL such as ``socks5h://user:pass@proxy.example:1080``.
 
-        The schemes are those of the class; user name and password are percent-encoded UTF-8, and
-        a user name without a password has the empty one. ``socks5h://localhost/run/tor/socks`` is
+        User name and password are percent-encoded UTF-8, and a user name without a password has
+        the empty one. ``socks5h://localhost/run/tor/socks`` is
         the unix socket /run/tor/socks, as for curl.
+
+        Args:
+            url: The schemes are those of the class.
+            tls: As of the class: the context for TLS with the proxy.
 
         Raises:
             ValueError: The URL is not of that form; the text never repeats what could be a
@@ -136,7 +140,8 @@ class Proxy:
         if parts is None or (parts["path"] and not _is_unix(parts)):
             raise ValueError(
                 "proxy URL is not of the form scheme://[username[:password]@]host[:port];"
-                " in username and password, white space and / ? # must be percent-encoded"
+                " in username and password, white space and / ? # must be percent-encoded;"
+                " a unix socket is at scheme://localhost/path"
             )
         userinfo: list[str | None] = [None, None]
         if parts["userinfo"] is not None:
@@ -156,13 +161,15 @@ class Proxy:
             username=_percent_decode("username", userinfo[0]),
             password=_percent_decode("password", userinfo[1]),
             path=parts["path"] and _percent_decode("path", f"/{parts['path']}"),
+            tls=tls,
         )
 
     @classmethod
     def from_env(cls, destination: str | tuple[str, int] | None = None) -> Proxy | None:
         """The proxy that the environment has for `destination`.
 
-        That is the value of all_proxy or, if that is unset or empty, of ALL_PROXY; no_proxy or
+        That is the value of all_proxy or, if that is unset or empty, of ALL_PROXY, with
+        ``http://`` before it if it has no scheme, as for curl; no_proxy or
         NO_PROXY names the destinations that need none: hosts with all that ends in them, IP
         addresses, networks (192.0.2.0/24), each perhaps with a port, or "*" for all.
 
@@ -299,8 +306,8 @@ def _parse_scheme(
 def _check_path(path: str | None) -> None:
     if not isinstance(path, str | None):
         raise TypeError(f"proxy path must be a str, not {type(path).__name__}")
-    if path == "":
-        raise ValueError("proxy path is empty")
+    if path is not None and not path.startswith("/"):
+        raise ValueError("proxy path is not absolute")
 
 
 def _parse_host(host: str) -> str:

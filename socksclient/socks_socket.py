@@ -31,7 +31,9 @@ class SocksSocket(socket.socket):
     the connection to the proxy, and `getpeername` tells the proxy's address.
 
     It cannot connect without blocking: `socksclient.anyio.connect_socket` does. Nor can TLS be put
-    around it before it has connected. `create_connection` is simpler where it can be used.
+    around it before it has connected. `create_connection` is simpler where it can be used. Give it
+    to a program as its `socket` (``functools.partial(SocksSocket, proxy)``), but never assign it to
+    `socket.socket`: the library makes its own by that.
 
     Args:
         proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
@@ -163,7 +165,7 @@ class SocksSocket(socket.socket):
 
     def sendto(self, *_args: Any) -> int:
         """Refuses: it would go past the proxy."""
-        self._refuse(errno.EOPNOTSUPP)
+        raise OSError(errno.EOPNOTSUPP, "sendto would go past the proxy; see udp_associate")
 
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /

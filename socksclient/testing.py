@@ -17,6 +17,7 @@ import asyncio
 import itertools
 import os
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
@@ -87,10 +88,16 @@ class Faults:
     control_data: bytes = b""
 
     def __post_init__(self) -> None:
-        octets = (self.method, self.status, self.second_reply)
-        bytes(octet for octet in octets if octet is not None)  # or ValueError
-        if self.reply is not None and not 0 <= self.reply <= 999:
-            raise ValueError(f"reply {self.reply} is neither an octet nor a status of HTTP")
+        octet, status, count = range(0x100), range(1000), range(sys.maxsize)
+        limits = {"method": octet, "status": octet, "reply": status, "second_reply": octet}
+        counts = ("stall_after", "close_after", "reset_after", "end_after")
+        for name, limit in {**limits, **dict.fromkeys(counts, count)}.items():
+            value = getattr(self, name)
+            if value is not None and value not in limit:
+                raise ValueError(f"{name} is {value!r}, which is not from 0 to {limit[-1]}")
+        for phase in self.answers:
+            if phase not in ("method selection", "authentication", "request", "relay"):
+                raise ValueError(f"answers are for no phase {phase!r}")
 
     def __repr__(self) -> str:
         """Only what differs from the defaults: it names parametrized tests."""
@@ -201,7 +208,7 @@ class SocksServer:
         self._faults: Iterator[Faults] = (
             itertools.repeat(faults)
             if isinstance(faults, Faults)
-            else itertools.chain(faults, itertools.repeat(Faults()))
+            else itertools.chain(iter(faults), itertools.repeat(Faults()))
         )
 
     @property
@@ -224,7 +231,7 @@ class SocksServer:
             userinfo += "@"
         if self._tls is not None:
             scheme = "https" if scheme == "http" else f"{scheme}+tls"
-        where = host_port(*self.address) if self._path is None else f"localhost{self._path}"
+        where = host_port(*self.address) if self._path is None else f"localhost{quote(self._path)}"
         return f"{scheme}://{userinfo}{where}"
 
     @property

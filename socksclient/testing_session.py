@@ -63,16 +63,13 @@ class Session:
                 lambda: protocol, self.sock, ssl=self.tls
             )
             self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
-            protocols = {
-                b"\x05": self.serve_socks5,
-                b"\x04": self.serve_socks4,
-                b"C": self.serve_http,
-            }
-            serve = protocols.get(await self.hear(1))
+            first = await self.hear(1)
+            protocols = {b"\x05": self.serve_socks5, b"\x04": self.serve_socks4}
+            serve = self.serve_http if first.isalpha() else protocols.get(first)
             if serve is not None:
                 await serve()
-        except (Over, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            pass
+        except (Over, EOFError, asyncio.LimitOverrunError, OSError, ValueError, OverflowError):
+            pass  # the latter ones: what it said makes no sense
 
     def close(self, _task: asyncio.Task[None]) -> None:
         """When all is done, or when the server is stopped before anything was."""
@@ -146,7 +143,10 @@ class Session:
         """CONNECT of HTTP/1.1; the first octet has come."""
         self.seen.protocol = "HTTP"
         line, *fields = (await self.hear_until(b"\r\n\r\n")).split("\r\n")
-        target = line.split(" ")[1]
+        method, target, _ = line.split(" ")
+        if self.seen.received[:1].decode() + method != "CONNECT":
+            await self.answer(405, ("0.0.0.0", 0))
+            raise Over
         self.seen.command = Command.CONNECT
         for field in fields:
             name, _, value = field.partition(": ")
@@ -208,7 +208,8 @@ class Session:
             Command.RESOLVE: self.look_up,
             Command.RESOLVE_PTR: self.look_up,
         }.get(cast("Command", self.seen.command))
-        if serve is None:
+        not_of_socks4 = (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR)  # what SOCKS4 has not
+        if serve is None or (self.seen.protocol == "SOCKS4" and self.seen.command in not_of_socks4):
             await self.refuse(0x07)
         if self.faults.reply:
             await self.answer(self.faults.reply, ("0.0.0.0", 0))
@@ -277,7 +278,8 @@ class Session:
         except (OSError, ValueError):
             await self.refuse(0x04)
         expected = {address[0] for address in addresses}
-        host = "::1" if ":" in addresses[0][0] else "127.0.0.1"
+        by_ipv6 = ":" in addresses[0][0] and self.seen.protocol != "SOCKS4"
+        host = "::1" if by_ipv6 else "127.0.0.1"
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, 0), family=family) as listener:
             listener.setblocking(False)

@@ -41,6 +41,10 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
     """What an error in the TLS handshake with a proxy means."""
     cause = error.__cause__ or error  # anyio says no more than that the stream is broken
     text = getattr(cause, "strerror", None) or str(cause) or "the proxy hung up"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        text += "; for authorities of your own there is Proxy(tls=context)"
+    elif isinstance(cause, ssl.SSLError):
+        text += "; does the proxy speak TLS?"
     # The errno of an SSLError is a number of OpenSSL's.
     plain = isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)
     number = cause.errno if plain and isinstance(cause, OSError) else None
@@ -164,6 +168,10 @@ class TLSSocket:
 
     def gettimeout(self) -> float | None:
         return self._timeout
+
+    def has_read_ahead(self) -> bool:
+        """Whether there is something to read, or the end, of which the system knows no more."""
+        return bool(self._incoming.pending) or self._incoming.eof
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -120,15 +120,15 @@ def _list_of_codes(methods: Sequence[int]) -> str:
 
 def not_what_speaks(octets: bytes, expected: str, wanted: str) -> str:
     """What speaks, judged by the first two octets of its first answer; it is not `expected`."""
-    if octets[:2] == b"HT":
+    if octets[:2] == b"HT" and b"HTTP/".startswith(octets[:5]):
         return f"this is an HTTP proxy or server, not {expected}: it answered in HTTP"
     if octets[:1] == b"\0" and octets[1:2] in (b"\x5a", b"\x5b", b"\x5c", b"\x5d"):
         return f"this is a SOCKS4 server, not {expected}: it answered in SOCKS4"
     if octets[0] == VERSION:
         return f"this is a SOCKS5 server, not {expected}: it answered in SOCKS5"
     if octets[:2] == b"\x15\x03":
-        plain = expected.replace("a ", "a plain ", 1)
-        return f"this is a TLS server, not {plain}: it answered with a TLS alert"
+        kind = expected.partition(" ")[2]
+        return f"this is a TLS server, not a plain {kind}: it answered with a TLS alert"
     return f"this is not {expected}: it answered with {octets[:2].hex(' ')}, {wanted} is wanted"
 
 
@@ -234,7 +234,7 @@ def check_socks4_reply(octets: bytes) -> None:
     """VN CD …: raises unless the request was granted. Two octets are enough."""
     version, code = octets[:2]
     if version != 0x00:
-        raise ProtocolError(not_what_speaks(octets, "a SOCKS4 proxy", "version 00"), octets)
+        raise ProtocolError(not_what_speaks(octets[:2], "a SOCKS4 proxy", "version 00"), octets)
     if code != Socks4Reply.GRANTED:
         raise reply_error(Socks4Reply(code))
 

@@ -547,12 +547,12 @@ def ends_with(run: subprocess.Popen[bytes], status: int, words: str = "") -> Non
 
 def is_idle(run: subprocess.Popen[bytes]) -> bool:
     """Whether all of its threads sleep, as often as one looks."""
-    states = [
-        stat.read_text().rpartition(")")[2].split()[0]
-        for _ in range(20)
-        for stat in Path(f"/proc/{run.pid}/task").glob("*/stat")
-    ]
-    return set(states) == {"S"}
+    states = set()
+    for _ in range(20):
+        for stat in Path(f"/proc/{run.pid}/task").glob("*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                states.add(stat.read_text().rpartition(")")[2].split()[0])
+    return states == {"S"}
 
 
 def through(run: subprocess.Popen[bytes], octets: bytes) -> bytes:

@@ -16,14 +16,18 @@ from socksclient.exceptions import (
     AuthenticationError,
     ConnectionNotAllowed,
     ConnectionRefused,
+    HTTPReply,
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
+    ReplyCode,
     ReplyError,
     ResolveError,
+    Socks4Reply,
     SocksError,
     TTLExpired,
+    host_port,
     reply_error,
 )
 
@@ -82,6 +86,102 @@ def test_a_refusal_is_of_the_class_and_has_the_errno_that_fit_its_reply(
     assert str(error) == f"the proxy refused the request: {meaning} (REP {rep:02X})"
 
 
+HOST_UNREACHABLE = (ReplyError, errno.EHOSTUNREACH)
+NOT_ALLOWED = (ConnectionNotAllowed, errno.EACCES)
+OTHER = (ReplyError, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "fits"),
+    [
+        (Reply(0xF0), "onion service descriptor not found (REP F0)", HOST_UNREACHABLE),
+        (Reply(0xF1), "onion service descriptor invalid (REP F1)", HOST_UNREACHABLE),
+        (Reply(0xF2), "onion service introduction failed (REP F2)", HOST_UNREACHABLE),
+        (Reply(0xF3), "onion service rendezvous failed (REP F3)", HOST_UNREACHABLE),
+        (Reply(0xF4), "onion service missing client authorization (REP F4)", NOT_ALLOWED),
+        (Reply(0xF5), "onion service wrong client authorization (REP F5)", NOT_ALLOWED),
+        (Reply(0xF6), "onion address invalid (REP F6)", HOST_UNREACHABLE),
+        (Reply(0xF7), "onion service introduction timed out (REP F7)", HOST_UNREACHABLE),
+        (Reply(0xF8), "unassigned f8 (REP F8)", OTHER),
+        (Socks4Reply(0x5B), "rejected or failed (SOCKS4 CD 5B)", OTHER),
+        (Socks4Reply(0x5C), "no identd (SOCKS4 CD 5C)", NOT_ALLOWED),
+        (Socks4Reply(0x5D), "identd reports another user (SOCKS4 CD 5D)", NOT_ALLOWED),
+        (Socks4Reply(0x05), "unassigned 05 (SOCKS4 CD 05)", OTHER),
+        (Socks4Reply(0xFF), "unassigned ff (SOCKS4 CD FF)", OTHER),
+        (HTTPReply(400), "bad request (HTTP 400)", OTHER),
+        (HTTPReply(403), "forbidden (HTTP 403)", NOT_ALLOWED),
+        (HTTPReply(404), "not found (HTTP 404)", OTHER),
+        (HTTPReply(405), "method not allowed (HTTP 405)", OTHER),
+        (HTTPReply(408), "request timeout (HTTP 408)", OTHER),
+        (HTTPReply(429), "too many requests (HTTP 429)", OTHER),
+        (HTTPReply(500), "internal server error (HTTP 500)", OTHER),
+        (HTTPReply(501), "not implemented (HTTP 501)", OTHER),
+        (HTTPReply(502), "bad gateway (HTTP 502)", OTHER),
+        (HTTPReply(503), "service unavailable (HTTP 503)", OTHER),
+        (HTTPReply(504), "gateway timeout (HTTP 504)", OTHER),
+        (HTTPReply(302), "unassigned 302 (HTTP 302)", OTHER),
+        (HTTPReply(418), "unassigned 418 (HTTP 418)", OTHER),
+    ],
+    ids=lambda value: value.text if hasattr(value, "text") else "",
+)
+def test_refusals_of_all_kinds_of_proxies(
+    reply: ReplyCode, text: str, fits: tuple[type[ReplyError], int | None]
+) -> None:
+    error = reply_error(reply, "BIND")
+    assert (type(error), error.errno) == fits
+    assert error.reply is reply or error.reply == reply
+    assert type(error.reply) is type(reply)
+    assert reply.text == text
+    assert str(error) == f"the proxy refused the request: {text}"
+
+
+def test_a_command_that_is_not_offered_is_named() -> None:
+    words = "command not supported (REP 07)"
+    assert str(reply_error(Reply(0x07), "BIND")) == f"this proxy does not offer BIND: {words}"
+    assert str(reply_error(Reply(0x07))) == f"the proxy refused the request: {words}"
+
+
+def test_the_numbers_of_the_three_kinds_overlap_and_their_classes_do_not() -> None:
+    codes = {Reply(0x5B): "SOCKS5", Socks4Reply(0x5B): "SOCKS4"}
+    assert len(codes) == 1  # as of every IntEnum
+    assert not isinstance(Socks4Reply(0x5B), Reply | HTTPReply)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers", "name"),
+    [
+        (Socks4Reply, [*range(0x5A), *range(0x5E, 0x100)], "UNASSIGNED_{:02X}"),
+        (HTTPReply, [100, 200, 300, 302, 401, 407, 418, 599, 600, 999], "UNASSIGNED_{}"),
+    ],
+)
+def test_so_do_those_of_the_other_kinds(
+    kind: type[Socks4Reply | HTTPReply], numbers: list[int], name: str
+) -> None:
+    members = len(kind)
+    for number in numbers:
+        reply = kind(number)
+        assert (type(reply), reply.value, reply.name) == (kind, number, name.format(number))
+        assert reply == number
+        assert {reply: "found"}[kind(number)] == "found"
+        for double in (pickle.loads(pickle.dumps(reply)), copy.copy(reply), copy.deepcopy(reply)):
+            assert (type(double), double, double.name) == (kind, number, reply.name)
+    assert len(kind) == members
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        *((Socks4Reply, number) for number in (-1, 0x100, "x", None, 90.5)),
+        *((HTTPReply, number) for number in (-1, 0, 99, 1000, "x", None)),
+    ],
+)
+def test_what_is_no_number_of_theirs_is_none_of_them(
+    kind: type[Socks4Reply | HTTPReply], number: int
+) -> None:
+    with pytest.raises(ValueError, match=f"is not a valid {kind.__name__}"):
+        kind(number)
+
+
 def test_a_reply_that_nobody_has_assigned_keeps_its_number() -> None:
     for number in (*range(0x09, 0xF0), *range(0xF8, 0x100)):
         reply = Reply(number)
@@ -113,8 +213,14 @@ ERRORS: list[tuple[SocksError, int | None, str]] = [
     (AuthenticationError("not you"), errno.EACCES, "not you"),
     *(
         (error, error.errno, str(error))
-        for error in (reply_error(Reply(rep)) for rep in (*range(0x01, 0x09), 0x5A))
+        for error in (
+            *(reply_error(Reply(rep)) for rep in (*range(0x01, 0x09), 0x5A, *range(0xF0, 0xF8))),
+            *(reply_error(Socks4Reply(code)) for code in (0x5B, 0x5C, 0x5D, 0x01)),
+            *(reply_error(HTTPReply(status)) for status in (403, 502, 418)),
+            reply_error(Reply(0x07), "UDP ASSOCIATE"),
+        )
     ),
+    (AssociationClosed(), errno.ECONNRESET, "the proxy ended the UDP association"),
 ]
 
 
@@ -124,13 +230,18 @@ def test_an_error_survives_pickling_and_copying_whole(
 ) -> None:
     error = copy.copy(error)
     assert str(error) == text
-    assert (error.proxy, error.hop, error.destination, error.phase) == (None, 0, None, None)
+    assert (error.proxy, error.hop, error.next_hop) == (None, 0, None)
+    assert (error.destination, error.phase) == (None, None)
     error.proxy = Proxy("proxy.example", username="us3r", password="p4ss")
     error.hop = 1
+    error.next_hop = ("2001:db8::2", 1080)
     error.destination = ("2001:db8::1", 443)
     error.phase = "request"
     error.__notes__ = ["before that, something else"]
-    place = "(phase: request, hop: 1, proxy: proxy.example:1080, destination: [2001:db8::1]:443)"
+    place = (
+        "(phase: request, hop: 1, proxy: proxy.example:1080, next hop: [2001:db8::2]:1080,"
+        " destination: [2001:db8::1]:443)"
+    )
     doubles = pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)
     for double in (error, *doubles):
         assert type(double) is type(error)
@@ -139,10 +250,55 @@ def test_an_error_survives_pickling_and_copying_whole(
         assert vars(double) == vars(error)
 
 
+def test_a_copy_of_a_refusal_has_a_reply_of_the_same_kind() -> None:
+    for reply in (Reply(0x5B), Socks4Reply(0x5B), HTTPReply(502), HTTPReply(418)):
+        error = reply_error(reply)
+        for double in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+            assert (type(double.reply), double.reply) == (type(reply), reply)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "hop", "next_hop", "place"),
+    [
+        ("http://us3r:p4ss@h", 0, None, "proxy: h:80"),
+        ("http://us3r:p4ss@h", 0, ("i", 1), "hop: 0, proxy: h:80, next hop: i:1"),
+        ("https://us3r:p4ss@h", 2, None, "hop: 2, proxy: h:443"),
+        ("socks4a://us3r@[::1]:1", 1, ("::2", 2), "hop: 1, proxy: [::1]:1, next hop: [::2]:2"),
+        ("socks4a://us3r@localhost/run/proxy", 0, None, "proxy: /run/proxy"),
+    ],
+)
+def test_the_place_of_an_error_at_any_kind_of_hop(
+    proxy: str, hop: int, next_hop: tuple[str, int] | None, place: str
+) -> None:
+    error = reply_error(HTTPReply(502))
+    error.proxy, error.hop, error.phase = Proxy.from_url(proxy), hop, "request"
+    error.next_hop = next_hop
+    error.destination = ("g", 80)
+    text = "the proxy refused the request: bad gateway (HTTP 502)"
+    assert str(error) == f"{text} (phase: request, {place}, destination: g:80)"
+
+
+def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
+    error = ProxyClosed.broken(OSError(errno.EHOSTUNREACH, "No route to host"), b"\x00")
+    assert str(error) == "the connection to the proxy broke: No route to host"
+    assert (error.errno, error.received) == (errno.EHOSTUNREACH, b"\x00")
+    error = ProxyClosed.broken(OSError("no number"), b"")
+    assert str(error) == "the connection to the proxy broke: no number"
+    assert error.errno is None
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [("h", "h:80"), ("192.0.2.1", "192.0.2.1:80"), ("::1", "[::1]:80"), ("[::1]", "[::1]:80")],
+)
+def test_a_host_and_a_port_as_people_write_them(host: str, text: str) -> None:
+    assert host_port(host, 80) == text
+
+
 def test_a_protocol_error_bears_what_was_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
-    assert (error.received, error.args) == (b"HT", ("nonsense", b"HT"))
+    assert (error.received, error.args) == (b"HT", (None, "nonsense"))  # as of an OSError
     closed = ProxyClosed.early(b"\x05\0\0\1\x7f\0", 10)
     assert closed.received == b"\x05\0\0\1\x7f\0"
     assert str(closed) == "the proxy hung up before it had answered: got 6 of 10 octets"

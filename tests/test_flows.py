@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,9 +21,17 @@ from socksclient import (
     ReplyError,
     SocksError,
 )
-from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused, Phase, TTLExpired
-from socksclient.flows import handshake, request
-from socksclient.wire import Command
+from socksclient.exceptions import (
+    ConnectionNotAllowed,
+    ConnectionRefused,
+    HTTPReply,
+    Phase,
+    Socks4Reply,
+    TTLExpired,
+)
+from socksclient.flows import handshake, next_reply, request
+from socksclient.http_connect import MAX_HEAD_SIZE
+from socksclient.wire import SOCKS4_REPLY_SIZE, Command
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:
@@ -37,16 +46,22 @@ NO_PASSWORD = Proxy("proxy.example", username="user")
 STRICT = replace(USER, methods=(USERNAME_PASSWORD,))
 EAGER = replace(USER, methods=(USERNAME_PASSWORD, NO_AUTHENTICATION))
 TOKEN = replace(OPEN, methods=(NO_AUTHENTICATION, Method(0x80, negotiate_token)))
+FOUR_A = Proxy("proxy.example", scheme="socks4a")
+FOUR = Proxy("proxy.example", scheme="socks4", username="me")
+HTTP = Proxy("proxy.example", scheme="http")
+BASIC = Proxy("proxy.example", scheme="http", username="user", password="pass")
 
 # What the client says
 OFFER_00, OFFER_00_02, OFFER_02, OFFER_02_00 = "050100", "05020002", "050102", "05020200"
 OFFER_00_80 = "05020080"
 CREDENTIALS, EMPTY_PASSWORD, THE_TOKEN = "0104757365720470617373", "01047573657200", "746f6b656e"
 REQUEST = "050100030b6578616d706c652e636f6d01bb"  # CONNECT example.com:443
+REQUEST_4A = "040101bb00000001006578616d706c652e636f6d00"
 
 # What the proxy says
 YES, NAY = b"yes".hex(), b"nay".hex()
 GRANTED = "050000017f0000011f90"
+GRANTED_4 = "005a1f907f000001"
 BOUND = ("127.0.0.1", 8080)
 
 
@@ -84,6 +99,14 @@ def replied(name: str, reply: str, ends: tuple[str, int] | Fails) -> Case:
 
 def refused(rep: int, text: str, kind: type[ReplyError] = ReplyError) -> Case:
     return replied(f"REP {rep:02X}", f"05{rep:02x}", Fails(kind, f"{text} (REP {rep:02X})"))
+
+
+def by_four(name: str, answer: str, ends: tuple[str, int] | Fails) -> Case:
+    return Case(f"SOCKS4, {name}", FOUR_A, [REQUEST_4A], [answer], ends)
+
+
+def refused_by_four(code: int, text: str, kind: type[ReplyError] = ReplyError) -> Case:
+    return by_four(f"CD {code:02X}", f"00{code:02x}", Fails(kind, f"{text} (SOCKS4 CD {code:02X})"))
 
 
 CASES = [
@@ -129,6 +152,22 @@ CASES = [
         replied(f"name of {size}", f"05000003{size:02x}{'6e' * size}0050", ("n" * size, 80))
         for size in (0, 1, 2, 3, 254, 255)
     ),
+    by_four("granted", GRANTED_4, BOUND),
+    by_four("nothing bound", "005a000000000000", ("0.0.0.0", 0)),
+    by_four("all bits", "005affffffffffff", ("255.255.255.255", 65535)),
+    refused_by_four(0x5B, "rejected or failed"),
+    refused_by_four(0x5C, "no identd", ConnectionNotAllowed),
+    refused_by_four(0x5D, "identd reports another user", ConnectionNotAllowed),
+    refused_by_four(0x5E, "unassigned 5e"),
+    refused_by_four(0x00, "unassigned 00"),
+    by_four("of version 04", "045a", Fails(ProtocolError, "it answered with 04 5a")),
+    by_four(
+        "HTTP",
+        "4854",
+        Fails(ProtocolError, "this is an HTTP proxy or server, not a SOCKS4"),
+    ),
+    by_four("SOCKS5", "05ff", Fails(ProtocolError, "this is a SOCKS5 server, not a SOCKS4 proxy")),
+    by_four("TLS", "1503", Fails(ProtocolError, "not a plain SOCKS4 proxy")),
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 octet_by_octet = pytest.mark.parametrize("least", [False, True], ids=["whole", "octet by octet"])
@@ -199,8 +238,9 @@ def test_hanging_up_early_is_told_with_the_octets_got_and_wanted(case: Case, lea
     for sent, answer in zip(case.sent, map(bytes.fromhex, case.answers), strict=True):
         for got in range(len(answer)):
             played = play(tunnel(case.proxy), before + answer[:got], least=least)
-            # The first five octets of a reply tell how many there are.
+            # The first five octets of a reply tell how many there are; SOCKS4 has but one size.
             wanted = 5 if sent == REQUEST and got < 5 else len(answer)
+            wanted = SOCKS4_REPLY_SIZE if sent == REQUEST_4A else wanted
             assert_ends(played, Fails(ProxyClosed, f"got {got} of {wanted} octets"))
             assert isinstance(played.ends, ProxyClosed)
             assert answer[:got].endswith(played.ends.received)
@@ -220,6 +260,48 @@ def test_a_bound_name_of_any_length_is_read_exactly(least: bool) -> None:
 def test_a_request_bears_its_command() -> None:
     played = play(request(Command.BIND, "192.0.2.1", 80), bytes.fromhex(GRANTED), least=True)
     assert played == (BOUND, ["05020001c00002010050"], b"")
+    bind = handshake(FOUR, Command.BIND, "192.0.2.1", 80, lambda phase: None)
+    played = play(bind, bytes.fromhex(GRANTED_4), least=True)
+    assert played == (BOUND, ["04020050c00002016d6500"], b"")
+
+
+@octet_by_octet
+@pytest.mark.parametrize("proxy", [OPEN, FOUR, FOUR_A], ids=str)
+def test_the_second_reply_to_bind_answers_nothing_and_is_read_exactly(
+    proxy: Proxy, least: bool
+) -> None:
+    reply = bytes.fromhex(GRANTED if proxy is OPEN else GRANTED_4)
+    played = play(next_reply(proxy, Command.BIND), reply + b"behind", least=least)
+    assert played == (BOUND, [], b"behind")
+    closed = play(next_reply(proxy, Command.BIND), reply[:-1], least=least).ends
+    assert type(closed) is ProxyClosed
+    assert closed.received == reply[len(reply) - 1 - len(closed.received) : -1]
+    assert "offer" not in str(closed)
+
+
+@pytest.mark.parametrize("proxy", [OPEN, FOUR_A], ids=str)
+def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> None:
+    hint = ", as proxies do that do not offer "
+    for command in Command:
+        for octets in (b"", b"\x05" if proxy is OPEN else b"\x00"):
+            flow = handshake(proxy, command, "192.0.2.1", 80, lambda phase: None)
+            method = b"\x05\x00" if proxy is OPEN else b""
+            error = play(flow, method + octets, least=True).ends
+            assert type(error) is ProxyClosed
+            if command == Command.CONNECT or octets:
+                assert "offer" not in str(error)
+            else:
+                assert str(error).endswith(hint + command.text)
+
+
+def test_every_cd_is_known_by_two_octets() -> None:
+    for code in range(256):
+        played = play(tunnel(FOUR_A), bytes([0x00, code]), least=True)
+        if code == Socks4Reply.GRANTED:
+            assert type(played.ends) is ProxyClosed
+        else:
+            assert isinstance(played.ends, ReplyError)
+            assert (type(played.ends.reply), played.ends.reply) == (Socks4Reply, code)
 
 
 @pytest.mark.parametrize(
@@ -241,6 +323,127 @@ def test_each_phase_is_told_as_it_begins(answers: str, phases: list[Phase]) -> N
         least=True,
     )
     assert entered == phases
+
+
+@pytest.mark.parametrize("proxy", [FOUR, FOUR_A, HTTP, BASIC], ids=str)
+def test_without_a_method_to_select_there_is_one_phase(proxy: Proxy) -> None:
+    entered: list[Phase] = []
+    flow = handshake(proxy, Command.CONNECT, "example.com", 443, entered.append)
+    play(flow, b"", least=True)
+    assert entered == ["request"]
+
+
+# HTTP's CONNECT
+
+CONNECT = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n"
+LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") + b"\r\n"
+NOWHERE = ("0.0.0.0", 0)
+MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
+
+
+def head_of(octets: int) -> bytes:
+    """A head of so many."""
+    return b"HTTP/1.1 200 OK\r\nX: ".ljust(octets - 4, b"x") + b"\r\n\r\n"
+
+
+def said_no(status: int, words: str) -> tuple[bytes, Fails]:
+    ends = Fails(ReplyError, f"the proxy refused the request: {words} (HTTP {status})")
+    return b"HTTP/1.1 %d Whatever\r\nContent-Length: 9\r\n\r\n" % status, ends
+
+
+WANTS_A_LOGIN = "the proxy wants authentication, and there is no username"
+
+ANSWERS: list[tuple[bytes, tuple[str, int] | Fails]] = [
+    (b"HTTP/1.1 200\n\n", NOWHERE),
+    (b"HTTP/1.1 200\r\n\n", NOWHERE),
+    (b"HTTP/1.1 200\n\r\n", NOWHERE),
+    (b"HTTP/1.1 200\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 200 \r\n\r\n", NOWHERE),
+    (b"HTTP/1.0 200 Connection established\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 299 \xfc\nVia: a\n b\r\n\t\r\n\n", NOWHERE),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 100\n\nHTTP/1.1 199 \r\nX: y\n\nHTTP/1.1 200\n\n", NOWHERE),
+    (b"HTTP/1.1 401\n\n", Fails(AuthenticationError, WANTS_A_LOGIN + " (HTTP 401)")),
+    (b"HTTP/1.1 407\n\n", Fails(AuthenticationError, WANTS_A_LOGIN + " (HTTP 407)")),
+    (b"HTTP/1.1 403\n\n", Fails(ConnectionNotAllowed, "forbidden (HTTP 403)")),
+    said_no(300, "unassigned 300"),
+    said_no(404, "not found"),
+    said_no(502, "bad gateway"),
+    said_no(503, "service unavailable"),
+    said_no(999, "unassigned 999"),
+    (b"HTTP/1.1 100 Go on\r\n\r\n" + said_no(504, "")[0], said_no(504, "gateway timeout")[1]),
+    (b"HTTP/1.1 101 Other\r\nUpgrade: x\r\n\r\n", MALFORMED),
+    (b"HTTP/1.1 OK\r\n\r\n", MALFORMED),
+    (b"HTTP/2 200 OK\r\n\r\n", MALFORMED),
+    (b"HTTP/1.1 2000 OK\r\n\r\n", MALFORMED),
+]
+
+
+@octet_by_octet
+@pytest.mark.parametrize(
+    ("answer", "ends"), ANSWERS, ids=lambda value: value[:30] if isinstance(value, bytes) else ""
+)
+@pytest.mark.parametrize("behind", [b"", b"\n", b"\r\n", b" x\r\n\r\n", b"HTTP/1.1 200\n\n"])
+def test_the_head_of_an_answer_is_read_exactly(
+    answer: bytes, ends: tuple[str, int] | Fails, behind: bytes, least: bool
+) -> None:
+    played = play(tunnel(HTTP), answer + behind, least=least)
+    assert_ends(played, ends)
+    assert played.sent == [(CONNECT + b"\r\n").hex()]
+    assert played.left == behind
+    if isinstance(played.ends, ReplyError):
+        assert isinstance(played.ends.reply, HTTPReply)
+
+
+@octet_by_octet
+@pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS if len(answer) < 200])
+def test_hanging_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: bool) -> None:
+    begin = answer.rindex(b"HTTP/")  # what of the answer comes behind all 1xx
+    for got in range(len(answer) - begin):
+        played = play(tunnel(HTTP), answer[: begin + got], least=least)
+        assert_ends(played, Fails(ProxyClosed, f"got {got} of "))
+        assert isinstance(played.ends, ProxyClosed)
+        assert played.ends.received == answer[begin : begin + got]
+
+
+@octet_by_octet
+def test_a_head_has_64_kib_at_most(least: bool) -> None:
+    go_on = b"HTTP/1.1 100\n\n"
+    for head in (head_of(MAX_HEAD_SIZE), go_on * 4000 + head_of(MAX_HEAD_SIZE - 4000 * len(go_on))):
+        played = play(tunnel(HTTP), head + b"behind", least=least)
+        assert (played.ends, played.left) == (NOWHERE, b"behind")
+    for head in (head_of(MAX_HEAD_SIZE + 1), head_of(MAX_HEAD_SIZE + 2), go_on * 4700):
+        played = play(tunnel(HTTP), head, least=least)
+        assert_ends(played, Fails(ProtocolError, "has more than 65536 octets"))
+        assert isinstance(played.ends, ProtocolError)
+        assert len(played.ends.received) <= 256
+        assert len(head) - len(played.left) <= MAX_HEAD_SIZE + len(go_on)
+
+
+@octet_by_octet
+@pytest.mark.parametrize("status", [401, 407])
+def test_credentials_refused_by_http(status: int, least: bool) -> None:
+    played = play(tunnel(BASIC), b"HTTP/1.1 %d No\r\n\r\n" % status, least=least)
+    text = f"the proxy refused the credentials (HTTP {status})"
+    assert_ends(played, Fails(AuthenticationError, text))
+    assert played.sent == [(CONNECT + LOGIN + b"\r\n").hex()]
+
+
+@octet_by_octet
+@pytest.mark.parametrize("octets", ["05ff", "0501000000000000", "ff" * 14, "485454512f31"])
+def test_what_does_not_speak_http_is_known_by_what_comes_first(octets: str, least: bool) -> None:
+    played = play(tunnel(HTTP), bytes.fromhex(octets), least=least)
+    assert type(played.ends) is ProtocolError
+    assert bytes.fromhex(octets).startswith(played.ends.received)
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"), [("005b", "this is a SOCKS4 server"), ("15030100", "this is a TLS server")]
+)
+def test_what_speaks_in_place_of_http_is_named_also_octet_by_octet(octets: str, text: str) -> None:
+    played = play(tunnel(HTTP), bytes.fromhex(octets), least=True)
+    assert_ends(played, Fails(ProtocolError, text))
 
 
 def test_an_exchange_shows_none_of_its_octets() -> None:

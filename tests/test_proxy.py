@@ -112,8 +112,15 @@ def test_a_url_of_a_unix_socket(url: str, path: str) -> None:
     )
 
 
+def test_a_url_and_a_context_for_tls() -> None:
+    proxy = Proxy.from_url("socks5h://user@h:1", tls=CONTEXT)
+    assert proxy == Proxy("h", 1, username="user", tls=CONTEXT)
+    assert Proxy.from_url("https://h", tls=CONTEXT).tls is CONTEXT
+    with pytest.raises(ValueError, match="means TLS, and tls is False"):
+        Proxy.from_url("https://h", tls=False)
+
+
 def test_a_path_of_any_kind() -> None:
-    assert Proxy(path="relative").path == "relative"
     assert Proxy("proxy.example", path="/x").host == "proxy.example"
     assert Proxy(path="/x", scheme="http").path == "/x"
 
@@ -215,7 +222,8 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
         ({"scheme": "socks4", "methods": [NO_AUTHENTICATION]}, "proxy methods are of SOCKS5"),
         ({"scheme": "http", "username": "us3r:us3r"}, "proxy username has a colon"),
         ({"scheme": "http", "username": "us3r", "password": "p4ss\r"}, "control character"),
-        ({"path": ""}, "proxy path is empty"),
+        ({"path": ""}, "proxy path is not absolute"),
+        ({"path": "run/tor/socks"}, "proxy path is not absolute"),
         ({"password": "p4ss"}, "proxy password is given without a username"),
         ({"username": "us3r" * 64}, "proxy username is 256 octets long in UTF-8"),
         ({"username": "us3r", "password": "p4ss" * 64}, "proxy password is 256 octets long"),

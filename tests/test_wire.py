@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError, wire
+from socksclient.exceptions import Socks4Reply
 from socksclient.wire import Command, decode_address, encode_address, is_address, parse_host
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
@@ -69,6 +70,29 @@ def test_an_answer_that_is_no_selection_is_called_what_it_is(answer: str, text: 
     assert caught.value.received == octets
 
 
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [
+        ("48545450", "this is an HTTP proxy or server, not a SOCKS4 proxy: it answered in HTTP"),
+        ("05", "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5"),
+        ("050000", "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5"),
+        ("1503", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS alert"),
+        ("1503010002", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS"),
+        ("15", "this is not a SOCKS4 proxy: it answered with 15, version 00 is wanted"),
+        ("00", "this is not a SOCKS4 proxy: it answered with 00, version 00 is wanted"),
+        ("535348", "this is not a SOCKS4 proxy: it answered with 53 53, version 00 is wanted"),
+    ],
+)
+def test_what_speaks_is_judged_by_two_octets_at_most(octets: str, text: str) -> None:
+    said = wire.not_what_speaks(bytes.fromhex(octets), "a SOCKS4 proxy", "version 00")
+    assert said.startswith(text)
+
+
+def test_what_speaks_in_place_of_an_http_proxy() -> None:
+    said = wire.not_what_speaks(b"\x15\x03", "an HTTP proxy", "HTTP")
+    assert said.startswith("this is a TLS server, not a plain HTTP proxy: ")
+
+
 # Credentials
 
 
@@ -99,6 +123,14 @@ def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
         wire.encode_credentials(fits, fits + "!")
 
 
+def test_a_credential_of_http_has_any_length() -> None:
+    assert wire.encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
+    with pytest.raises(
+        ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries 10$"
+    ):
+        wire.encode_credential("password", "x" * 11, 10)
+
+
 def test_a_credential_with_a_surrogate_is_refused_and_appears_in_no_text() -> None:
     with pytest.raises(ValueError, match="password cannot be encoded as UTF-8") as caught:
         wire.encode_credential("password", "secret\ud800")
@@ -112,6 +144,29 @@ def test_a_status_other_than_00_is_a_refusal_under_either_version() -> None:
         refused = AuthenticationError if status else None
         expected = refused if version in (0x01, 0x05) else ProtocolError
         assert fate(wire.check_status, pair) is expected, pair
+
+
+RESERVED = ": Tor keeps user names that begin with <torS0X> to itself, and does not know this form"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reserved", "told"),
+    [
+        (b"\x05\x01", True, True),  # Tor answers so, with eight octets behind it
+        (b"\x05\x01", False, False),
+        (b"\x01\x01", True, False),
+    ],
+)
+def test_a_refusal_of_a_user_name_that_tor_has_reserved(
+    answer: bytes, reserved: bool, told: bool
+) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        wire.check_status(answer, reserved)
+    text = "the proxy refused the credentials (STATUS 01)"
+    assert str(caught.value).startswith(text + RESERVED if told else text)
+    assert told or str(caught.value) == text
+    for version in (0x01, 0x05):
+        wire.check_status(bytes([version, 0x00]), reserved)
 
 
 # Requests and replies
@@ -132,6 +187,8 @@ def test_a_request_is_its_command_and_the_address(host: str, port: int, address:
         message = wire.encode_request(command, parse_host(host), port)
         assert message == bytes([0x05, command, 0x00]) + bytes.fromhex(address)
     assert [*Command] == [0x01, 0x02, 0x03, 0xF0, 0xF1]
+    texts = ["CONNECT", "BIND", "UDP ASSOCIATE", "RESOLVE", "RESOLVE_PTR"]
+    assert [command.text for command in Command] == texts
 
 
 def test_replies_are_judged_by_their_first_two_octets() -> None:
@@ -150,6 +207,63 @@ def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
         version, rep = pair
         expected = ProtocolError if version != 0x05 else ReplyError if rep else None
         assert fate(partial(wire.check_reply, command=Command.CONNECT), pair) is expected, pair
+
+
+# SOCKS4, 4A
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "username", "message"),
+    [
+        ("192.0.2.1", 80, "me", "0401 0050 c0000201 6d65 00"),
+        ("example.com", 80, "", "0401 0050 00000001 00 6578616d706c652e636f6d 00"),
+        ("example.com", 443, "me", "0401 01bb 00000001 6d65 00 6578616d706c652e636f6d 00"),
+        ("192.0.2.1", 65535, "", "0401 ffff c0000201 00"),
+        ("0.0.0.0", 1, "ü", "0401 0001 00000000 c3bc 00"),
+        ("127.1", 80, "", "0401 0050 00000001 00 3132372e31 00"),
+    ],
+)
+def test_a_request_of_socks4(host: str, port: int, username: str, message: str) -> None:
+    octets = bytes.fromhex(message)
+    for command in Command:
+        sent = wire.encode_socks4_request(command, parse_host(host), port, username)
+        assert sent == octets[:1] + bytes([command]) + octets[2:]
+
+
+def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
+    for pair in PAIRS:
+        version, code = pair
+        granted = None if code == Socks4Reply.GRANTED else ReplyError
+        expected = ProtocolError if version else granted
+        for octets in (pair, pair + bytes(6), pair + b"\xff" * 9):
+            assert fate(wire.check_socks4_reply, octets) is expected, pair
+
+
+@settings(deadline=None)
+@given(st.ip_addresses(v=4).map(str), st.integers(0, 0xFFFF))
+def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
+    request = wire.encode_socks4_request(Command.CONNECT, host, port, "")
+    assert wire.decode_socks4_address(request[2:8]) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "carried"),
+    [
+        ("0.0.0.0", True),
+        ("0.0.0.1", False),
+        ("0.0.0.255", False),
+        ("0.0.1.0", True),
+        ("192.0.2.1", True),
+        ("255.255.255.255", True),
+        ("::", False),
+        ("2001:db8::1", False),
+        ("::ffff:192.0.2.1", False),
+        ("example.com", False),
+        ("127.1", False),
+    ],
+)
+def test_which_addresses_socks4_carries(host: str, carried: bool) -> None:
+    assert wire.socks4_carries(host) == carried
 
 
 # Addresses
