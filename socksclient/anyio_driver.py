@@ -7,16 +7,23 @@ TLS, it goes on over a stream from there.
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import SocketStream, UNIXSocketStream
 from anyio.streams.tls import TLSStream
 
-from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
+from socksclient.exceptions import (
+    ProxyClosed,
+    ProxyConnectError,
+    ResolveError,
+    SocksError,
+    host_port,
+)
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
     Address,
@@ -71,12 +78,12 @@ async def wrap(attempt: Attempt, sock: socket.socket) -> SocketStream:
     except BaseException as error:
         sock.close()
         if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
-            text = "the connection ended before the TLS handshake"
-            if attempt.phase != "tls":
-                attempt.phase = "relay"
-                text = "the connection ended after the proxy's reply"
             with attempt:
-                raise ProxyClosed(text) from error
+                if attempt.phase == "tls":
+                    text = "TLS with the proxy failed: the connection has ended"
+                    raise ProxyConnectError(text, errno.ECONNRESET) from error
+                attempt.phase = "relay"
+                raise ProxyClosed("the connection ended after the proxy's reply") from error
         raise
 
 
@@ -163,6 +170,7 @@ async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
     try:
         return await TLSStream.wrap(
             stream,
+            server_side=False,
             hostname=tls.server_name_of(proxy),
             ssl_context=tls.context_of(proxy),
             standard_compatible=False,  # as an SSLSocket: many end without its closing handshake
@@ -206,7 +214,7 @@ async def exchange(step: Exchange, channel: Channel) -> bytes:
 async def _send(channel: Channel, step: Exchange) -> None:
     if not isinstance(channel, socket.socket):
         if step.send:
-            await channel.send(step.send)
+            await channel.send(cast("bytes", memoryview(step.send)))  # its repr shows no octets
         return
     sent = 0
     while sent < len(step.send):

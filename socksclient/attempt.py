@@ -17,7 +17,14 @@ from socksclient.exceptions import (
     SocksError,
     host_port,
 )
-from socksclient.wire import Command, is_address, parse_host, parse_port, socks4_carries
+from socksclient.wire import (
+    NOT_IN_A_NAME,
+    Command,
+    is_address,
+    parse_host,
+    parse_port,
+    socks4_carries,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -69,6 +76,8 @@ class Attempt:
         self.phase: Phase = "resolve"
         self.hop = 0
         self._earlier: list[str] = []
+        if chain[0].path is None and _is_onion(chain[0].host):
+            raise ValueError(f"{chain[0].host} is known to Tor only, and would be resolved here")
         for number, hop in enumerate(chain):
             self.hop = number
             _check(hop, self.asked, self.target[0])
@@ -122,7 +131,10 @@ class Attempt:
         Raises:
             ProtocolError: It is not.
         """
-        if is_address(answer) != (self.command == Command.RESOLVE) or not answer:
+        good = is_address(answer)
+        if self.command == Command.RESOLVE_PTR:
+            good = not (good or NOT_IN_A_NAME.search(answer) or "\\" in answer or not answer)
+        if not good:
             raise ProtocolError(f"the answer to {self.command.text} is {answer!r}")
         return answer
 
@@ -206,6 +218,11 @@ class Attempt:
         return None
 
 
+def _is_onion(host: str) -> bool:
+    """Whether no resolver may be asked for it (RFC 7686 §2)."""
+    return host.lower().rstrip(".").endswith(".onion")
+
+
 def _check(hop: Proxy, command: Command, host: str) -> None:
     """That `hop` can carry a request for `command` and `host`.
 
@@ -214,8 +231,7 @@ def _check(hop: Proxy, command: Command, host: str) -> None:
     """
     if "%" in host and is_address(host.partition("%")[0]):
         raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
-    if host.lower().rstrip(".").endswith(".onion") and not hop.remote_dns:
-        # RFC 7686 §2: who does not speak with Tor about it must not ask a resolver either.
+    if _is_onion(host) and not hop.remote_dns:
         raise ValueError(f"{host} is known to Tor only, and {hop.scheme} resolves names here")
     if hop.tls and command == Command.UDP_ASSOCIATE:
         raise ValueError("UDP datagrams would go to the proxy in the clear, and not by TLS")

@@ -83,9 +83,9 @@ def open_socket(
         raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
     channel, bound_address = open_tunnel(attempt, deadline, source_address, socket_options)
     if layers:
-        from socksclient.tls import ProxyTLSSocket
+        from socksclient.tls import guard
 
-        ProxyTLSSocket.guard(cast("ssl.SSLSocket", channel))
+        guard(cast("ssl.SSLSocket", channel))
     return cast("socket.socket", channel), bound_address
 
 
@@ -154,7 +154,7 @@ def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
     try:
         if step.send:
             deadline.limit(sock)
-            sock.sendall(step.send)
+            sock.sendall(memoryview(step.send))  # whose repr shows no octets, in no frame below
         while len(octets) < (step.enough or step.read):
             deadline.limit(sock)
             received = sock.recv(step.read - len(octets))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from socksclient.proxy import Proxy
-from socksclient.wire import parse_host
+from socksclient.wire import parse_host, parse_port
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,13 @@ _ENTRY = re.compile(r"(?P<host>\[[^\[\]]*\](?:/[0-9]+)?|[^:]*)(?::(?P<port>[0-9]
 
 def all_proxy(destination: str | tuple[str, int] | None = None) -> Proxy | None:
     """What `Proxy.from_env` returns and raises."""
-    host, port = destination if isinstance(destination, tuple) else (destination, None)
+    host, port = (destination, None)
+    if isinstance(destination, tuple | list):
+        if len(destination) != 2:
+            raise TypeError(f"destination must be a host or a (host, port) pair: {destination!r}")
+        host, port = destination[0], parse_port(destination[1])
+    if not isinstance(host, str | None):
+        raise TypeError(f"destination must be a host or a (host, port) pair: {destination!r}")
     return Environment.of(os.environ).proxy_for(None, host, port)
 
 

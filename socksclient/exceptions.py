@@ -20,6 +20,7 @@ octet is sent, and none of these.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
@@ -231,7 +232,10 @@ class SocksError(OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # By what the class was called with: an OSError's `args` are errno and strerror.
-        return type(self), self._arguments, self.__dict__
+        state = dict(self.__dict__)
+        if self.proxy is not None and self.proxy.tls not in (None, True):
+            state["proxy"] = replace(self.proxy, tls=True)  # a context cannot be pickled
+        return type(self), self._arguments, state
 
     def __str__(self) -> str:
         if self.proxy is None:

@@ -48,7 +48,8 @@ _SCHEMES = (
 class Proxy:
     """A proxy, as a value: frozen, comparable, hashable.
 
-    Its `repr` and `str` show the URL without the credentials.
+    Its `repr` and `str` show the URL without the credentials. It can be pickled, with them, unless
+    it has an `ssl.SSLContext`.
 
     Args:
         host: The proxy's name or IP address; an IPv6 address with or without brackets. The name
@@ -90,6 +91,8 @@ class Proxy:
         _check_path(self.path)
         host = "localhost" if self.path and self.host == "" else self.host
         settle(self, "host", _parse_host(host))
+        if tls:
+            _check_server_name(self.host)
         default_port = 1080 if scheme != "http" else 443 if tls else 80
         settle(self, "port", _parse_port(self.port, default_port))
         settle(self, "password", self._parse_credentials())
@@ -298,6 +301,9 @@ def _parse_scheme(
         raise ValueError(f"proxy scheme {scheme!r} is not one of {_SCHEMES}")
     if "+" in scheme:
         implied = True
+    # Without ssl, which few need: a context has that method.
+    if not (isinstance(tls, bool | None) or hasattr(tls, "wrap_bio")):
+        raise TypeError(f"proxy tls must be an ssl.SSLContext or a bool, not {type(tls).__name__}")
     if implied and tls is False:
         raise ValueError(f"proxy scheme {scheme!r} means TLS, and tls is False")
     return bare, tls or implied
@@ -308,6 +314,8 @@ def _check_path(path: str | None) -> None:
         raise TypeError(f"proxy path must be a str, not {type(path).__name__}")
     if path is not None and not path.startswith("/"):
         raise ValueError("proxy path is not absolute")
+    if path is not None and "\0" in path:  # where the system would cut it off
+        raise ValueError("proxy path has a NUL in it")
 
 
 def _parse_host(host: str) -> str:
@@ -327,6 +335,13 @@ def _parse_host(host: str) -> str:
         return parse_host(host).lower()
     except ValueError as error:
         raise ValueError(f"proxy {error}") from None
+
+
+def _check_server_name(host: str) -> None:
+    """That TLS can name it; a long label is fine for a resolver only."""
+    labels = host.partition("%")[0].removesuffix(".").split(".")
+    if not all(0 < len(label) < 64 for label in labels):
+        raise ValueError(f"proxy host {host!r} can be in no certificate")
 
 
 def _parse_port(port: int | None, default: int) -> int:

@@ -140,7 +140,7 @@ def check_source(host: str | None, path: str | None = None) -> None:
     """
     if host is not None and path is not None:
         raise ValueError(f"there is no host to connect from to the unix socket {path}")
-    if host and not is_address(host.partition("%")[0]):
+    if host and not is_address(host):
         raise ValueError(f"the host to connect from must be an IP address, not {host!r}")
 
 

@@ -30,8 +30,9 @@ class SocksSocket(socket.socket):
     those of the connection to the proxy, and so is the address bound to. `family` becomes that of
     the connection to the proxy, and `getpeername` tells the proxy's address.
 
-    It cannot connect without blocking: `socksclient.anyio.connect_socket` does. Nor can TLS be put
-    around it before it has connected. `create_connection` is simpler where it can be used. Give it
+    It cannot connect without blocking: `socksclient.anyio.connect_socket` does, also for asyncio,
+    whose `sock_connect` would resolve the name first. Nor can TLS be put around it before it has
+    connected. `create_connection` is simpler where it can be used. Give it
     to a program as its `socket` (``functools.partial(SocksSocket, proxy)``), but never assign it to
     `socket.socket`: the library makes its own by that.
 
@@ -84,15 +85,23 @@ class SocksSocket(socket.socket):
             raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
         if self._listener is not None or super().fileno() < 0:
             self._refuse(errno.EINVAL if self._listener else errno.EBADF)
-        host, port, *_ = address
+        host, port, *rest = address
+        if any(rest[1:]):
+            raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
         attempt = Attempt(self._chain, host, port)
         sock, _ = open_socket(attempt, Deadline(timeout), self._source_address, self._options)
         # In place of the one that this object had: it becomes the connected one.
         socket.close(super().detach())
         family, kind, proto = sock.family, sock.type, sock.proto
-        super().__init__(family, kind, proto, fileno=sock.detach())
-        self.settimeout(timeout)
+        descriptor = sock.detach()
+        try:
+            super().__init__(family, kind, proto, fileno=descriptor)
+        except BaseException:
+            if super().fileno() < 0:  # interrupted before it was ours
+                socket.close(descriptor)
+            raise
         self._connected = True
+        self.settimeout(timeout)
 
     def connect_ex(self, address: Any, /) -> int:
         """As `connect`, but returns an error number; EIO stands for an error that has none."""
@@ -176,7 +185,13 @@ class SocksSocket(socket.socket):
         return super().sendmsg(buffers, ancdata, flags)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """A plain socket with the same connection: there is nothing left to do for this class."""
+        """A plain socket with the same connection.
+
+        Raises:
+            OSError: ENOTCONN: one that is not connected would connect past the proxy.
+        """
+        if not self._connected:
+            self._refuse(errno.ENOTCONN)
         copy = socket.fromfd(super().fileno(), self.family, self.type, self.proto)
         copy.settimeout(self.gettimeout())
         return copy

@@ -92,17 +92,26 @@ class _End:
     def receive(self) -> bytes:
         with _told("the connection broke"):
             while True:
-                with self._turn, suppress(BlockingIOError, ssl.SSLWantReadError):
-                    return self._sock.recv(_SIZE)
-                _wait(self._sock, selectors.EVENT_READ)
+                event = selectors.EVENT_READ
+                try:
+                    with self._turn, suppress(BlockingIOError, ssl.SSLWantReadError):
+                        return self._sock.recv(_SIZE)
+                except ssl.SSLWantWriteError:  # TLS 1.2 is negotiated anew
+                    event = selectors.EVENT_WRITE
+                _wait(self._sock, event)
 
     def send(self, octets: bytes) -> None:
         left = memoryview(octets)
         with _told("the connection broke"):
             while left:
                 sent = 0
-                with self._turn, suppress(BlockingIOError, ssl.SSLWantWriteError):
-                    sent = self._sock.send(left)
+                try:
+                    with self._turn, suppress(BlockingIOError, ssl.SSLWantWriteError):
+                        sent = self._sock.send(left)
+                except ssl.SSLWantReadError:  # TLS 1.2 is negotiated anew
+                    # It may be the other thread that reads what is wanted.
+                    _wait(self._sock, selectors.EVENT_READ, 0.05)
+                    continue
                 left = left[sent:]
                 if not sent:
                     _wait(self._sock, selectors.EVENT_WRITE)
@@ -149,10 +158,10 @@ def _close(stdout: int) -> None:
     os.close(nowhere)
 
 
-def _wait(descriptor: int | socket.socket, event: int) -> None:
+def _wait(descriptor: int | socket.socket, event: int, seconds: float | None = None) -> None:
     with _Selector() as selector:
         selector.register(descriptor, event)
-        selector.select()
+        selector.select(seconds)
 
 
 @contextmanager

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 import ssl
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from socksclient.deadline import Deadline
 from socksclient.exceptions import ProxyConnectError
@@ -24,7 +25,7 @@ T = TypeVar("T")
 
 def context_of(proxy: Proxy) -> ssl.SSLContext:
     """The context to speak TLS with `proxy`; it may be shared, so nothing changes it."""
-    return proxy.tls if isinstance(proxy.tls, ssl.SSLContext) else _default_context()
+    return _default_context() if proxy.tls is True else cast("ssl.SSLContext", proxy.tls)
 
 
 @functools.cache
@@ -74,7 +75,10 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
         plain = type(context) is ssl.SSLContext
         # These fail after a reset, and for names with a label that is too long; when wrap_socket
         # finds that out by itself, before Python 3.13, it leaves a socket open.
-        sock.getpeername()
+        try:
+            sock.getpeername()
+        except OSError as error:
+            raise ConnectionResetError(errno.ECONNRESET, "the connection has ended") from error
         (server_hostname or "").encode("idna")
         wrapped = context.wrap_socket(
             sock, server_hostname=server_hostname, do_handshake_on_connect=not plain
@@ -94,11 +98,6 @@ class ProxyTLSSocket(ssl.SSLSocket):
     the clear, past the TLS that is there already.
     """
 
-    @classmethod
-    def guard(cls, sock: ssl.SSLSocket) -> None:
-        """Makes `sock` one: a context makes `SSLSocket`s, and is not ours to change."""
-        sock.__class__ = cls
-
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
         """As of a socket."""
         if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE):  # which wrap_socket asks first
@@ -106,6 +105,12 @@ class ProxyTLSSocket(ssl.SSLSocket):
                 "this socket speaks TLS with the proxy; httpx and connect_tcp can do TLS within it"
             )
         return super().getsockopt(level, optname, *args)
+
+
+def guard(sock: ssl.SSLSocket) -> None:
+    """Makes `sock` one of these: a context makes `SSLSocket`s, and is not ours to change."""
+    if type(sock) is ssl.SSLSocket:
+        sock.__class__ = ProxyTLSSocket
 
 
 class TLSSocket:
@@ -137,7 +142,7 @@ class TLSSocket:
     def send(self, data: bytes | memoryview) -> int:
         return self._pump(lambda: self.ssl_object.write(data))
 
-    def sendall(self, data: bytes) -> None:
+    def sendall(self, data: bytes | memoryview) -> None:
         left = memoryview(data)
         while left:
             left = left[self.send(left) :]

@@ -265,6 +265,7 @@ class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response
 
 
 _PORTS = {"http": 80, "https": 443}
+_AS = {"ws": "http", "wss": "https"}  # which httpcore connects for as well
 
 
 class _Routes:
@@ -283,11 +284,13 @@ class _Routes:
         self.transports = {proxy: new(proxy) for proxy in dict.fromkeys(proxies)}
 
     def transport_for(self, url: Any) -> Any:
-        port = url.port or _PORTS.get(url.scheme)
+        scheme = _AS.get(url.scheme, url.scheme)
+        if scheme not in _PORTS:  # httpx says that it does not know it
+            return self.transports[None]
         try:
-            proxy = self._environment.proxy_for(url.scheme, url.host, port)
+            proxy = self._environment.proxy_for(scheme, url.host, url.port or _PORTS[scheme])
         except ValueError:  # of the host, as the proxy's transport will say
-            proxy = self._environment.proxy_for(url.scheme)
+            proxy = self._environment.proxy_for(scheme)
         return self.transports[proxy]
 
 

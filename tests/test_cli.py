@@ -11,6 +11,7 @@ import pty
 import shlex
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -1263,3 +1264,37 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert caught.value.code == 2
     assert "usage: socksclient" in capsys.readouterr().err
+
+
+class Renegotiating(socket.socket):
+    """As an `ssl.SSLSocket` when TLS 1.2 is negotiated anew: once, each wants the other thing."""
+
+    wants: list[str]
+
+    def recv(self, *args: Any) -> bytes:
+        if "write" in self.wants:
+            self.wants.remove("write")
+            raise ssl.SSLWantWriteError
+        return super().recv(*args)
+
+    def send(self, *args: Any) -> int:
+        if "read" in self.wants:
+            self.wants.remove("read")
+            raise ssl.SSLWantReadError
+        return super().send(*args)
+
+
+def test_the_relay_goes_on_when_tls_is_negotiated_anew() -> None:
+    here, there = socket.socketpair()
+    read_end, write_end = os.pipe()
+    with here, there, open(read_end, "rb") as stdin, open(os.devnull, "wb") as stdout:
+        sock = Renegotiating(here.family, here.type, fileno=here.detach())
+        sock.wants = ["read", "write"]
+        with sock:
+            done = in_thread(lambda: relay(sock, stdin.fileno(), stdout.fileno()))
+            os.write(write_end, b"over")
+            os.close(write_end)
+            assert receive_exactly(there, 4) == b"over"
+            there.close()
+            assert done.result(30) is None
+        assert sock.wants == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -334,3 +335,15 @@ def test_what_it_loads() -> None:
     code = "import sys, socksclient.environment; print({'httpx', 'anyio', 'ssl'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("destination", [80, ("h", 80, 0), ("h",), [80, "h"], b"h"])
+def test_what_is_no_destination(destination: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"destination must be|port must be"):
+        Proxy.from_env(destination)
+
+
+@pytest.mark.parametrize("destination", [("h", 80), ["h", 80], "h", None])
+def test_what_is_a_destination(destination: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5h://proxy.example")
+    assert Proxy.from_env(destination) == Proxy("proxy.example")

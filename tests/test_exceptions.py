@@ -7,6 +7,7 @@ import errno
 import pickle
 import re
 import socket
+import ssl
 
 import pytest
 
@@ -320,3 +321,10 @@ def test_a_placed_error_names_hosts_and_ports_and_no_credentials(
     error.phase = "authentication"
     assert str(error) == f"not you (phase: authentication, {place})"
     assert error.strerror == "not you"
+
+
+def test_an_error_can_be_pickled_whatever_context_its_proxy_has() -> None:
+    error = ProxyTimeout()
+    error.proxy = Proxy("h", tls=ssl.create_default_context())
+    assert pickle.loads(pickle.dumps(error)).proxy == Proxy("h", tls=True)
+    assert copy.copy(error).hop == 0

@@ -161,6 +161,28 @@ def test_a_value_that_is_none(
     assert "p4ss" not in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "socks5h://127.0.0.1/"])
+def test_a_scheme_that_cannot_be(
+    driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch, url: str
+) -> None:
+    environment.setenv("http_proxy", server.url)
+    environment.setenv("https_proxy", server.url)
+    environment.setenv("all_proxy", f"socks5h://127.0.0.1:{refused_port()}")
+    with driver.client(from_env(driver)) as client:
+        with pytest.raises(client.httpx.UnsupportedProtocol):
+            client.get(url)
+    assert server.connections == []
+
+
+def test_websockets_go_by_the_proxy_for_http(
+    driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("http_proxy", server.url)
+    with driver.client(from_env(driver)) as client:
+        assert client.get("ws://origin.test/").status_code == 200
+    assert [request.destination for request in server.requests] == [("origin.test", 80)]
+
+
 def test_a_host_that_cannot_be(
     driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:

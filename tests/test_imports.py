@@ -16,6 +16,7 @@ import socksclient.flows
 import socksclient.ftp
 import socksclient.httpx
 import socksclient.redis
+import socksclient.requests
 import socksclient.sync
 import socksclient.testing
 import socksclient.urllib
@@ -72,6 +73,7 @@ def test_a_name_that_is_not_there() -> None:
         socksclient.ftp,
         socksclient.httpx,
         socksclient.redis,
+        socksclient.requests,
         socksclient.sync,
         socksclient.testing,
         socksclient.urllib,

@@ -12,7 +12,7 @@ from socksclient import create_connection
 from socksclient.anyio import connect_socket
 from socksclient.testing import SocksServer
 
-from support import Address, Dial, assert_echoes
+from support import Address, Dial, assert_echoes, resolved_names
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,17 @@ def test_credentials_as_they_arrive(
         [request] = server.requests
         assert request.methods == b"\x00\x02"
         assert (request.username, request.password) == (username, password)
+
+
+def test_a_proxy_that_only_tor_knows(dial: Dial) -> None:
+    with resolved_names() as resolved:
+        with pytest.raises(ValueError, match=r"abc\.onion is known to Tor only"):
+            dial(("192.0.2.1", 80), proxy="socks5h://abc.onion")
+    assert resolved == []
+
+
+def test_a_proxy_that_only_tor_knows_behind_tor(echo_server: Address) -> None:
+    with SocksServer() as tor:
+        tor.routes["abc.onion", 1080] = tor.address
+        with create_connection(echo_server, proxy=[tor.url, "socks5h://abc.onion"]) as sock:
+            assert_echoes(sock)

@@ -224,6 +224,10 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
         ({"scheme": "http", "username": "us3r", "password": "p4ss\r"}, "control character"),
         ({"path": ""}, "proxy path is not absolute"),
         ({"path": "run/tor/socks"}, "proxy path is not absolute"),
+        ({"path": "/run/tor/socks\0.other"}, "proxy path has a NUL in it"),
+        ({"host": "a..b", "tls": True}, "proxy host 'a..b' can be in no certificate"),
+        ({"host": ".", "scheme": "https"}, "proxy host '.' can be in no certificate"),
+        ({"host": f"{'l' * 64}.test", "tls": True}, "can be in no certificate"),
         ({"password": "p4ss"}, "proxy password is given without a username"),
         ({"username": "us3r" * 64}, "proxy username is 256 octets long in UTF-8"),
         ({"username": "us3r", "password": "p4ss" * 64}, "proxy password is 256 octets long"),
@@ -305,6 +309,8 @@ def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
         ({"host": "h", "username": "u", "password": 1}, "proxy password must be a str, not int"),
         ({"path": b"/x"}, "proxy path must be a str, not bytes"),
         ({"path": 1}, "proxy path must be a str, not int"),
+        ({"host": "h", "tls": "ca.pem"}, "proxy tls must be an ssl.SSLContext or a bool, not str"),
+        ({"host": "h", "tls": 1}, "proxy tls must be an ssl.SSLContext or a bool, not int"),
     ],
 )
 def test_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> None:

@@ -130,6 +130,42 @@ class TestConnect:
                 sock.connect(echo_server)
                 sock.dup().close()
 
+    def test_an_interrupt_as_it_takes_the_connection_over(
+        self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = socket.socket.__init__
+
+        def interrupted(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+            if isinstance(self, SocksSocket) and kwargs.get("fileno") is not None:
+                raise KeyboardInterrupt
+            original(self, *args, **kwargs)
+
+        with SocksServer() as server, nothing_left_open():
+            sock = SocksSocket(server.url)
+            with monkeypatch.context() as patched:
+                patched.setattr(socket.socket, "__init__", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sock.connect(echo_server)
+            sock.close()
+
+    def test_an_interrupt_when_it_has_taken_it_over(
+        self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = socket.socket.__init__
+
+        def interrupted(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            if isinstance(self, SocksSocket) and kwargs.get("fileno") is not None:
+                raise KeyboardInterrupt
+
+        with SocksServer() as server, nothing_left_open():
+            sock = SocksSocket(server.url)
+            with monkeypatch.context() as patched:
+                patched.setattr(socket.socket, "__init__", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sock.connect(echo_server)
+            sock.close()
+
 
 class TestConnectEx:
     def test_returns_the_number_of_the_error(self, echo_server: Address) -> None:
@@ -262,6 +298,11 @@ class TestAsAPlainSocket:
                 sock.close()
                 assert_echoes(double)
 
+    def test_there_is_no_duplicate_that_could_connect_past_the_proxy(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(OSError, match="not connected"):
+                sock.dup()
+
     def test_tls_around_it(self, origin: Origin) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.connect(("localhost", origin.https_port))
@@ -322,6 +363,8 @@ class TestWhatItRefuses:
                 sock.connect(("origin.test", 0))
             with pytest.raises(ValueError, match="host is empty"):
                 sock.connect(("", 80))
+            with pytest.raises(ValueError, match="has a scope id"):
+                sock.connect(("fe80::1", 80, 0, 3))
             with pytest.raises(ValueError, match=r"must be an IP address, not 'a\.test'"):
                 sock.bind(("a.test", 0))
             assert server.connections == []
