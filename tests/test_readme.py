@@ -21,7 +21,7 @@ from real_services import FTPServer, pyftpdlib
 from support import Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
-REQUESTS = [1, 1, 1, 1, 1, 2, 1, 1, 2, 0, 2, 2, 1, 1, 0]
+REQUESTS = [1, 1, 1, 2, 1, 1, 2, 1, 1, 2, 0, 2, 2, 1, 1, 0]
 """How many each example makes through the proxy that the test gives it."""
 OTHERS = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
 """What is in test_recipes."""
@@ -95,7 +95,11 @@ def test_an_example(
             capture_output=True,
             text=True,
             # The environment's proxy is for the one example which asks for it.
-            env={"SSL_CERT_FILE": str(certificates), "ALL_PROXY": server.url_as("socks")},
+            env={
+                "SSL_CERT_FILE": str(certificates),
+                "REQUESTS_CA_BUNDLE": str(certificates),
+                "ALL_PROXY": server.url_as("socks"),
+            },
             timeout=30,
             check=False,
         )
