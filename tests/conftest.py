@@ -24,6 +24,11 @@ from support import (
     resolver,
     serving,
 )
+from tor_network import Plugin, TorNetwork
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Plugin(config), "tor_network")
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -114,3 +119,11 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 def origin() -> Iterator[Origin]:
     with Origin() as origin:
         yield origin
+
+
+@pytest.fixture(scope="session")
+def tor(pytestconfig: pytest.Config) -> TorNetwork:
+    """The Tor network of the whole run, which is for test_tor*.py only."""
+    plugin = pytestconfig.pluginmanager.get_plugin("tor_network")
+    assert isinstance(plugin, Plugin)
+    return plugin.wait()

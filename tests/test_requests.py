@@ -1020,7 +1020,10 @@ def test_a_reset_before_tls(
 
     monkeypatch.setattr("socksclient.requests.start_tls", when_it_has_come)
     server.misbehave(Faults(reset_after=HANDSHAKE))
-    with nothing_left_open(), pytest.raises(requests.ConnectionError, match="not connected"):
+    with (
+        nothing_left_open(),
+        pytest.raises(requests.ConnectionError, match="the connection has ended"),
+    ):
         session.get(HTTPS)
 
 

@@ -157,6 +157,13 @@ class TestSOCKS4:
         with SocksServer() as server:
             talk(server, ("04 03 00 00 00 00 00 00 00", "00 5b 00 00 00 00 00 00"))
 
+    def test_bind_for_a_name_that_nobody_knows(self) -> None:
+        with SocksServer() as server:
+            name = b"name.invalid".hex()
+            talk(server, (f"04 02 00 50 00 00 00 01 00 {name} 00", "00 5b 00 00 00 00 00 00"))
+            request = f"05 02 00 03 0c {name} 00 50"
+            talk(server, ("05 01 00", "05 00"), (request, f"05 04 00 {NOWHERE}"))
+
     def test_both_replies_to_bind(self) -> None:
         with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
             sock.sendall(bytes.fromhex("04 02 00 00 7f 00 00 01 00"))

@@ -1,0 +1,433 @@
+"""Through Tor: a network of its own on loopback, which `tor_network` runs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import socksclient
+import socksclient.anyio
+from socksclient import (
+    AsyncSocksTransport,
+    AuthenticationError,
+    HTTPReply,
+    Proxy,
+    Reply,
+    ReplyError,
+    Socks4Reply,
+    SocksTransport,
+)
+
+import real_servers
+import tor_network
+from origin import Origin
+from support import (
+    GREETING,
+    Address,
+    Dial,
+    assert_echoes,
+    echo,
+    eventually,
+    receive_exactly,
+    resolved_names,
+    serving,
+)
+from tor_network import WELCOME, TorNetwork
+
+MISSING = [*tor_network.missing(), *real_servers.missing(["danted"])]
+pytestmark = [
+    pytest.mark.skipif(
+        bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
+        reason=f"not installed: {', '.join(MISSING)}",
+    ),
+    pytest.mark.timeout(240),  # the first test of each worker may have to wait for the network
+]
+
+TIMEOUT = 60.0  # Tor gives a circuit as long
+
+
+def url(port: int, scheme: str = "socks5h") -> str:
+    return f"{scheme}://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["socks5h", "socks4a", "http"])
+def proxy(request: pytest.FixtureRequest, tor: TorNetwork) -> str:
+    """Tor, by each protocol in which it resolves names."""
+    scheme = request.param
+    return url(tor.http_port if scheme == "http" else tor.socks_port, scheme)
+
+
+def command(tor: TorNetwork, line: str) -> str:
+    """Tor's answer by its control port."""
+    with socket.create_connection(("127.0.0.1", tor.control_port), timeout=10) as sock:
+        sock.sendall(f"AUTHENTICATE\r\n{line}\r\nQUIT\r\n".encode())
+        with sock.makefile(newline="\r\n") as answers:
+            authenticated, answer = answers.readline(), answers.read()
+    assert (authenticated[:3], answer[:2]) == ("250", "25"), answer
+    return answer
+
+
+def information(tor: TorNetwork, key: str) -> list[list[str]]:
+    """The words of each line of what GETINFO says."""
+    value = command(tor, f"GETINFO {key}").partition(f"{key}=")[2].partition("\r\n250 OK")[0]
+    return [line.split() for line in value.splitlines() if line not in ("", ".")]
+
+
+def circuits_to(tor: TorNetwork, port: int) -> list[str]:
+    """The circuits, by their numbers, of the open streams to a port; the oldest stream first."""
+    streams = information(tor, "stream-status")
+    return [
+        circuit
+        for _, status, circuit, target, *_ in streams
+        if status == "SUCCEEDED" and target.endswith(f":{port}")
+    ]
+
+
+def relays_of(tor: TorNetwork, circuit: str) -> list[str]:
+    [path] = [words[2] for words in information(tor, "circuit-status") if words[0] == circuit]
+    return path.split(",")
+
+
+def assert_three_hops(tor: TorNetwork, port: int) -> None:
+    """That every stream to the port takes three relays, and that there is one."""
+    circuits = circuits_to(tor, port)
+    assert circuits
+    for circuit in circuits:
+        assert len(set(relays_of(tor, circuit))) == 3
+
+
+class TestHTTP:
+    def test_blocking(self, tor: TorNetwork, proxy: str, origin: Origin) -> None:
+        transport = SocksTransport(proxy, verify=origin.trust())
+        with resolved_names() as resolved:
+            with httpx.Client(transport=transport, timeout=TIMEOUT) as client:
+                response = client.get(f"https://origin.test:{origin.https_port}/")
+                assert_three_hops(tor, origin.https_port)  # the pool keeps the connection
+        assert response.status_code == 200
+        assert "origin.test" not in resolved
+
+    @pytest.mark.anyio
+    async def test_awaited(self, tor: TorNetwork, proxy: str, origin: Origin) -> None:
+        transport = AsyncSocksTransport(proxy, verify=origin.trust())
+        with resolved_names() as resolved:
+            async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
+                response = await client.get(f"https://origin.test:{origin.https_port}/")
+                await anyio.to_thread.run_sync(assert_three_hops, tor, origin.https_port)
+        assert response.status_code == 200
+        assert "origin.test" not in resolved
+
+
+class TestConnect:
+    def test_to_a_name(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+        with dial(("loopback.test", echo_server[1]), proxy=proxy, timeout=TIMEOUT) as sock:
+            assert_echoes(sock)
+
+    def test_to_ipv4(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+        with dial(echo_server, proxy=proxy, timeout=TIMEOUT) as sock:
+            assert_echoes(sock)
+
+    @pytest.mark.parametrize("host", ["::1", "loopback6.test"])
+    def test_to_ipv6(self, tor: TorNetwork, dial: Dial, echo_server_6: Address, host: str) -> None:
+        _, port = echo_server_6
+        with dial((host, port), proxy=url(tor.socks_port), timeout=TIMEOUT) as sock:
+            assert_echoes(sock)
+
+    def test_what_comes_with_the_reply(self, tor: TorNetwork, dial: Dial, greeter: Address) -> None:
+        with dial(greeter, proxy=url(tor.socks_port), timeout=TIMEOUT) as sock:
+            assert receive_exactly(sock, len(GREETING)) == GREETING
+
+    def test_a_name_that_is_not_there(self, proxy: str, dial: Dial) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial(("nowhere.test", 80), proxy=proxy, timeout=TIMEOUT)
+        assert caught.value.reply in (
+            Reply.HOST_UNREACHABLE,
+            Socks4Reply.REJECTED_OR_FAILED,
+            HTTPReply.SERVICE_UNAVAILABLE,
+        )
+
+
+class TestUnixSocket:
+    def test_a_path(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+        with dial(echo_server, proxy=Proxy(path=tor.unix_path), timeout=TIMEOUT) as sock:
+            assert_echoes(sock)
+
+    def test_a_url(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+        with resolved_names() as resolved:
+            proxy = f"socks5h://localhost{tor.unix_path}"
+            with dial(("loopback.test", echo_server[1]), proxy=proxy, timeout=TIMEOUT) as sock:
+                assert_echoes(sock)
+        assert resolved == []
+
+    def test_a_refusal(self, tor: TorNetwork, dial: Dial) -> None:
+        with pytest.raises(ReplyError) as caught:  # with an address of IPv6 in it, as always there
+            dial(("nowhere.test", 80), proxy=Proxy(path=tor.unix_path), timeout=TIMEOUT)
+        assert caught.value.reply == Reply.HOST_UNREACHABLE
+
+
+class TestIsolation:
+    @pytest.fixture
+    def destination(self) -> Iterator[Address]:
+        """One of this test alone, so that all streams to its port are this test's."""
+        with serving(echo) as (_, port):
+            yield "loopback.test", port
+
+    def test_circuits_of_their_own(
+        self, tor: TorNetwork, proxy: str, dial: Dial, destination: Address
+    ) -> None:
+        shared = Proxy.from_url(proxy)
+        with (
+            dial(destination, proxy=shared, timeout=TIMEOUT) as first,
+            dial(destination, proxy=shared.isolated(), timeout=TIMEOUT) as second,
+            dial(destination, proxy=shared.isolated(), timeout=TIMEOUT) as third,
+        ):
+            circuits = circuits_to(tor, destination[1])
+            for sock in (first, second, third):
+                assert_echoes(sock)
+        assert len(circuits) == 3
+        assert len(set(circuits)) == 3
+
+    def test_one_token_one_circuit(
+        self, tor: TorNetwork, proxy: str, dial: Dial, destination: Address
+    ) -> None:
+        token = secrets.token_hex()
+        first_proxy, second_proxy = (Proxy.from_url(proxy).isolated(token) for _ in range(2))
+        with (
+            dial(destination, proxy=first_proxy, timeout=TIMEOUT) as first,
+            dial(destination, proxy=second_proxy, timeout=TIMEOUT) as second,
+        ):
+            circuits = circuits_to(tor, destination[1])
+            for sock in (first, second):
+                assert_echoes(sock)
+        assert len(circuits) == 2
+        assert len(set(circuits)) == 1
+
+
+NAMES = [
+    ("a.test", "192.0.2.1"),
+    ("aaaa.test", "2001:db8::1"),
+    ("192.0.2.7", "192.0.2.7"),
+]
+ADDRESSES = [("192.0.2.1", "a.test"), ("2001:db8::1", "aaaa.test")]
+
+
+class TestResolve:
+    @pytest.mark.parametrize(("name", "address"), NAMES)
+    def test_blocking(self, tor: TorNetwork, name: str, address: str) -> None:
+        with resolved_names() as resolved:
+            answer = socksclient.resolve(name, timeout=TIMEOUT, proxy=url(tor.socks_port))
+        assert answer == address
+        assert name not in resolved
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize(("name", "address"), NAMES)
+    async def test_awaited(self, tor: TorNetwork, name: str, address: str) -> None:
+        with resolved_names() as resolved, anyio.fail_after(TIMEOUT):
+            answer = await socksclient.anyio.resolve(name, proxy=url(tor.socks_port))
+        assert answer == address
+        assert name not in resolved
+
+    @pytest.mark.parametrize(("address", "name"), ADDRESSES)
+    def test_ptr_blocking(self, tor: TorNetwork, address: str, name: str) -> None:
+        proxy = url(tor.socks_port)
+        assert socksclient.resolve_ptr(address, timeout=TIMEOUT, proxy=proxy) == name
+
+    @pytest.mark.anyio
+    @pytest.mark.parametrize(("address", "name"), ADDRESSES)
+    async def test_ptr_awaited(self, tor: TorNetwork, address: str, name: str) -> None:
+        with anyio.fail_after(TIMEOUT):
+            answer = await socksclient.anyio.resolve_ptr(address, proxy=url(tor.socks_port))
+        assert answer == name
+
+    def test_by_socks4a(self, tor: TorNetwork) -> None:
+        proxy = url(tor.socks_port, "socks4a")
+        assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=proxy) == "192.0.2.1"
+
+    def test_by_a_unix_socket(self, tor: TorNetwork) -> None:
+        proxy = Proxy(path=tor.unix_path)
+        assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=proxy) == "192.0.2.1"
+        assert socksclient.resolve_ptr("192.0.2.1", timeout=TIMEOUT, proxy=proxy) == "a.test"
+
+    def test_what_is_not_there_blocking(self, tor: TorNetwork) -> None:
+        proxy = url(tor.socks_port)
+        with pytest.raises(ReplyError) as caught:
+            socksclient.resolve("nowhere.test", timeout=TIMEOUT, proxy=proxy)
+        assert caught.value.reply == Reply.HOST_UNREACHABLE
+        with pytest.raises(ReplyError) as caught:
+            socksclient.resolve_ptr("192.0.2.99", timeout=TIMEOUT, proxy=proxy)
+        assert caught.value.reply == Reply.HOST_UNREACHABLE
+
+    @pytest.mark.anyio
+    async def test_what_is_not_there_awaited(self, tor: TorNetwork) -> None:
+        proxy = url(tor.socks_port)
+        with anyio.fail_after(TIMEOUT):
+            with pytest.raises(ReplyError) as caught:
+                await socksclient.anyio.resolve("nowhere.test", proxy=proxy)
+            assert caught.value.reply == Reply.HOST_UNREACHABLE
+            with pytest.raises(ReplyError) as caught:
+                await socksclient.anyio.resolve_ptr("192.0.2.99", proxy=proxy)
+            assert caught.value.reply == Reply.HOST_UNREACHABLE
+
+
+def unknown_onion() -> str:
+    """The name of an onion service that there is not (Tor's rend-spec-v3 §6)."""
+    key = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    checksum = hashlib.sha3_256(b".onion checksum" + key + b"\x03").digest()[:2]
+    return base64.b32encode(key + checksum + b"\x03").decode().lower() + ".onion"
+
+
+class TestOnionServices:
+    def test_blocking(self, tor: TorNetwork, proxy: str) -> None:
+        with resolved_names() as resolved:
+            with httpx.Client(transport=SocksTransport(proxy), timeout=TIMEOUT) as client:
+                assert client.get(f"http://{tor.onion}/").content == WELCOME
+        assert tor.onion not in resolved
+
+    @pytest.mark.anyio
+    async def test_awaited(self, tor: TorNetwork, proxy: str) -> None:
+        transport = AsyncSocksTransport(proxy)
+        with resolved_names() as resolved:
+            async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
+                assert (await client.get(f"http://{tor.onion}/")).content == WELCOME
+        assert tor.onion not in resolved
+
+    def test_a_service_that_is_not_there(self, tor: TorNetwork, dial: Dial) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial((unknown_onion(), 80), proxy=url(tor.extended_port), timeout=TIMEOUT)
+        assert caught.value.reply == Reply.ONION_SERVICE_DESCRIPTOR_NOT_FOUND
+
+    @pytest.mark.parametrize("name", ["a" * 56, "short"])
+    def test_a_name_that_cannot_be(self, tor: TorNetwork, dial: Dial, name: str) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial((f"{name}.onion", 80), proxy=url(tor.extended_port), timeout=TIMEOUT)
+        assert caught.value.reply == Reply.ONION_ADDRESS_INVALID
+
+    def test_a_port_that_it_does_not_have(self, tor: TorNetwork, dial: Dial) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            dial((tor.onion, 81), proxy=url(tor.extended_port), timeout=TIMEOUT)
+
+    def test_without_extended_errors(self, tor: TorNetwork) -> None:
+        address = (unknown_onion(), 80)
+        with pytest.raises(ReplyError) as caught:
+            socksclient.create_connection(address, TIMEOUT, proxy=url(tor.socks_port))
+        assert caught.value.reply == Reply.HOST_UNREACHABLE
+
+    # One test, as all tests share one client, which has the key or has it not.
+    def test_a_private_service(self, tor: TorNetwork) -> None:
+        service = tor.private_onion.removesuffix(".onion")
+        wrong_key = base64.b64encode(secrets.token_bytes(32)).decode()
+
+        def connect() -> socket.socket:
+            address = (tor.private_onion, 80)
+            return socksclient.create_connection(address, TIMEOUT, proxy=url(tor.extended_port))
+
+        with pytest.raises(PermissionError) as caught:
+            connect()
+        assert isinstance(caught.value, ReplyError)
+        assert caught.value.reply == Reply.ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION
+        try:
+            command(tor, f"ONION_CLIENT_AUTH_ADD {service} x25519:{wrong_key}")
+            with pytest.raises(PermissionError) as caught:
+                connect()
+            assert isinstance(caught.value, ReplyError)
+            assert caught.value.reply == Reply.ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION
+            command(tor, f"ONION_CLIENT_AUTH_ADD {service} x25519:{tor.private_key}")
+            connect().close()
+        finally:
+            command(tor, f"ONION_CLIENT_AUTH_REMOVE {service}")
+
+
+class TestReservedUserNames:
+    """Those which begin with <torS0X> (Tor's proposal 351)."""
+
+    def test_one_that_has_a_meaning(
+        self, tor: TorNetwork, dial: Dial, echo_server: Address
+    ) -> None:
+        proxy = Proxy("127.0.0.1", tor.socks_port, username="<torS0X>0", password="any")
+        with dial(echo_server, proxy=proxy, timeout=TIMEOUT) as sock:
+            assert_echoes(sock)
+
+    def test_one_that_has_none(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+        proxy = Proxy("127.0.0.1", tor.socks_port, username="<torS0X>1x")
+        with pytest.raises(AuthenticationError, match="<torS0X>") as caught:
+            dial(echo_server, proxy=proxy, timeout=TIMEOUT)
+        assert caught.value.phase == "authentication"
+
+    def test_how_tor_refuses_it(self, tor: TorNetwork) -> None:
+        with socket.create_connection(("127.0.0.1", tor.socks_port), timeout=10) as sock:
+            sock.sendall(b"\x05\x01\x02")
+            assert receive_exactly(sock, 2) == b"\x05\x02"
+            sock.sendall(b"\x01\x0a<torS0X>1x\x01x")
+            assert receive_exactly(sock, 10) == bytes.fromhex("05010001000000000000")
+            assert sock.recv(1) == b""
+
+
+@pytest.fixture(scope="module")
+def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_servers.dante(tmp_path_factory.mktemp("dante")) as dante:
+        yield dante
+
+
+class TestChains:
+    def test_behind_tor(
+        self, tor: TorNetwork, proxy: str, dial: Dial, dante: str, echo_server: Address
+    ) -> None:
+        with dial(echo_server, proxy=[proxy, dante], timeout=TIMEOUT) as sock:
+            assert_three_hops(tor, Proxy.from_url(dante).port)
+            assert circuits_to(tor, echo_server[1]) == []
+            assert_echoes(sock)
+
+    def test_before_tor(self, tor: TorNetwork, proxy: str, dial: Dial, dante: str) -> None:
+        with dial((tor.onion, 80), proxy=[dante, proxy], timeout=TIMEOUT) as sock:
+            sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            with sock.makefile("rb") as answer:
+                assert answer.read().endswith(WELCOME)
+
+    def test_tor_resolves_behind_another_proxy(self, tor: TorNetwork, dante: str) -> None:
+        chain = [dante, url(tor.socks_port)]
+        assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=chain) == "192.0.2.1"
+
+
+def processes_in(directory: Path) -> list[str]:
+    """The processes that work in the directory or were told of it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            arguments = (process / "cmdline").read_text()
+            if str(directory) in arguments + os.readlink(process / "cwd"):
+                found.append(arguments)
+    return found
+
+
+START_AND_WAIT = """
+import sys
+from pathlib import Path
+import tor_network
+process = tor_network.start(Path(sys.argv[1]))
+process.wait()
+"""
+
+
+def test_the_network_ends_with_the_run_that_was_killed() -> None:
+    directory = Path(f"/tmp/tor-{secrets.token_hex(8)}")
+    run = subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT, str(directory)], cwd=Path(__file__).parent
+    )
+    try:
+        assert eventually(lambda: len(processes_in(directory)) > 4, seconds=60)
+    finally:
+        run.kill()
+        run.wait()
+    assert eventually(lambda: not processes_in(directory) and not directory.exists(), seconds=60)
