@@ -283,7 +283,9 @@ def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
     error = ProxyClosed.broken(OSError(errno.EHOSTUNREACH, "No route to host"), b"\x00")
     assert str(error) == "the connection to the proxy broke: No route to host"
     assert (error.errno, error.received) == (errno.EHOSTUNREACH, b"\x00")
-    error = ProxyClosed.broken(ssl.SSLError(1, "bad record mac"), b"")
+    broken = ssl.SSLError(1, "bad record mac")
+    broken.library = "SSL"  # as of those that Python's ssl raises
+    error = ProxyClosed.broken(broken, b"")
     assert str(error) == "the connection to the proxy broke: bad record mac"
     assert error.errno == errno.ECONNRESET  # that of OpenSSL means something else
     error = ProxyClosed.broken(OSError("no number"), b"")

@@ -487,8 +487,8 @@ class TestFaults:
                 Faults(reply=reply)
         with pytest.raises(ValueError, match="stall_after is -1"):
             Faults(stall_after=-1)
-        with pytest.raises(ValueError, match="answers are for no phase 'requst'"):
-            Faults(answers={"requst": b""})  # type: ignore[dict-item]
+        with pytest.raises(ValueError, match="answers are for no phase 'response'"):
+            Faults(answers={"response": b""})  # type: ignore[dict-item]
         with pytest.raises(TypeError, match="not iterable"):
             SocksServer(faults=5)  # type: ignore[arg-type]
 

@@ -308,9 +308,9 @@ class TestOnionNames:
         words = f"{name.lower()} is known to Tor only, and would be resolved here"
         proxy = Proxy(name, scheme=scheme)
         with resolved_names() as resolved:
-            for chain in ([proxy], [proxy, "socks5h://proxy.test"]):
+            for behind in ([], [Proxy("proxy.test")]):
                 with pytest.raises(ValueError, match=words):
-                    dial(("192.0.2.1", 80), proxy=chain)
+                    dial(("192.0.2.1", 80), proxy=[proxy, *behind])
         assert resolved == []
 
     def test_a_hop_behind_tor_may_have_one(self, dial: Dial, echo_server: Address) -> None:
