@@ -1,5 +1,11 @@
 """The client side of SOCKS.
 
+Blocking code finds all that it needs here. Beside it there are, by what they integrate with:
+`socksclient.anyio` (asyncio and trio), `socksclient.httpx`, `socksclient.httpx2`,
+`socksclient.requests`, `socksclient.urllib`, `socksclient.redis`, `socksclient.dnspython` and
+`socksclient.ftp`; `socksclient.testing` has a proxy for tests, `socksclient.exceptions` all errors,
+`socksclient.flows` the protocol without I/O. What other modules there are is not for use.
+
 The names below are loaded when they are first touched, so that `import socksclient` alone loads
 no httpx, httpcore, anyio, ssl or asyncio.
 """

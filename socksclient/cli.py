@@ -21,13 +21,15 @@ from socksclient.exceptions import (
     ResolveError,
     SocksError,
 )
-from socksclient.proxy import as_chain
+from socksclient.proxy import Proxy, as_chain
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import httpx
+
+    from socksclient.proxy import Chain
 
 __all__ = ["main"]
 
@@ -156,12 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command.add_argument(
             "--proxy",
-            required=True,
             action="append",
             metavar="URL",
             help="socks5h://[user[:password]@]host[:port]; socks5:// to resolve names here;"
             " also socks4a://, socks4://, http://, https://, and +tls behind a scheme of SOCKS;"
-            " several are a chain, the nearest first",
+            " several are a chain, the nearest first; default: that of ALL_PROXY",
         )
         command.add_argument(
             "--timeout",
@@ -196,14 +197,29 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _chain(arguments: argparse.Namespace, destination: str | tuple[str, int]) -> Chain:
+    """The proxies that are given, or else that of the environment: its password is not in `ps`.
+
+    Raises:
+        ValueError: There is none, or it cannot be.
+    """
+    if arguments.proxy:
+        return as_chain(arguments.proxy)
+    proxy = Proxy.from_env(destination)
+    if proxy is None:
+        raise ValueError("there is no --proxy, and ALL_PROXY has none for this destination")
+    return (proxy,)
+
+
 def _get(arguments: argparse.Namespace) -> int:
     import httpx
 
     from socksclient.httpx import SocksTransport
 
     try:
-        transport = SocksTransport(arguments.proxy)
-    except (ValueError, OSError) as error:  # the latter: SSL_CERT_FILE leads nowhere
+        transport = SocksTransport(_chain(arguments, httpx.URL(arguments.url).host))
+    # An OSError is of SSL_CERT_FILE, which leads nowhere.
+    except (ValueError, OSError, httpx.InvalidURL) as error:
         return _fail(error, _USAGE)
     try:
         with (
@@ -241,7 +257,7 @@ def _dns(arguments: argparse.Namespace) -> int:
     try:
         name = dns.name.from_text(arguments.name, idna_codec=dns.name.IDNA_2008_UTS_46)
         query = dns.message.make_query(name, arguments.type.upper(), use_edns=0)
-        proxy = as_chain(arguments.proxy)
+        proxy = _chain(arguments, arguments.server)
     except (dns.exception.DNSException, ValueError) as error:
         return _fail(error, _USAGE)
     try:
@@ -271,7 +287,8 @@ def _connect(arguments: argparse.Namespace) -> int:
     stdin = None if sys.stdin is None else sys.stdin.fileno()
     destination = (arguments.host, arguments.port)
     try:
-        sock = create_connection(destination, arguments.timeout, proxy=arguments.proxy)
+        proxy = _chain(arguments, destination)
+        sock = create_connection(destination, arguments.timeout, proxy=proxy)
     except ValueError as error:
         return _fail(error, _USAGE)
     except OSError as error:

@@ -92,6 +92,19 @@ class TestGet:
         assert "content-type: application/json" in head
         assert body.startswith("{")
 
+    def test_the_proxy_of_the_environment(
+        self, routes: dict[Address, Address], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with SocksServer(routes=routes) as server:
+            assert main(["get", "http://origin.test/"]) == 2
+            monkeypatch.setenv("ALL_PROXY", server.url)
+            assert main(["get", "http://origin.test/"]) == 0
+            monkeypatch.setenv("NO_PROXY", "origin.test")
+            assert main(["get", "http://origin.test/"]) == 2
+            assert len(server.requests) == 1
+
     def test_several_proxies_are_a_chain(
         self, routes: dict[Address, Address], capsys: pytest.CaptureFixture[str]
     ) -> None:
