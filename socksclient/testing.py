@@ -280,6 +280,7 @@ class SocksServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for session in self._sessions:
             session.abort()
+        await asyncio.sleep(0)  # in which they are closed
 
     # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
     def _accept(self, listener: socket.socket) -> None:

@@ -52,6 +52,7 @@ class Session:
         self.accounts = accounts
         self.routes = routes
         self.said = 0
+        self.outside: asyncio.StreamWriter | None = None
 
     async def run(self) -> None:
         """All of it."""
@@ -78,8 +79,9 @@ class Session:
 
     def abort(self) -> None:
         """When the server is stopped: TLS waits for the client's closing handshake until then."""
-        if hasattr(self, "writer"):
-            self.writer.transport.abort()
+        for writer in (getattr(self, "writer", None), self.outside):
+            if writer is not None:
+                writer.transport.abort()
 
     async def hear(self, count: int) -> bytes:
         """Reads exactly `count` octets of the handshake."""
@@ -264,6 +266,7 @@ class Session:
             reader, writer = await asyncio.open_connection(*destination)
         except (OSError, ValueError) as error:  # the latter: no name that can be resolved
             await self.refuse(0x05 if isinstance(error, ConnectionRefusedError) else 0x04)
+        self.outside = writer
         try:
             data = await reader.read(65536) if self.faults.reply_with_data else b""
             await self.reply(0x00, writer.get_extra_info("sockname")[:2], data)
@@ -287,6 +290,7 @@ class Session:
             sock, peer = await self.unless_client_leaves(listener)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as in SocksServer
         reader, writer = await asyncio.open_connection(sock=sock)
+        self.outside = writer
         try:
             self.seen.peer = peer[:2]
             await asyncio.sleep(self.faults.late or 0)

@@ -374,7 +374,7 @@ def resolved_names() -> Iterator[list[str]]:
         _resolved = None
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     """Whether the condition comes true, as what it waits for goes on in another thread."""
     end = time.monotonic() + seconds
     while not condition():

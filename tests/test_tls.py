@@ -40,8 +40,11 @@ from socksclient import (
     ProxyConnectError,
     ProxyTimeout,
 )
+from socksclient.attempt import Attempt
 from socksclient.backends import Stream
+from socksclient.exceptions import Phase
 from socksclient.ftp import FTP_TLS
+from socksclient.sockets import make_socket
 from socksclient.testing import Faults, SocksServer
 from socksclient.testing_session import reset
 from socksclient.tls import TLSSocket, start_tls
@@ -478,6 +481,32 @@ class TestNoTLS:
         assert caught.value.phase == "tls"
         assert caught.value.errno in (errno.ECONNRESET, None)
 
+    # DEFECT: blocking, `tls_failure` takes the error's own cause, and ENOTCONN with it.
+    def test_a_reset_before_it_begins(
+        self, connect: Connect, hops: MakeHops, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The nearest grants the connection to the next, and then resets its own."""
+        made: list[socket.socket] = []
+
+        def make(*args: Any) -> socket.socket:
+            made.append(make_socket(*args))
+            return made[-1]
+
+        def enter(attempt: Attempt, phase: Phase) -> None:
+            attempt.phase = phase
+            if phase == "tls":
+                assert eventually(lambda: is_reset(made[0]))
+
+        monkeypatch.setattr("socksclient.driver.make_socket", make)
+        monkeypatch.setattr("socksclient.sockets.make_socket", make)
+        monkeypatch.setattr(Attempt, "enter", enter)
+        with hops("socks5h", "socks5h+tls", faults={0: Faults(reset_after=12)}) as chain:
+            with nothing_left_open():
+                with pytest.raises(ProxyConnectError, match="the connection has ended") as caught:
+                    connect(NOBODY, proxy=chain.proxies)
+        assert (caught.value.hop, caught.value.phase) == (1, "tls")
+        assert caught.value.errno == errno.ECONNRESET
+
     @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
     def test_a_socks_server(
         self, connect: Connect, authority: Authority, hops: MakeHops, scheme: str
@@ -544,6 +573,14 @@ class TestNoTLS:
                 nearest = replace(chain.proxies[0], host=address[0], port=address[1])
                 with connect(greeter, proxy=[nearest, chain.proxies[1]]) as tunnel:
                     tunnel.assert_greets_and_echoes()
+
+
+def is_reset(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
@@ -811,6 +848,19 @@ class TestSocket:
                 assert receive_exactly(sock, len(GREETING)) == GREETING
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
+    def test_it_is_of_the_class_that_the_context_has(
+        self, authority: Authority, hops: MakeHops, greeter: Address
+    ) -> None:
+        class Special(ssl.SSLSocket):
+            pass
+
+        context = authority.client()
+        context.sslsocket_class = Special
+        with hops("socks5h+tls") as chain:
+            proxy = replace(chain.proxies[0], tls=context)
+            with socksclient.create_connection(greeter, 10, proxy=proxy) as sock:
+                assert type(sock) is Special
+
     def test_ftp_with_tls_is_refused(self, hops: MakeHops) -> None:
         said: list[bytes] = []
 
@@ -1030,7 +1080,6 @@ class TestHTTPS:
                 assert client.get(HTTPS).status_code == 200
                 client.close()
 
-    # DEFECT: with uvloop it fails now and then: the end has been read, as `test_chains` shows.
     @pytest.mark.parametrize("tls", [False, True])
     def test_a_connection_that_ends_meanwhile_is_not_used_again(
         self, driver: Driver, within: list[Proxy], origin: Origin, tls: bool

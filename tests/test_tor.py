@@ -80,33 +80,26 @@ def command(tor: TorNetwork, line: str) -> str:
     return answer
 
 
-def information(tor: TorNetwork, key: str) -> list[list[str]]:
-    """The words of each line of what GETINFO says."""
-    value = command(tor, f"GETINFO {key}").partition(f"{key}=")[2].partition("\r\n250 OK")[0]
-    return [line.split() for line in value.splitlines() if line not in ("", ".")]
-
-
-def circuits_to(tor: TorNetwork, port: int) -> list[str]:
-    """The circuits, by their numbers, of the open streams to a port; the oldest stream first."""
-    streams = information(tor, "stream-status")
+def streams_to(tor: TorNetwork, port: int) -> list[tuple[str, list[str]]]:
+    """The circuit, by its number, and the relays of each open stream to a port, oldest first."""
+    streams, circuits = (
+        [line.split() for line in part.splitlines()]
+        for part in command(tor, "GETINFO stream-status circuit-status").split("circuit-status=")
+    )
+    relays = {words[0]: words[2].split(",") for words in circuits if words[1:2] == ["BUILT"]}
     return [
-        circuit
-        for _, status, circuit, target, *_ in streams
-        if status == "SUCCEEDED" and target.endswith(f":{port}")
+        (words[2], relays[words[2]])
+        for words in streams
+        if words[1:2] == ["SUCCEEDED"] and words[3].endswith(f":{port}")
     ]
-
-
-def relays_of(tor: TorNetwork, circuit: str) -> list[str]:
-    [path] = [words[2] for words in information(tor, "circuit-status") if words[0] == circuit]
-    return path.split(",")
 
 
 def assert_three_hops(tor: TorNetwork, port: int) -> None:
     """That every stream to the port takes three relays, and that there is one."""
-    circuits = circuits_to(tor, port)
-    assert circuits
-    for circuit in circuits:
-        assert len(set(relays_of(tor, circuit))) == 3
+    streams = streams_to(tor, port)
+    assert streams
+    for _, relays in streams:
+        assert len(set(relays)) == 3
 
 
 class TestHTTP:
@@ -193,7 +186,7 @@ class TestIsolation:
             dial(destination, proxy=shared.isolated(), timeout=TIMEOUT) as second,
             dial(destination, proxy=shared.isolated(), timeout=TIMEOUT) as third,
         ):
-            circuits = circuits_to(tor, destination[1])
+            circuits = [circuit for circuit, _ in streams_to(tor, destination[1])]
             for sock in (first, second, third):
                 assert_echoes(sock)
         assert len(circuits) == 3
@@ -208,7 +201,7 @@ class TestIsolation:
             dial(destination, proxy=first_proxy, timeout=TIMEOUT) as first,
             dial(destination, proxy=second_proxy, timeout=TIMEOUT) as second,
         ):
-            circuits = circuits_to(tor, destination[1])
+            circuits = [circuit for circuit, _ in streams_to(tor, destination[1])]
             for sock in (first, second):
                 assert_echoes(sock)
         assert len(circuits) == 2
@@ -386,7 +379,7 @@ class TestChains:
     ) -> None:
         with dial(echo_server, proxy=[proxy, dante], timeout=TIMEOUT) as sock:
             assert_three_hops(tor, Proxy.from_url(dante).port)
-            assert circuits_to(tor, echo_server[1]) == []
+            assert streams_to(tor, echo_server[1]) == []
             assert_echoes(sock)
 
     def test_before_tor(self, tor: TorNetwork, proxy: str, dial: Dial, dante: str) -> None:
@@ -415,19 +408,16 @@ START_AND_WAIT = """
 import sys
 from pathlib import Path
 import tor_network
-process = tor_network.start(Path(sys.argv[1]))
-process.wait()
+tor_network.start(Path(sys.argv[1])).wait()
 """
 
 
-def test_the_network_ends_with_the_run_that_was_killed() -> None:
+def test_the_network_ends_with_a_run_that_was_killed() -> None:
     directory = Path(f"/tmp/tor-{secrets.token_hex(8)}")
-    run = subprocess.Popen(
-        [sys.executable, "-c", START_AND_WAIT, str(directory)], cwd=Path(__file__).parent
-    )
-    try:
-        assert eventually(lambda: len(processes_in(directory)) > 4, seconds=60)
-    finally:
+    command = [sys.executable, "-c", START_AND_WAIT, str(directory)]
+    with subprocess.Popen(command, cwd=Path(__file__).parent) as run:
+        last = directory / tor_network.RELAYS[-1] / "log"
+        started = eventually(last.exists, seconds=60)
         run.kill()
-        run.wait()
+    assert started
     assert eventually(lambda: not processes_in(directory) and not directory.exists(), seconds=60)

@@ -46,11 +46,13 @@ T = TypeVar("T")
 WELCOME = b"the onion service\n"
 """What the onion services say, by HTTP."""
 
-_HOST = "127.0.0.1"
 _AUTHORITIES = ("authority0", "authority1", "authority2")
-_RELAYS = (*_AUTHORITIES, "relay0", "relay1")
+RELAYS = (*_AUTHORITIES, "relay0", "relay1")
+"""Its relays, in the order in which they are started; each has a directory of that name."""
+
+_HOST = "127.0.0.1"
 _CLIENT_PORTS = ("socks_port", "extended_port", "http_port", "control_port")
-_PORTS = (*_RELAYS, *(f"{name} dir" for name in _AUTHORITIES), *_CLIENT_PORTS)
+_PORTS = (*RELAYS, *(f"{name} dir" for name in _AUTHORITIES), *_CLIENT_PORTS)
 _NO_DEFAULTS = ("--defaults-torrc", "/dev/null")
 
 _START_SECONDS = 120.0  # it takes sixteen, and on a busy CI machine longer
@@ -394,7 +396,7 @@ def _start_relays(nodes: _Nodes, ports: dict[str, int], name_server: Address) ->
     interval = _INITIAL_VOTING_INTERVAL
     # They vote at full intervals of the clock, and so long after: thus it matters not what it says.
     offset = round(time.time() + _FIRST_CONSENSUS_SECONDS) % interval
-    for name in _RELAYS:
+    for name in RELAYS:
         torrc = _RELAY.format(name=name, host=_HOST, port=ports[name], resolv_conf=resolv_conf)
         if name in _AUTHORITIES:
             port = ports[f"{name} dir"]
@@ -428,7 +430,7 @@ def _have_consensus(nodes: _Nodes) -> bool:
     """Whether every authority has a consensus that lists every relay."""
     consensuses = [nodes.home(name) / "cached-microdesc-consensus" for name in _AUTHORITIES]
     return all(
-        path.exists() and path.read_text().count("\nr ") == len(_RELAYS) for path in consensuses
+        path.exists() and path.read_text().count("\nr ") == len(RELAYS) for path in consensuses
     )
 
 
