@@ -76,6 +76,11 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
         server = await asyncio.start_server(accept, sock=listener)
         started.set()
         await stop.wait()
+        # Whom the server has not attached yet when it is closed, it leaves open (CPython's
+        # Server._attach fails then): so it accepts no more, and then attaches the last ones.
+        loops[0].remove_reader(listener)
+        for _ in range(3):
+            await asyncio.sleep(0)
         server.close()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
