@@ -40,7 +40,9 @@ def server_name_of(proxy: Proxy) -> str:
 
 def tls_failure(error: BaseException) -> ProxyConnectError:
     """What an error in the TLS handshake with a proxy means."""
-    cause = error.__cause__ or error  # anyio says no more than that the stream is broken
+    cause: BaseException = error
+    if not isinstance(error, OSError):  # anyio says no more than that the stream is broken
+        cause = error.__cause__ or error
     text = getattr(cause, "strerror", None) or str(cause) or "the proxy hung up"
     if isinstance(cause, ssl.SSLCertVerificationError):
         text += "; for authorities of your own there is Proxy(tls=context)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import gc
 import os
 import socket
@@ -126,13 +127,14 @@ def assert_echoes(sock: socket.socket, token: bytes = b"there and back") -> None
     assert sock.recv(1) == b""
 
 
-def refused_port(host: str = "127.0.0.1") -> int:
-    """A port at which nobody listens."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
+# It never listens, and is kept, so that the system gives the port to nobody else: neither to a
+# server of another test, nor to the client that connects to it, which would meet itself there.
+_nobody = socket.socket()
+_nobody.bind(("0.0.0.0", 0))
+atexit.register(_nobody.close)
+
+REFUSED_PORT: int = _nobody.getsockname()[1]
+"""A port at which nobody listens, at every IPv4 address."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from socksclient import (
 from socksclient.sockets import interleave, reachable
 from socksclient.testing import Faults, SocksServer
 
-from support import Address, Dial, assert_echoes, refused_port, silence
+from support import REFUSED_PORT, Address, Dial, assert_echoes, silence
 
 Names = dict[str, list[str]]
 
@@ -52,7 +52,7 @@ class TestTheProxysOwnAddresses:
     def test_when_all_fail_the_error_tells_of_each(self, dial: Dial, names: Names) -> None:
         names["proxy.test"] = ["127.0.0.8", "127.0.0.9"]
         with pytest.raises(ProxyConnectError) as caught:
-            dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{refused_port('127.0.0.8')}")
+            dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{REFUSED_PORT}")
         assert "127.0.0.8: Connection refused; 127.0.0.9: Connection refused" in str(caught.value)
         assert caught.value.phase == "connect"
 

@@ -21,7 +21,7 @@ from socksclient.anyio_driver import run
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
-from support import GREETING, Address, receive_exactly, refused_port, resolved_names
+from support import GREETING, REFUSED_PORT, Address, receive_exactly, resolved_names
 
 pytestmark = pytest.mark.anyio
 
@@ -110,7 +110,7 @@ async def test_an_error_of_the_event_loop_in_a_race_comes_bare(
 
     monkeypatch.setattr(anyio, "wait_writable", wait_writable)
     with pytest.raises(ProxyConnectError, match="No space left"):
-        await connect_socket("192.0.2.1", 80, proxy=f"socks5h://proxy.test:{refused_port()}")
+        await connect_socket("192.0.2.1", 80, proxy=f"socks5h://proxy.test:{REFUSED_PORT}")
 
 
 class TestTLS:

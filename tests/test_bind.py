@@ -44,12 +44,12 @@ from socksclient.testing import Faults, SocksServer
 import real_servers
 from support import (
     BACKENDS,
+    REFUSED_PORT,
     Address,
     eventually,
     in_thread,
     nothing_left_open,
     receive_exactly,
-    refused_port,
     resolved_names,
     resolver,
     silence,
@@ -708,7 +708,7 @@ class TestFirstReply:
             assert_place(held.value, server.url, NOBODY, phase)
 
     def test_does_not_come_from_a_proxy_that_is_not_there(self, bind: Bind) -> None:
-        url = f"socks5h://127.0.0.1:{refused_port()}"
+        url = f"socks5h://127.0.0.1:{REFUSED_PORT}"
         with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
             bind(NOBODY, proxy=url)
         assert_place(caught.value, url, NOBODY, "connect")

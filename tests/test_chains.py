@@ -67,10 +67,10 @@ from http_clients import PROXY_HOST, Driver, nothing_left_open, saying_nothing
 from origin import Origin
 from support import (
     GREETING,
+    REFUSED_PORT,
     Address,
     eventually,
     receive_exactly,
-    refused_port,
     resolved_names,
     resolver,
     serving,
@@ -291,7 +291,7 @@ class TestNames:
     def test_several_addresses_are_tried_in_their_order(
         self, connect: Connect, hops: MakeHops, names: Names, greeter: Address, scheme: str
     ) -> None:
-        nobody = ("127.0.0.1", refused_port())
+        nobody = ("127.0.0.1", REFUSED_PORT)
         with hops(scheme, scheme) as chain, nothing_left_open():
             first, second = chain.servers
             ports = second.address[1], greeter[1]
@@ -478,7 +478,7 @@ class TestErrors:
         self, connect: Connect, hops: MakeHops, scheme: str, reply: object
     ) -> None:
         with hops("socks5h", scheme) as chain, nothing_left_open():
-            nowhere = Proxy(PROXY_HOST, refused_port(PROXY_HOST))
+            nowhere = Proxy(PROXY_HOST, REFUSED_PORT)
             with pytest.raises(ReplyError) as caught:
                 connect(NOBODY, proxy=[*chain.proxies, nowhere])
             assert caught.value.reply is reply
@@ -489,7 +489,7 @@ class TestErrors:
             )
 
     def test_the_nearest_that_is_not_there(self, connect: Connect, hops: MakeHops) -> None:
-        nowhere = Proxy(PROXY_HOST, refused_port(PROXY_HOST))
+        nowhere = Proxy(PROXY_HOST, REFUSED_PORT)
         with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
             connect(NOBODY, proxy=[nowhere, "socks4a://192.0.2.1"])
         assert (caught.value.hop, caught.value.proxy) == (0, nowhere)
@@ -679,6 +679,13 @@ class TestDeadline:
         with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
             with pytest.raises(TimeoutError):
                 connect(listening, proxy=chain.proxies, timeout=0.6)
+
+    def test_it_is_one_for_all_associations(self, hops: MakeHops) -> None:
+        """That of the last hop alone, through the others, takes half of it."""
+        faults = dict.fromkeys(range(3), Faults(drip=0.02))
+        with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
+            with pytest.raises(ProxyTimeout):
+                socksclient.udp_associate(1.1, proxy=chain.proxies)
 
 
 @pytest.mark.parametrize("hop", [0, 1, 2])

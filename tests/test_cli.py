@@ -41,12 +41,12 @@ import real_servers
 from origin import Origin
 from support import (
     GREETING,
+    REFUSED_PORT,
     Address,
     eventually,
     family_of,
     in_thread,
     receive_exactly,
-    refused_port,
     serving,
 )
 
@@ -145,12 +145,12 @@ class TestGet:
         self, faults: Faults, status: int, words: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
         with SocksServer(faults=faults) as server:
-            arguments = ["get", "http://origin.test/", "--proxy", server.url, "--timeout", "0.3"]
-            assert main(arguments) == status
+            arguments = ["get", "http://origin.test/", "--proxy", server.url]
+            assert main([*arguments, "--timeout", "0.3" if status == 4 else "10"]) == status
         self.assert_one_line(capsys, words)
 
     def test_a_proxy_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
-        proxy = f"socks5h://127.0.0.1:{refused_port()}"
+        proxy = f"socks5h://127.0.0.1:{REFUSED_PORT}"
         assert main(["get", "http://origin.test/", "--proxy", proxy]) == 3
         self.assert_one_line(capsys, "cannot reach the proxy: Connection refused")
 
@@ -482,7 +482,7 @@ class TestDns:
         self.assert_one_line(capsys, "")  # EOF or a reset
 
     def test_a_proxy_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert self.run(f"socks5h://127.0.0.1:{refused_port()}", "a.test") == 3
+        assert self.run(f"socks5h://127.0.0.1:{REFUSED_PORT}", "a.test") == 3
         self.assert_one_line(capsys, "cannot reach the proxy: Connection refused")
 
     def test_a_server_whose_name_is_not_there(
@@ -780,7 +780,7 @@ class TestConnect:
 
     def test_no_standard_error(self, proxy: str) -> None:
         run = subprocess.run(
-            without("2>&-", "connect", "127.0.0.1", str(refused_port()), "--proxy", proxy),
+            without("2>&-", "connect", "127.0.0.1", str(REFUSED_PORT), "--proxy", proxy),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             check=False,
@@ -927,11 +927,12 @@ class TestConnect:
     )
     def test_errors_of_the_proxy(self, faults: Faults, status: int, words: str) -> None:
         with SocksServer(faults=faults) as server:
-            with connecting(server.url, "echo.test", 7, "--timeout", "0.3") as run:
+            timeout = "0.3" if status == 4 else "10"
+            with connecting(server.url, "echo.test", 7, "--timeout", timeout) as run:
                 ends_with(run, status, words)
 
     def test_a_proxy_that_is_not_there(self) -> None:
-        with connecting(f"socks5h://127.0.0.1:{refused_port()}", "echo.test", 7) as run:
+        with connecting(f"socks5h://127.0.0.1:{REFUSED_PORT}", "echo.test", 7) as run:
             ends_with(run, 3, "cannot reach the proxy: Connection refused")
 
     @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import pytest
 from socksclient import Proxy, SocksError, SocksTransport, create_connection
 from socksclient.environment import Environment
 
-from support import Address, family_of, refused_port
+from support import REFUSED_PORT, Address, family_of
 
 CURL = shutil.which("curl")
 pytestmark = pytest.mark.skipif(
@@ -699,14 +699,14 @@ class TestWhichProxy:
         self, environ: dict[str, str], http: str, https: str, scheme: str, proxies: Proxies
     ) -> None:
         environ = {name: proxies.fill_in(value) for name, value in environ.items()}
-        at = ("site.test", refused_port())
+        at = ("site.test", REFUSED_PORT)
         expected = http if scheme == "http" else https
         assert which_by_curl(proxies, environ, scheme, at) == expected
         assert which_by_us(proxies, environ, scheme, at) == expected
 
     @pytest.mark.parametrize(("no_proxy", "host", "bypassed"), NO_PROXY)
     def test_or_none(self, no_proxy: str, host: str, bypassed: bool, proxies: Proxies) -> None:
-        at = (host, refused_port())
+        at = (host, REFUSED_PORT)
         environ = {"all_proxy": A, "no_proxy": no_proxy}
         environ = {name: proxies.fill_in(value, at[1]) for name, value in environ.items()}
         expected = "direct" if bypassed else "a"
@@ -724,7 +724,7 @@ class TestWhichProxy:
         proxies: Proxies,
         newer: bool,
     ) -> None:
-        at = (host, refused_port())
+        at = (host, REFUSED_PORT)
         environ = {"all_proxy": A, **environ}
         environ = {name: proxies.fill_in(value, at[1]) for name, value in environ.items()}
         assert curls != ours

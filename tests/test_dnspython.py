@@ -49,7 +49,7 @@ from socksclient.wire import Command, encode_datagram_header
 
 import real_servers
 import real_services
-from support import BACKENDS, Address, descriptors, eventually, refused_port, resolved_names
+from support import BACKENDS, REFUSED_PORT, Address, descriptors, eventually, resolved_names
 
 LOOPS = ["asyncio", "trio"]
 
@@ -411,7 +411,7 @@ def test_errors_of_the_proxy_come_through(ask: Ask, case: str) -> None:
 
 def test_a_proxy_that_is_not_there(ask: Ask) -> None:
     with failing(ProxyConnectError):
-        ask(f"socks5h://127.0.0.1:{refused_port()}")
+        ask(f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
 # The reset may be met with in any step, so it is done again and again.

@@ -18,7 +18,7 @@ from socksclient import (
 from socksclient.exceptions import Phase
 from socksclient.testing import Faults, SocksServer
 
-from support import Address, Dial, refused_port
+from support import REFUSED_PORT, Address, Dial
 
 DESTINATION = ("origin.test", 443)
 ACCOUNTS = {"user": "pass"}
@@ -159,7 +159,7 @@ def test_a_reset(dial: Dial, octets: int, phase: Phase) -> None:
 
 
 def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = refused_port()
+    port = REFUSED_PORT
     with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
         dial(DESTINATION, proxy=f"socks5h://127.0.0.1:{port}")
     assert isinstance(caught.value, ConnectionError)

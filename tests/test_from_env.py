@@ -13,7 +13,7 @@ from socksclient.testing import SocksServer
 
 from http_clients import Driver
 from origin import Origin
-from support import refused_port, resolved_names
+from support import REFUSED_PORT, resolved_names
 
 pytest_plugins = ["http_fixtures"]
 
@@ -55,7 +55,7 @@ def test_one_proxy_for_all(
 def test_one_for_each_scheme(
     driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{refused_port()}")
+    environment.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{REFUSED_PORT}")
     environment.setenv("HTTPS_PROXY", server.url)
     with driver.client(from_env(driver)) as client:
         assert client.get(HTTPS).status_code == 200
@@ -167,7 +167,7 @@ def test_a_scheme_that_cannot_be(
 ) -> None:
     environment.setenv("http_proxy", server.url)
     environment.setenv("https_proxy", server.url)
-    environment.setenv("all_proxy", f"socks5h://127.0.0.1:{refused_port()}")
+    environment.setenv("all_proxy", f"socks5h://127.0.0.1:{REFUSED_PORT}")
     with driver.client(from_env(driver)) as client:
         with pytest.raises(client.httpx.UnsupportedProtocol):
             client.get(url)

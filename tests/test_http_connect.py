@@ -51,12 +51,12 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    REFUSED_PORT,
     Address,
     Dial,
     assert_echoes,
     nothing_left_open,
     receive_exactly,
-    refused_port,
     resolved_names,
     serving,
 )
@@ -385,7 +385,7 @@ class TestRefusal:
         assert error.strerror == f"the proxy refused the request: {meaning} (HTTP {status})"
 
     def test_a_destination_that_refuses(self, dial: Dial) -> None:
-        error = refuse(dial, ("127.0.0.1", refused_port()), Faults())
+        error = refuse(dial, ("127.0.0.1", REFUSED_PORT), Faults())
         assert isinstance(error, ReplyError)
         assert error.reply is HTTPReply.BAD_GATEWAY
 
@@ -610,7 +610,7 @@ async def test_a_cancellation_leaves_nothing_open(echo_server: Address, count: i
 
 
 def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = refused_port()
+    port = REFUSED_PORT
     with pytest.raises(socksclient.ProxyConnectError, match="Connection refused") as caught:
         dial(NAME, proxy=f"http://127.0.0.1:{port}")
     assert caught.value.phase == "connect"

@@ -30,7 +30,7 @@ from http_clients import (
     routes_to,
 )
 from origin import Origin, content, digest, digest_of
-from support import Address, eventually, refused_port, serving
+from support import REFUSED_PORT, Address, eventually, serving
 
 pytest_plugins = ["http_fixtures"]
 
@@ -135,8 +135,8 @@ def test_the_proxies_of_the_environment_do_not_count(
     driver: Driver, server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{refused_port()}")
-        monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{refused_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{REFUSED_PORT}")
+        monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{REFUSED_PORT}")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(driver.httpx.ConnectError):  # they do count where there is no transport
@@ -439,7 +439,7 @@ def test_a_timeout_is_retried(driver: Driver, server: SocksServer) -> None:
 
 def test_a_refused_connection_is_retried(driver: Driver) -> None:
     events: list[str] = []
-    with driver.through(f"socks5h://127.0.0.1:{refused_port()}", retries=1) as client:
+    with driver.through(f"socks5h://127.0.0.1:{REFUSED_PORT}", retries=1) as client:
         trace = client.trace(lambda name, _: events.append(name))
         fail(client, HTTP, "ConnectError", extensions=trace)
     assert events.count("connection.connect_tcp.started") == 2

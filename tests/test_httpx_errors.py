@@ -57,7 +57,7 @@ from http_clients import (
     saying_nothing,
 )
 from origin import BEGINNING, Origin
-from support import BACKENDS, eventually, refused_port, resolver, serving, silence
+from support import BACKENDS, REFUSED_PORT, eventually, resolver, serving, silence
 
 pytest_plugins = ["http_fixtures"]
 
@@ -152,7 +152,7 @@ def test_wrong_credentials(driver: Driver) -> None:
 
 
 def test_a_dead_proxy(driver: Driver) -> None:
-    proxy = f"socks5h://127.0.0.1:{refused_port()}"
+    proxy = f"socks5h://127.0.0.1:{REFUSED_PORT}"
     with driver.through(proxy) as client:
         error = fail(client, HTTP, "ConnectError")
     assert_caused(error, ProxyConnectError, "connect", proxy, HTTP)

@@ -27,13 +27,13 @@ from socksclient.testing import Faults, SocksServer
 
 from support import (
     BACKENDS,
+    REFUSED_PORT,
     Address,
     Dial,
     descriptors,
     echo,
     eventually,
     greet,
-    refused_port,
     serving,
     settled_descriptors,
     silence,
@@ -247,5 +247,5 @@ def test_no_frame_is_kept_by_an_error(names: dict[str, list[str]]) -> None:
         return weakref.ref(local)
 
     for timeout in (5.0, None):
-        assert fail(f"socks5h://127.0.0.1:{refused_port()}", timeout)() is None
+        assert fail(f"socks5h://127.0.0.1:{REFUSED_PORT}", timeout)() is None
         assert fail("socks5h://nowhere.test:1080", timeout)() is None

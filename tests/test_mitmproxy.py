@@ -27,7 +27,7 @@ from socksclient.requests import Session
 import real_servers
 from origin import Origin
 from real_servers import Flow, MITMProxy
-from support import Address, Dial, refused_port
+from support import REFUSED_PORT, Address, Dial
 
 MISSING = real_servers.missing([real_servers.MITMDUMP])
 pytestmark = pytest.mark.skipif(
@@ -157,7 +157,7 @@ def test_with_socks5_it_is_given_an_address(mitmproxy: MITMProxy, post: Post) ->
 
 def test_a_destination_that_refuses(server: str, mitmproxy: MITMProxy, dial: Dial) -> None:
     with pytest.raises(ReplyError) as caught:
-        dial(("127.0.0.1", refused_port()), proxy=mitmproxy.url)
+        dial(("127.0.0.1", REFUSED_PORT), proxy=mitmproxy.url)
     if server.startswith("SOCKS5"):
         assert caught.value.reply is Reply.HOST_UNREACHABLE
     else:

@@ -39,9 +39,9 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    REFUSED_PORT,
     Address,
     receive_exactly,
-    refused_port,
     resolved_names,
 )
 
@@ -202,7 +202,7 @@ class TestAHopIsMissing:
         if nearest.path:
             nearest = replace(nearest, path=f"{nearest.path}.nowhere")
         else:
-            nearest = replace(nearest, port=refused_port())
+            nearest = replace(nearest, port=REFUSED_PORT)
         with pytest.raises(ProxyConnectError) as caught:
             talk(greeter, proxy=[nearest, *others])
         assert_place(caught.value, nearest, 0, "connect")
@@ -213,7 +213,7 @@ class TestAHopIsMissing:
     ) -> None:
         chain = servers.chain(names)
         for number in range(1, len(chain)):
-            nowhere = replace(chain[number], port=refused_port())
+            nowhere = replace(chain[number], port=REFUSED_PORT)
             with pytest.raises((ReplyError, ProxyClosed)) as caught:
                 talk(greeter, proxy=[*chain[:number], nowhere, *chain[number + 1 :]])
             assert_refusal(caught.value, names[number - 1], chain[number - 1], number - 1)
@@ -222,7 +222,7 @@ class TestAHopIsMissing:
     @each_route
     def test_the_destination(self, servers: Servers, names: list[str], talk: Talk) -> None:
         chain = servers.chain(names)
-        destination = ("127.0.0.1", refused_port())
+        destination = ("127.0.0.1", REFUSED_PORT)
         with pytest.raises((ReplyError, ProxyClosed)) as caught:
             talk(destination, proxy=chain)
         assert_refusal(caught.value, names[-1], chain[-1], len(chain) - 1)

@@ -27,11 +27,11 @@ import real_servers
 from origin import Origin
 from support import (
     GREETING,
+    REFUSED_PORT,
     Address,
     Dial,
     assert_echoes,
     receive_exactly,
-    refused_port,
     serving,
 )
 
@@ -112,7 +112,7 @@ def in_one_segment(proxy: Proxy) -> Iterator[Proxy]:
 
 
 def test_a_destination_that_refuses(server: str, proxy: str, dial: Dial) -> None:
-    destination = ("127.0.0.1", refused_port())
+    destination = ("127.0.0.1", REFUSED_PORT)
     with pytest.raises(ReplyError) as caught:
         dial(destination, proxy=proxy)
     if server.startswith("tinyproxy"):

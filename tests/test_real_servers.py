@@ -22,7 +22,7 @@ from socksclient import (
 
 import real_servers
 from origin import Origin
-from support import Address, Dial, assert_echoes, refused_port
+from support import REFUSED_PORT, Address, Dial, assert_echoes
 
 MISSING = real_servers.missing()
 pytestmark = pytest.mark.skipif(
@@ -70,7 +70,7 @@ class TestConnect:
 
 def test_a_destination_that_refuses(proxy: str, dial: Dial) -> None:
     with pytest.raises((ReplyError, ProxyClosed)) as caught:
-        dial(("127.0.0.1", refused_port()), proxy=proxy)
+        dial(("127.0.0.1", REFUSED_PORT), proxy=proxy)
     assert caught.value.phase == "request"
     if isinstance(caught.value, ReplyError):  # ssh hangs up whatever it is
         assert caught.value.reply == Reply.CONNECTION_REFUSED

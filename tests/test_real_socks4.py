@@ -26,7 +26,7 @@ from socksclient.exceptions import Socks4Reply
 
 import real_servers
 from origin import Origin
-from support import GREETING, Address, Dial, receive_exactly, refused_port
+from support import GREETING, REFUSED_PORT, Address, Dial, receive_exactly
 
 MISSING = real_servers.missing()
 pytestmark = pytest.mark.skipif(
@@ -90,7 +90,7 @@ def assert_greets(sock: socket.socket) -> None:
 @pytest.mark.parametrize("server", ["dante", "ssh -D"], indirect=True)
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
 def test_a_destination_that_refuses(server: str, address: str, scheme: str, dial: Dial) -> None:
-    destination = ("127.0.0.1", refused_port())
+    destination = ("127.0.0.1", REFUSED_PORT)
     with pytest.raises((ReplyError, ProxyClosed)) as caught:
         dial(destination, proxy=f"{scheme}://{address}")
     assert caught.value.phase == "request"

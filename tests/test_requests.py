@@ -64,7 +64,7 @@ from http_clients import (
     saying_nothing,
 )
 from origin import Origin, content, digest, digest_of
-from support import Address, eventually, refused_port, resolved_names, serving, silence
+from support import REFUSED_PORT, Address, eventually, resolved_names, serving, silence
 
 SIZE = 20_000_000
 PASSWORD = "Pa55w0rd"
@@ -156,7 +156,7 @@ class TestDante:
 
     def test_a_destination_that_refuses(self, dante: str) -> None:
         with Session(dante, max_retries=1) as session, pytest.raises(ProxyError) as caught:
-            session.get(f"http://127.0.0.1:{refused_port()}/", timeout=10)
+            session.get(f"http://127.0.0.1:{REFUSED_PORT}/", timeout=10)
         assert isinstance(caught.value.__cause__, ReplyError)
         assert caught.value.__cause__.reply == Reply.CONNECTION_REFUSED
 
@@ -239,7 +239,7 @@ def test_requests_with_no_session_of_ours(server: SocksServer) -> None:
     with requests.Session() as session:
         session.mount("http://origin.test", SocksAdapter(server.url))
         assert session.get(HTTP).status_code == 200
-        session.proxies = {"http": f"http://127.0.0.1:{refused_port()}"}
+        session.proxies = {"http": f"http://127.0.0.1:{REFUSED_PORT}"}
         with pytest.raises(ProxyError) as caught:
             session.get("http://other.test/")
         assert not isinstance(caught.value.__cause__, SocksError)
@@ -280,7 +280,7 @@ def test_without_requests_the_extra_is_named(missing: str) -> None:
 @pytest.fixture
 def other_proxy(monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an HTTP proxy that does not answer, and that the environment is full of."""
-    url = f"http://name:password@127.0.0.1:{refused_port()}"
+    url = f"http://name:password@127.0.0.1:{REFUSED_PORT}"
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, url)
         monkeypatch.setenv(name.lower(), url)
@@ -663,7 +663,7 @@ def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
 
 
 def test_a_proxy_that_cannot_be_reached_is_a_proxy_error() -> None:
-    with Session(f"socks5h://127.0.0.1:{refused_port()}") as session:
+    with Session(f"socks5h://127.0.0.1:{REFUSED_PORT}") as session:
         error = fail(session, HTTP, ProxyError)
     assert isinstance(error, requests.ConnectionError)  # ProxyError is one
     assert isinstance(error.__cause__, ProxyConnectError)
@@ -856,7 +856,7 @@ def test_as_often_as_told(
 def test_a_proxy_that_cannot_be_reached_is_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with Session(f"socks5h://user:{PASSWORD}@127.0.0.1:{refused_port()}", max_retries=2) as session:
+    with Session(f"socks5h://user:{PASSWORD}@127.0.0.1:{REFUSED_PORT}", max_retries=2) as session:
         fail(session, HTTP, ProxyError)
     assert caplog.text.count("Retrying") == 2
     assert PASSWORD not in caplog.text

@@ -40,13 +40,13 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    REFUSED_PORT,
     Address,
     Dial,
     assert_echoes,
     eventually,
     nothing_left_open,
     receive_exactly,
-    refused_port,
     resolved_names,
 )
 
@@ -280,7 +280,7 @@ class TestNamesResolvedHere:
     )
     def test_after_any_other_it_is_not(self, dial: Dial, names: Names, faults: Faults) -> None:
         names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
-        routes = {(host, 80): ("127.0.0.1", refused_port()) for host in names["origin.test"]}
+        routes = {(host, 80): ("127.0.0.1", REFUSED_PORT) for host in names["origin.test"]}
         with SocksServer(faults=faults, routes=routes) as server:
             with pytest.raises(SocksError) as caught:
                 dial(NAME, proxy=server.url_as("socks4"))
@@ -407,7 +407,7 @@ class TestFailure:
         assert error.strerror == f"the proxy refused the request: {words}"
 
     def test_a_destination_that_refuses(self, dial: Dial) -> None:
-        error = refuse(dial, ("127.0.0.1", refused_port()), Faults())
+        error = refuse(dial, ("127.0.0.1", REFUSED_PORT), Faults())
         assert isinstance(error, ReplyError)
         assert error.reply is Socks4Reply.REJECTED_OR_FAILED
 
@@ -873,7 +873,7 @@ class TestSecrets:
 
 
 def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = refused_port()
+    port = REFUSED_PORT
     for scheme in SCHEMES:
         with pytest.raises(socksclient.ProxyConnectError, match="Connection refused") as caught:
             dial(ORIGIN, proxy=f"{scheme}://127.0.0.1:{port}")

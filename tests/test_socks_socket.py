@@ -23,11 +23,11 @@ from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
 from support import (
+    REFUSED_PORT,
     Address,
     assert_echoes,
     nothing_left_open,
     receive_exactly,
-    refused_port,
     resolved_names,
     silence,
 )
@@ -183,7 +183,7 @@ class TestConnectEx:
                 assert_echoes(sock)
 
     def test_of_a_proxy_that_cannot_be_reached(self, names: dict[str, list[str]]) -> None:
-        with SocksSocket(Proxy("127.0.0.1", refused_port())) as sock:
+        with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
             assert sock.connect_ex(("origin.test", 80)) == errno.ECONNREFUSED
         with SocksSocket("socks5h://nowhere.test") as sock:  # the resolver's numbers are negative
             assert sock.connect_ex(("origin.test", 80)) == errno.EIO
@@ -248,7 +248,7 @@ class TestListen:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             with pytest.raises(OSError, match="Invalid argument"):
                 sock.accept()
-            sock.bind(("127.0.0.1", refused_port()))
+            sock.bind(("127.0.0.1", REFUSED_PORT))
             with pytest.raises(OSError, match="the proxy chooses the port to listen at: bind to 0"):
                 sock.listen()
             assert server.connections == []
@@ -370,6 +370,6 @@ class TestWhatItRefuses:
             assert server.connections == []
 
     def test_a_proxy_that_cannot_be_reached(self, echo_server: Address) -> None:
-        with SocksSocket(Proxy("127.0.0.1", refused_port())) as sock:
+        with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
             with pytest.raises(ProxyConnectError):
                 sock.connect(echo_server)

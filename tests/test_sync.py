@@ -24,7 +24,7 @@ from socksclient.driver import open_socket
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
-from support import Address, Dial, assert_echoes, refused_port
+from support import REFUSED_PORT, Address, Dial, assert_echoes
 
 
 def test_it_returns_a_plain_socket(echo_server: Address) -> None:
@@ -149,7 +149,7 @@ def test_errors_of_the_kernel_are_no_deadline(names: dict[str, list[str]]) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "socket", Socket)
         with pytest.raises(ProxyConnectError, match="Connection timed out"):
-            create_connection(("192.0.2.1", 80), proxy=f"socks5h://127.0.0.1:{refused_port()}")
+            create_connection(("192.0.2.1", 80), proxy=f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
 def test_a_connection_that_breaks_in_the_handshake(echo_server: Address) -> None:

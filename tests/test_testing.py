@@ -21,13 +21,13 @@ from socksclient.testing import Faults, SocksServer
 
 from support import (
     GREETING,
+    REFUSED_PORT,
     Address,
     assert_echoes,
     echo,
     eventually,
     nothing_left_open,
     receive_exactly,
-    refused_port,
     serving,
 )
 
@@ -93,7 +93,7 @@ class TestAnswers:
             assert sock.recv(1) == b""
 
     def test_a_destination_that_refuses(self) -> None:
-        port = refused_port().to_bytes(2, "big").hex()
+        port = REFUSED_PORT.to_bytes(2, "big").hex()
         with SocksServer() as server:
             request = f"05 01 00 01 7f 00 00 01 {port}"
             talk(server, ("05 01 00", "05 00"), (request, f"05 05 00 {NOWHERE}"))
@@ -119,7 +119,7 @@ def http(*lines: str) -> str:
 
 class TestSOCKS4:
     def test_a_destination_that_refuses(self) -> None:
-        port = refused_port().to_bytes(2, "big").hex()
+        port = REFUSED_PORT.to_bytes(2, "big").hex()
         with SocksServer() as server:
             talk(server, (f"04 01 {port} 7f 00 00 01 6d 65 00", "00 5b 00 00 00 00 00 00"))
             [seen] = server.requests
@@ -211,7 +211,7 @@ class TestHTTP:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
     def test_a_destination_that_refuses(self, host: str) -> None:
-        target = f"{host}:{refused_port()}"
+        target = f"{host}:{REFUSED_PORT}"
         with SocksServer() as server:
             talk(server, (http(f"CONNECT {target} HTTP/1.1", f"Host: {target}"), self.REFUSED))
             [seen] = server.requests
@@ -250,7 +250,7 @@ class TestHTTP:
     def test_credentials(self) -> None:
         field = "proxy-AUTHORIZATION: Basic dXNlcjpwYTpzcw=="
         with SocksServer(accounts={"user": "pa:ss"}) as server:
-            request = http(f"CONNECT 127.0.0.1:{refused_port()} HTTP/1.1", field)
+            request = http(f"CONNECT 127.0.0.1:{REFUSED_PORT} HTTP/1.1", field)
             talk(server, (request, self.REFUSED))
             assert (server.requests[0].username, server.requests[0].password) == ("user", "pa:ss")
 

@@ -481,7 +481,6 @@ class TestNoTLS:
         assert caught.value.phase == "tls"
         assert caught.value.errno in (errno.ECONNRESET, None)
 
-    # DEFECT: blocking, `tls_failure` takes the error's own cause, and ENOTCONN with it.
     def test_a_reset_before_it_begins(
         self, connect: Connect, hops: MakeHops, monkeypatch: pytest.MonkeyPatch
     ) -> None:

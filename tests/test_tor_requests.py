@@ -33,11 +33,11 @@ from socksclient.wire import Command
 
 from support import (
     BACKENDS,
+    REFUSED_PORT,
     Address,
     Dial,
     assert_echoes,
     nothing_left_open,
-    refused_port,
     resolved_names,
 )
 
@@ -238,7 +238,7 @@ class TestFailure:
 
     def test_a_proxy_that_is_not_there(self, tor_by: Tor, function: str) -> None:
         with pytest.raises(ProxyConnectError, match="Connection refused"):
-            getattr(tor_by, function)("192.0.2.7", proxy=f"socks5h://127.0.0.1:{refused_port()}")
+            getattr(tor_by, function)("192.0.2.7", proxy=f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
 def test_a_failure_by_socks4a(tor_by: Tor) -> None:

@@ -42,6 +42,7 @@ from socksclient.wire import AddressType, Command, encode_address, encode_datagr
 
 from support import (
     BACKENDS,
+    REFUSED_PORT,
     Address,
     PlayedProxy,
     again_and_again,
@@ -51,7 +52,6 @@ from support import (
     make_room,
     no_room,
     nothing_left_open,
-    refused_port,
     resolved_names,
     resolver,
 )
@@ -1348,7 +1348,7 @@ def test_nothing_is_left_open_by_a_failure(
     ]
     held = []
     with SocksServer(accounts=ACCOUNTS, faults=faults) as server:
-        unreachable = f"socks5h://127.0.0.1:{refused_port()}"
+        unreachable = f"socks5h://127.0.0.1:{REFUSED_PORT}"
         with nothing_left_open():
             for url in [*(server.url for _ in faults), unreachable]:
                 with pytest.raises(SocksError) as caught:
