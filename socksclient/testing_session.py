@@ -75,7 +75,10 @@ class Session:
     def close(self, _task: asyncio.Task[None]) -> None:
         """When all is done, or when the server is stopped before anything was."""
         writer = getattr(self, "writer", None)
-        (writer or self.sock).close()
+        if writer is None:
+            self.sock.close()
+        elif not writer.is_closing():  # closed twice, asyncio's TLS does not let it be aborted
+            writer.close()
 
     def abort(self) -> None:
         """When the server is stopped: TLS waits for the client's closing handshake until then."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+import anyio
 import httpcore
 import httpx
 import pytest
@@ -134,10 +135,12 @@ class Client:
         self.run(self.client.close if self._portal is None else self.client.aclose)
 
     def __enter__(self) -> Client:
+        self.run(self.client.__enter__ if self._portal is None else self.client.__aenter__)
         return self
 
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
+    def __exit__(self, *exc_info: object) -> None:
+        leave = self.client.__exit__ if self._portal is None else self.client.__aexit__
+        self.run(leave, *exc_info)
 
 
 async def _awaited(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -172,6 +175,11 @@ class Driver:
     def through(self, proxy: ProxyLike, **options: Any) -> Client:
         """A client that goes through `proxy`."""
         return self.client(self.transport(proxy, **options))
+
+    def wait_until_it_waits(self) -> None:
+        """Until all that is awaited there is waiting for something to come."""
+        if self._portal is not None:
+            self._portal.call(anyio.wait_all_tasks_blocked)
 
     def direct(self, **options: Any) -> Client:
         """The same without a proxy, with httpx's own transport, to compare with."""

@@ -5,8 +5,10 @@ That it answers right is also shown by a client that is not ours: raw octets on 
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import select
 import socket
 import ssl
 import time
@@ -634,6 +636,13 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server, client
 
 
+def assert_is_hung_up(sock: socket.socket) -> None:
+    """Whether the connection has an end below TLS, or comes to it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    assert poll.poll(5000)
+
+
 class TestTLS:
     @pytest.mark.parametrize(
         ("scheme", "with_tls", "protocol"),
@@ -663,6 +672,21 @@ class TestTLS:
                 sock.sendall(b"token")
                 assert receive_exactly(sock, 5) == b"token"
             assert server.requests[0].protocol == protocol
+
+    def test_when_it_stops_it_does_not_wait_for_the_clients_closing_handshake(
+        self, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+    ) -> None:
+        async def leave(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        with serving(leave) as destination:
+            with SocksServer(tls=contexts[0]) as server:
+                proxy = replace(Proxy.from_url(server.url), tls=contexts[1])
+                sock = create_connection(destination, 5, proxy=proxy)
+                assert sock.recv(1) == b""  # by TLS
+            with sock:
+                assert_is_hung_up(sock)
+        gc.collect()  # warns of what is open
 
     def test_who_speaks_none_is_hung_up_on(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture

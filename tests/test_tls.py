@@ -1086,13 +1086,17 @@ class TestHTTPS:
         ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
         leave = threading.Event()
 
+        # On asyncio anyio's streams read ahead until they had to wait once, and what has been
+        # read is not readable any more: TLS's closing handshake would not be seen.
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
+            await asyncio.to_thread(driver.wait_until_it_waits)
             writer.write(ok)
             await asyncio.to_thread(leave.wait, 10)
 
         def answer_in_tls(sock: ssl.SSLSocket) -> None:
             sock.recv(65536)
+            driver.wait_until_it_waits()
             sock.sendall(ok)
             leave.wait(10)
 
