@@ -197,7 +197,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _chain(arguments: argparse.Namespace, destination: str | tuple[str, int]) -> Chain:
+def _chain(arguments: argparse.Namespace, destination: tuple[str, int]) -> Chain:
     """The proxies that are given, or else that of the environment: its password is not in `ps`.
 
     Raises:
@@ -217,7 +217,9 @@ def _get(arguments: argparse.Namespace) -> int:
     from socksclient.httpx import SocksTransport
 
     try:
-        transport = SocksTransport(_chain(arguments, httpx.URL(arguments.url).host))
+        url = httpx.URL(arguments.url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        transport = SocksTransport(_chain(arguments, (url.host, port)))
     # An OSError is of SSL_CERT_FILE, which leads nowhere.
     except (ValueError, OSError, httpx.InvalidURL) as error:
         return _fail(error, _USAGE)

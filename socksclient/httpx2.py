@@ -12,7 +12,7 @@ try:
     import httpx2
 except ImportError as error:
     raise ImportError(
-        "socksclient.httpx2 needs httpx2: pip install 'socksclient[httpx2]'"
+        "socksclient.httpx2 needs Python 3.11 and httpx2: pip install 'socksclient[httpx2]'"
     ) from error
 
 __all__ = ["AsyncSocksTransport", "SocksTransport"]

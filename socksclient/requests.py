@@ -18,7 +18,7 @@ from socksclient.deadline import Deadline
 from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyTimeout, ResolveError
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.tls import TLSSocket, start_tls
+from socksclient.tls import TLSSocket, check_not_shared, start_tls
 
 try:
     import requests
@@ -101,7 +101,12 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
     ) -> None:
-        """Called by requests, and by what overrides it."""
+        """Called by requests, and by what overrides it.
+
+        Raises:
+            ValueError: ``ssl_context`` is also the context for TLS with a proxy.
+        """
+        check_not_shared("ssl_context", pool_kwargs.get("ssl_context"), self.proxy)
         options = {"chain": self.proxy}
         super().init_poolmanager(connections, maxsize, block, _socks_options=options, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = {

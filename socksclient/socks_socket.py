@@ -12,7 +12,7 @@ from socksclient.deadline import Deadline
 from socksclient.driver import open_socket
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sockets import check_source
-from socksclient.sync import Listener, bind
+from socksclient.sync import Listener, listen
 
 if TYPE_CHECKING:
     from socksclient.sockets import SocketOption
@@ -27,7 +27,8 @@ class SocksSocket(socket.socket):
     as the proxy's scheme says. The socket's timeout is one deadline, in seconds, for all of that.
     `bind`, `listen` and `accept` are BIND (RFC 1928 §4): the proxy listens, for one peer, at a port
     of its choice, which `getsockname` tells. All else is a plain socket's: options set before are
-    those of the connection to the proxy, and so is the address bound to. `family` becomes that of
+    those of the connection to the proxy, and so is the address bound to. When it connects, its
+    descriptor is replaced: register it with selectors afterwards. `family` becomes that of
     the connection to the proxy, and `getpeername` tells the proxy's address.
 
     It cannot connect without blocking: `socksclient.anyio.connect_socket` does, also for asyncio,
@@ -76,11 +77,7 @@ class SocksSocket(socket.socket):
             ValueError: The destination cannot be, or the socket is non-blocking; nothing has been
                 sent.
         """
-        timeout = self.gettimeout()
-        if timeout == 0:
-            raise ValueError(
-                "a non-blocking SocksSocket cannot connect; socksclient.anyio.connect_socket can"
-            )
+        timeout = self._timeout_to("connect", "connect_socket")
         if self._connected:
             raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
         if self._listener is not None or super().fileno() < 0:
@@ -127,32 +124,35 @@ class SocksSocket(socket.socket):
         Raises:
             OSError: EOPNOTSUPP if the port bound to is not 0, for the proxy chooses it; EINVAL if
                 it is connected; else as of `socksclient.bind`.
+            ValueError: The socket is non-blocking.
         """
+        timeout = self._timeout_to("listen", "bind")
         if self._connected or self._listener is not None:
             self._refuse(errno.EINVAL)
         if self._source_address is not None and self._source_address[1] != 0:
             raise OSError(errno.EOPNOTSUPP, "the proxy chooses the port to listen at: bind to 0")
-        anyone = "::" if self.family == socket.AF_INET6 else "0.0.0.0"
-        timeout = self.gettimeout()
-        self._listener = bind((anyone, 0), timeout, self._source_address, proxy=self._chain)
+        anyone = ("::" if self.family == socket.AF_INET6 else "0.0.0.0", 0)
+        self._listener = listen(self._chain, anyone, timeout, self._source_address, self._options)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Waits for the peer; it comes once.
 
         Returns:
-            A plain socket, and the peer's (host, port).
+            A plain socket, and the peer's address, as of a plain socket.
 
         Raises:
             OSError: EINVAL if the proxy does not listen; else as of `Listener.accept`.
+            ValueError: The socket is non-blocking.
         """
         if self._listener is None:
             self._refuse(errno.EINVAL)
-        return self._listener.accept(self.gettimeout())
+        sock, peer = self._listener.accept(self._timeout_to("accept", "bind"))
+        return sock, _as_sockaddr(peer)
 
     def getsockname(self) -> Any:
         """Where the proxy listens, if it does; else as of a plain socket."""
         if self._listener is not None:
-            return self._listener.address
+            return _as_sockaddr(self._listener.address)
         return super().getsockname()
 
     def fileno(self) -> int:
@@ -202,6 +202,19 @@ class SocksSocket(socket.socket):
             self._listener.close()
         super().close()
 
+    def _timeout_to(self, verb: str, instead: str) -> float | None:
+        timeout = self.gettimeout()
+        if timeout == 0:
+            raise ValueError(
+                f"a non-blocking SocksSocket cannot {verb}; socksclient.anyio.{instead} can"
+            )
+        return timeout
+
     @staticmethod
     def _refuse(number: int) -> NoReturn:
         raise OSError(number, os.strerror(number))
+
+
+def _as_sockaddr(address: tuple[str, int]) -> tuple[str, int] | tuple[str, int, int, int]:
+    """As `socket` has it: with flow info and scope id, if it is of IPv6."""
+    return (*address, 0, 0) if ":" in address[0] else address

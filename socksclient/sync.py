@@ -21,13 +21,18 @@ from socksclient.udp import UDPAssociation
 from socksclient.wire import Command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
+
+    from socksclient.proxy import Chain
+    from socksclient.sockets import SocketOption
 
 __all__ = [
     "Listener",
     "UDPAssociation",
     "bind",
     "create_connection",
+    "listen",
     "resolve",
     "resolve_ptr",
     "udp_associate",
@@ -105,10 +110,20 @@ def bind(
         ValueError: As of `create_connection`, and so the others.
         ReplyError: The proxy refused; few offer BIND, Dante does.
     """
+    return listen(as_chain(proxy), _pair(address), _checked(timeout), source_address)
+
+
+def listen(
+    chain: Chain,
+    address: tuple[str, int],
+    timeout: float | None,
+    source_address: tuple[str, int] | None,
+    socket_options: Iterable[SocketOption] = (),
+) -> Listener:
+    """`bind`, with options for the connection to the proxy."""
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
-    attempt = Attempt(as_chain(proxy), *_pair(address), Command.BIND)
-    timeout = _checked(timeout)
-    sock, bound_address = open_socket(attempt, Deadline(timeout), source_address)
+    attempt = Attempt(chain, *address, Command.BIND)
+    sock, bound_address = open_socket(attempt, Deadline(timeout), source_address, socket_options)
     try:
         with attempt:
             host, port, *_ = reachable(sock, bound_address, attempt.own_host)

@@ -16,9 +16,17 @@ from socksclient.exceptions import ProxyConnectError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from socksclient.proxy import Proxy
+    from socksclient.proxy import Chain, Proxy
 
-__all__ = ["Channel", "TLSSocket", "context_of", "server_name_of", "start_tls", "tls_failure"]
+__all__ = [
+    "Channel",
+    "TLSSocket",
+    "check_not_shared",
+    "context_of",
+    "server_name_of",
+    "start_tls",
+    "tls_failure",
+]
 
 T = TypeVar("T")
 
@@ -31,6 +39,16 @@ def context_of(proxy: Proxy) -> ssl.SSLContext:
 @functools.cache
 def _default_context() -> ssl.SSLContext:
     return ssl.create_default_context()  # reads all certificates of the system: 20 ms
+
+
+def check_not_shared(name: str, context: object, chain: Chain) -> None:
+    """Raises a ValueError if the context for the destination is one for a proxy too.
+
+    HTTP libraries change theirs: they set ALPN on it, which is not for the proxy (RFC 7301), and
+    may have it verify nothing.
+    """
+    if any(hop.tls is context for hop in chain if hop.tls not in (None, True)):
+        raise ValueError(f"{name} is also the context for TLS with the proxy; make it another")
 
 
 def server_name_of(proxy: Proxy) -> str:

@@ -28,6 +28,7 @@ from socksclient.backends import AsyncBackend, Backend, errors_by_name, httpx_er
 from socksclient.environment import Environment
 from socksclient.proxy import Proxy, ProxyLike, as_chain
 from socksclient.sockets import check_source
+from socksclient.tls import check_not_shared
 
 if TYPE_CHECKING:
     import ssl
@@ -156,9 +157,7 @@ class _Base(ABC, Generic[Transport]):
         """
         chain = as_chain(proxy)
         check_source(local_address, chain[0].path)
-        if any(hop.tls is verify for hop in chain if hop.tls is not True):
-            # httpcore sets ALPN on it, which is not for the proxy (RFC 7301).
-            raise ValueError("verify is also the context for TLS with the proxy; make it another")
+        check_not_shared("verify", verify, chain)
         self._pool = self._new_pool(
             chain,
             ssl_context=self._pair.httpx.create_ssl_context(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import select
 import selectors
 import socket
 import ssl
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from socksclient import (
 )
 from socksclient.testing import Faults, SocksServer
 
+import real_servers
 from origin import Origin
 from support import (
     REFUSED_PORT,
@@ -31,6 +34,8 @@ from support import (
     resolved_names,
     silence,
 )
+
+MISSING = real_servers.missing()
 
 
 class TestConnect:
@@ -220,8 +225,40 @@ class TestListen:
 
     def test_by_ipv6(self) -> None:
         with SocksServer(host="::1") as server, SocksSocket(server.url, socket.AF_INET6) as sock:
+            sock.settimeout(10)
             sock.listen()
             assert server.requests[0].destination == ("::", 0)
+            host, *_ = address = sock.getsockname()
+            assert (host, address[2:]) == ("::1", (0, 0))
+            with socket.create_connection(address[:2], 10) as peer:
+                connection, peer_address = sock.accept()
+                connection.close()
+                assert peer_address == peer.getsockname()
+
+    @pytest.mark.parametrize("schemes", [["socks4"], ["http", "socks5h"]])
+    def test_with_any_proxy_that_can(self, schemes: list[str]) -> None:
+        with ExitStack() as stack:
+            servers = [stack.enter_context(SocksServer()) for _ in schemes]
+            chain = [server.url_as(scheme) for server, scheme in zip(servers, schemes, strict=True)]
+            sock = stack.enter_context(SocksSocket(chain))
+            sock.settimeout(10)
+            sock.listen()
+            with socket.create_connection(sock.getsockname(), 10) as peer:
+                connection, address = sock.accept()
+                with connection:
+                    assert address == peer.getsockname()
+                    connection.sendall(b"there")
+                    assert receive_exactly(peer, 5) == b"there"
+
+    def test_options_set_before_are_those_of_the_connection(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.listen()
+            with socket.create_connection(sock.getsockname(), 10):
+                connection, _ = sock.accept()
+                with connection:
+                    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
     def test_the_address_bound_to_is_the_one_to_connect_from(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
@@ -269,6 +306,34 @@ class TestListen:
                 sock.listen()
 
 
+@pytest.mark.skipif(
+    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
+    reason=f"not installed: {', '.join(MISSING)}",
+)
+@pytest.mark.parametrize("scheme", ["socks5h", "socks4"])
+def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
+    with real_servers.dante(tmp_path) as url:
+        proxy = url.replace("socks5h", scheme)
+        with SocksSocket(proxy) as sock:
+            sock.settimeout(10)
+            sock.connect(echo_server)
+            assert_echoes(sock)
+        with SocksSocket(proxy) as sock:
+            sock.settimeout(10)
+            sock.listen()
+            with socket.create_connection(sock.getsockname(), 10) as peer:
+                connection, address = sock.accept()
+                with connection:
+                    assert address == peer.getsockname()
+                    assert_passes(connection, peer)
+                    assert_passes(peer, connection)
+
+
+def assert_passes(source: socket.socket, target: socket.socket) -> None:
+    source.sendall(b"over the wire")
+    assert receive_exactly(target, 13) == b"over the wire"
+
+
 class TestAsAPlainSocket:
     def test_it_is_one(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
@@ -287,6 +352,20 @@ class TestAsAPlainSocket:
                 assert file.readline() == b"line\n"
             assert sock.fileno() >= 0
         assert sock.fileno() == -1
+
+    def test_its_timeout_holds_for_what_comes_later(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.connect(echo_server)
+            assert sock.gettimeout() == 10
+            sock.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+            sock.settimeout(None)
+            assert_echoes(sock)
 
     def test_a_duplicate_is_a_plain_one(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
@@ -356,6 +435,18 @@ class TestWhatItRefuses:
                 with pytest.raises(ValueError, match=r"socksclient\.anyio\.connect_socket can"):
                     connect(echo_server)
             assert server.connections == []
+
+    def test_to_listen_and_accept_without_blocking(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setblocking(False)
+            with pytest.raises(ValueError, match=r"cannot listen; socksclient\.anyio\.bind can"):
+                sock.listen()
+            assert server.connections == []
+            sock.settimeout(10)
+            sock.listen()
+            sock.setblocking(False)
+            with pytest.raises(ValueError, match=r"cannot accept; socksclient\.anyio\.bind can"):
+                sock.accept()
 
     def test_addresses_that_cannot_be(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
