@@ -46,7 +46,8 @@ class Attempt:
 
     It is the one border at which the deadline and what keeps the proxy from being reached become
     a `SocksError`, and at which every `SocksError` gets its place. All else passes untouched:
-    cancellation, a caller's mistakes, whatever a method of the caller's own raises.
+    cancellation, a caller's mistakes, whatever a method of the caller's own raises (but for a
+    TimeoutError without an errno, which cannot be told from that of the deadline).
 
     Attributes:
         destination: The (host, port) as the caller gave it; None of a UDP association, which

@@ -127,6 +127,9 @@ def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterat
 # Blocking connections
 
 
+_PIECE = 64 * 1024
+
+
 class Backend:
     """An `httpcore.NetworkBackend`."""
 
@@ -171,8 +174,8 @@ class Stream:
         with _stream_errors(self._httpcore.WriteTimeout, self._httpcore.WriteError):
             self._sock.settimeout(timeout)
             left = memoryview(buffer)
-            while left:  # not sendall, for which the timeout would hold for all of it
-                left = left[self._sock.send(left) :]
+            while left:  # in pieces: the timeout holds for each, and TLS sends it as a whole
+                left = left[self._sock.send(left[:_PIECE]) :]
 
     def close(self) -> None:
         self._sock.close()

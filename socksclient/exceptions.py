@@ -294,9 +294,12 @@ class ProtocolError(SocksError):
 class ProxyClosed(ProtocolError, ConnectionResetError):
     """The connection to the proxy ended before it had answered; most often, it hung up."""
 
-    def __init__(self, message: str, received: bytes = b"") -> None:
+    def __init__(
+        self, message: str, received: bytes = b"", errno: int | None = errno.ECONNRESET
+    ) -> None:
         super().__init__(message, received)
-        self.errno = errno.ECONNRESET
+        self.errno = errno
+        self._arguments = (message, received, errno)
 
     @classmethod
     def early(cls, received: bytes, wanted: int, hint: str = "") -> ProxyClosed:
@@ -307,10 +310,10 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
     @classmethod
     def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
         """The connection to it ended otherwise than by its own doing, after those `received`."""
-        closed = cls(f"the connection to the proxy broke: {error.strerror or error}", received)
-        if not hasattr(error, "library"):  # as an SSLError, whose errno is a number of OpenSSL's
-            closed.errno = error.errno
-        return closed
+        message = f"the connection to the proxy broke: {error.strerror or error}"
+        if hasattr(error, "library"):  # as an SSLError, whose errno is a number of OpenSSL's
+            return cls(message, received)
+        return cls(message, received, error.errno)
 
 
 class AuthenticationError(SocksError, PermissionError):

@@ -20,11 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
-from socksclient.anyio import connect_socket
+from socksclient.anyio_driver import open_tunnel
+from socksclient.attempt import Attempt
 from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sockets import is_internet
 from socksclient.sync import create_connection
@@ -83,6 +84,11 @@ class SSLConnection(redis.connection.SSLConnection, Connection):
         options: As of `redis.SSLConnection`: `ssl_ca_certs` …
     """
 
+    def _connect(self) -> socket.socket:
+        _check_server_name(self.host)
+        sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        return sock
+
 
 class AsyncConnection(redis.asyncio.connection.Connection):
     """`redis.asyncio.Connection` through a proxy, for the pools of `redis.asyncio`.
@@ -105,14 +111,17 @@ class AsyncConnection(redis.asyncio.connection.Connection):
         arguments = {**self._connection_arguments()}  # "ssl" is among them, where it is wanted
         host, port = arguments.pop("host"), arguments.pop("port")
         if "ssl" in arguments:
+            _check_server_name(host)
             arguments["server_hostname"] = host
-        with anyio.fail_after(self.socket_connect_timeout):
-            sock = await connect_socket(host, port, proxy=self._proxy)
-            try:
-                _set_options(sock, self)
-            except BaseException:
-                sock.close()
-                raise
+        attempt = Attempt(self._proxy, host, port)
+        with attempt, anyio.fail_after(self.socket_connect_timeout) as scope:
+            sock = cast("socket.socket", (await open_tunnel(attempt))[0])  # without TLS it is
+        try:
+            _set_options(sock, self)
+        except BaseException:
+            sock.close()
+            raise
+        with anyio.fail_after(scope.deadline - anyio.current_time()):
             self._reader, self._writer = await asyncio.open_connection(sock=sock, **arguments)
 
     def get_resolved_ip(self) -> None:
@@ -133,6 +142,14 @@ def _without_tls(chain: Chain) -> Chain:
     if any(hop.tls for hop in chain):
         raise ValueError("redis-py cannot speak TLS within the TLS of a proxy")
     return chain
+
+
+def _check_server_name(host: str) -> None:
+    """Raises a UnicodeError for a name with a label that is too long for TLS.
+
+    So will ssl, but only when the connection is there, which redis-py does not close then.
+    """
+    host.encode("idna")
 
 
 def _set_options(sock: socket.socket, connection: Connection | AsyncConnection) -> None:

@@ -129,6 +129,8 @@ class SocksSocket(socket.socket):
         timeout = self._timeout_to("listen", "bind")
         if self._connected or self._listener is not None:
             self._refuse(errno.EINVAL)
+        if super().fileno() < 0:
+            self._refuse(errno.EBADF)
         if self._source_address is not None and self._source_address[1] != 0:
             raise OSError(errno.EOPNOTSUPP, "the proxy chooses the port to listen at: bind to 0")
         anyone = ("::" if self.family == socket.AF_INET6 else "0.0.0.0", 0)

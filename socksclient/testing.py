@@ -246,10 +246,14 @@ class SocksServer:
             self._port = listener.getsockname()[1]
         else:
             listener = socket.socket(socket.AF_UNIX)
-            listener.bind(self._path)
-            listener.listen(1024)
+            try:
+                listener.bind(self._path)
+                listener.listen(1024)
+            except BaseException:
+                listener.close()
+                raise
         self._thread = threading.Thread(
-            target=asyncio.run, args=(self._serve(listener),), name="SocksServer", daemon=True
+            target=self._run, args=(listener,), name="SocksServer", daemon=True
         )
         self._thread.start()
         self._started.wait()
@@ -266,8 +270,14 @@ class SocksServer:
         if self._path is not None:
             os.unlink(self._path)
 
+    def _run(self, listener: socket.socket) -> None:
+        self._loop = asyncio.SelectorEventLoop()  # that of Windows has no add_reader
+        try:
+            self._loop.run_until_complete(self._serve(listener))
+        finally:
+            self._loop.close()
+
     async def _serve(self, listener: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept, listener)
@@ -275,9 +285,10 @@ class SocksServer:
         await self._stop.wait()
         self._loop.remove_reader(listener)
         listener.close()
-        for task in self._tasks:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for session in self._sessions:
             session.abort()
         await asyncio.sleep(0)  # in which they are closed

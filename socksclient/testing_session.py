@@ -58,12 +58,9 @@ class Session:
         """All of it."""
         loop = asyncio.get_running_loop()
         self.reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(self.reader)
+        protocol = asyncio.StreamReaderProtocol(self.reader, self.connected)
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol, self.sock, ssl=self.tls
-            )
-            self.writer = asyncio.StreamWriter(transport, protocol, self.reader, loop)
+            await loop.connect_accepted_socket(lambda: protocol, self.sock, ssl=self.tls)
             first = await self.hear(1)
             protocols = {b"\x05": self.serve_socks5, b"\x04": self.serve_socks4}
             serve = self.serve_http if first.isalpha() else protocols.get(first)
@@ -71,6 +68,11 @@ class Session:
                 await serve()
         except (Over, EOFError, asyncio.LimitOverrunError, OSError, ValueError, OverflowError):
             pass  # the latter ones: what it said makes no sense
+
+    # Cancelled just when it is there, connect_accepted_socket does not return it.
+    def connected(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """When the connection is there."""
+        self.writer = writer
 
     def close(self, _task: asyncio.Task[None]) -> None:
         """When all is done, or when the server is stopped before anything was."""
@@ -321,14 +323,14 @@ class Session:
         leaving = asyncio.ensure_future(self.reader.read(1))
         try:
             await asyncio.wait((coming, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not news.is_set():
-                raise Over
-            return listener.accept()
         finally:
             loop.remove_reader(listener)
             coming.cancel()
             leaving.cancel()
             await asyncio.gather(coming, leaving, return_exceptions=True)
+        if not news.is_set():
+            raise Over
+        return listener.accept()  # nothing is awaited any more: cancelled there, it would be lost
 
     async def associate(self, _source: Address) -> None:
         """Relays datagrams until the client leaves."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import suppress
 from functools import partial
+from http.client import HTTPConnection, HTTPSConnection
 from typing import TYPE_CHECKING, Any
 from urllib.error import URLError
 from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler
@@ -12,7 +15,8 @@ from socksclient.sync import create_connection
 
 if TYPE_CHECKING:
     import ssl
-    from http.client import HTTPConnection, HTTPResponse
+    from collections.abc import Callable
+    from http.client import HTTPResponse
     from urllib.request import Request
 
 __all__ = ["SocksHandler"]
@@ -55,9 +59,10 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
     def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> HTTPResponse:
         """Called by `http_open` and `https_open`."""
 
-        def connection(host: str, **kwargs: Any) -> HTTPConnection:
-            made: HTTPConnection = http_class(host, **kwargs)
-            made._create_connection = self._connect  # type: ignore[attr-defined]  # noqa: SLF001
+        def connection(host: str, **kwargs: Any) -> _HTTPConnection:
+            kind = _HTTPSConnection if issubclass(http_class, HTTPSConnection) else _HTTPConnection
+            made = kind(host, **kwargs)
+            made.through = self._connect
             return made
 
         return super().do_open(connection, req, **http_conn_args)
@@ -69,3 +74,25 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
             URLError: Always: `urllib.request` would resolve the name here, and connect directly.
         """
         raise URLError("FTP does not go through SocksHandler: see socksclient.ftp")
+
+
+class _HTTPConnection(HTTPConnection):
+    """One whose socket is made by `through`, as `create_connection` makes it."""
+
+    through: Callable[..., socket.socket]
+
+    def set_tunnel(self, *_args: Any, **_kwargs: Any) -> None:
+        raise URLError("Request.set_proxy cannot be with SocksHandler: give that a chain")
+
+    def connect(self) -> None:
+        self.sock = self.through((self.host, self.port), self.timeout)
+        with suppress(OSError):  # a unix socket has no such option
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+class _HTTPSConnection(HTTPSConnection, _HTTPConnection):
+    """The same with TLS, which `HTTPSConnection.connect` puts around what the other connected."""
+
+    def connect(self) -> None:
+        self.host.encode("idna")  # ssl will as well, but only when the connection is there
+        super().connect()

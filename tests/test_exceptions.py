@@ -211,6 +211,7 @@ ERRORS: list[tuple[SocksError, int | None, str]] = [
     (ResolveError.of("h", NOT_KNOWN), socket.EAI_NONAME, "cannot resolve h: not known"),
     (ProtocolError("nonsense", b"HT"), None, "nonsense"),
     (ProxyClosed("hung up", b"\x05"), errno.ECONNRESET, "hung up"),
+    (ProxyClosed("broke", b"\x05", errno.ETIMEDOUT), errno.ETIMEDOUT, "broke"),
     (AuthenticationError("not you"), errno.EACCES, "not you"),
     *(
         (error, error.errno, str(error))

@@ -202,11 +202,15 @@ def test_the_timeout_is_one_deadline(dial: Dial, scheme: str, proxy: SocksServer
         assert isinstance(caught.value.__context__, TimeoutError)
 
 
-def test_the_deadline_of_a_blocking_connection_names_the_phase(proxy: SocksServer) -> None:
+@pytest.mark.parametrize("kind", [Connection, AsyncConnection])
+def test_a_deadline_that_passes_at_the_proxy_names_the_phase(
+    kind: Any, proxy: SocksServer, portal: BlockingPortal
+) -> None:
     proxy.misbehave(Faults(stall_after=2))
-    connection = Connection(host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SOON)
+    connection = kind(host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SOON)
+    run = (lambda connect: connect()) if kind is Connection else portal.call
     with pytest.raises(redis.TimeoutError) as caught:
-        connection.connect()  # type: ignore[no-untyped-call]
+        run(connection.connect)
     assert isinstance(caught.value.__context__, ProxyTimeout)
     assert caught.value.__context__.phase == "request"
 
@@ -234,6 +238,13 @@ class TestTLS:
         with dial("rediss", NAME, proxy=proxy.url, ssl_ca_data=other) as client:
             with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
                 client.ping()
+
+    def test_a_name_that_tls_cannot_carry(self, dial: Dial, proxy: SocksServer) -> None:
+        with nothing_left_open():
+            with dial("rediss", f"{'n' * 64}.test", proxy=proxy.url) as client:
+                with pytest.raises((UnicodeError, redis.ConnectionError), match="label"):
+                    client.ping()
+        assert proxy.connections == []
 
     def test_the_deadline_holds_for_tls_too(self, scheme: str, portal: BlockingPortal) -> None:
         with nothing_left_open(), socket.create_server(("127.0.0.1", 0)) as silent:

@@ -410,6 +410,8 @@ class TestAsAPlainSocket:
         sock.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
             sock.connect(echo_server)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.listen()
 
 
 class TestWhatItRefuses:

@@ -624,6 +624,10 @@ class TestUnixSocket:
                 assert 1 / (not path.exists())
         assert not path.exists()
 
+    def test_a_path_that_cannot_be(self, tmp_path: Path) -> None:
+        with nothing_left_open(), pytest.raises(FileNotFoundError):
+            SocksServer(path=str(tmp_path / "nowhere" / "socket")).__enter__()
+
 
 @pytest.fixture(scope="module")
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
@@ -687,6 +691,17 @@ class TestTLS:
             with sock:
                 assert_is_hung_up(sock)
         gc.collect()  # warns of what is open
+
+    def test_when_it_stops_just_after_tls_has_begun_nothing_is_left_open(
+        self, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
+    ) -> None:
+        for _ in range(20):  # of which most used to leave a socket open
+            with SocksServer(tls=contexts[0]) as server:
+                sock = socket.create_connection(server.address, 5)
+                tls = contexts[1].wrap_socket(sock, server_hostname="127.0.0.1")
+            with tls:
+                assert_is_hung_up(tls)
+        gc.collect()
 
     def test_who_speaks_none_is_hung_up_on(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext], caplog: pytest.LogCaptureFixture

@@ -7,6 +7,7 @@ import os
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from urllib.request import (
     HTTPHandler,
     HTTPSHandler,
     OpenerDirector,
+    Request,
     build_opener,
 )
 
@@ -92,6 +94,30 @@ def test_the_name_goes_to_the_proxy(url: str, opener: OpenerDirector, proxy: Soc
             assert response.status == 200
     assert names == []
     assert asked(proxy) == [("origin.test", 443 if url == HTTPS else 80)]
+
+
+@pytest.mark.parametrize("url", [HTTP, HTTPS])
+def test_a_proxy_at_a_unix_socket(
+    url: str, proxy: SocksServer, origin: Origin, tmp_path: Path
+) -> None:
+    with SocksServer(path=str(tmp_path / "s"), routes=proxy.routes) as unix:
+        opener = build_opener(SocksHandler(unix.url, context=origin.trust()))
+        with opener.open(url, timeout=10) as response:
+            assert response.status == 200
+
+
+def test_a_name_that_tls_cannot_carry(opener: OpenerDirector, proxy: SocksServer) -> None:
+    with nothing_left_open(), pytest.raises(UnicodeError, match="label"):
+        opener.open(f"https://{'n' * 64}.test/", timeout=10)
+    assert proxy.connections == []
+
+
+def test_a_request_with_a_proxy_of_its_own(opener: OpenerDirector, proxy: SocksServer) -> None:
+    request = Request(HTTPS)
+    request.set_proxy("proxy.test:3128", "https")
+    with pytest.raises(URLError, match=r"set_proxy cannot be with SocksHandler"):
+        opener.open(request, timeout=10)
+    assert proxy.connections == []
 
 
 def test_a_redirection_goes_through_the_proxy_as_well(
