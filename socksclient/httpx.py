@@ -20,6 +20,14 @@ class _AsyncBody(transports.AsyncBody, httpx.AsyncByteStream):
     _errors = _PAIR.errors
 
 
+class _ByEnvironment(transports.ByEnvironment, httpx.BaseTransport):
+    pass
+
+
+class _AsyncByEnvironment(transports.AsyncByEnvironment, httpx.AsyncBaseTransport):
+    pass
+
+
 class SocksTransport(
     transports.SocksTransport[httpx.BaseTransport, httpx.Request, httpx.Response],
     httpx.BaseTransport,
@@ -36,6 +44,7 @@ class SocksTransport(
 
     _pair = _PAIR
     _body = _Body
+    _by_environment = _ByEnvironment
 
 
 class AsyncSocksTransport(
@@ -49,3 +58,4 @@ class AsyncSocksTransport(
 
     _pair = _PAIR
     _body = _AsyncBody
+    _by_environment = _AsyncByEnvironment

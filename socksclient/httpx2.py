@@ -28,6 +28,14 @@ class _AsyncBody(transports.AsyncBody, httpx2.AsyncByteStream):
     _errors = _PAIR.errors
 
 
+class _ByEnvironment(transports.ByEnvironment, httpx2.BaseTransport):
+    pass
+
+
+class _AsyncByEnvironment(transports.AsyncByEnvironment, httpx2.AsyncBaseTransport):
+    pass
+
+
 class SocksTransport(
     transports.SocksTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response],
     httpx2.BaseTransport,
@@ -44,6 +52,7 @@ class SocksTransport(
 
     _pair = _PAIR
     _body = _Body
+    _by_environment = _ByEnvironment
 
 
 class AsyncSocksTransport(
@@ -57,3 +66,4 @@ class AsyncSocksTransport(
 
     _pair = _PAIR
     _body = _AsyncBody
+    _by_environment = _AsyncByEnvironment

@@ -184,7 +184,8 @@ class _Base(ABC, Generic[Transport]):
 
         For each request that is the one of http_proxy or https_proxy, or else that of all_proxy,
         unless no_proxy has the destination; capitals will do. It knows SOCKS proxies of all
-        schemes, and leaves HTTP proxies to httpx's own transport, as well as what needs none.
+        schemes, and leaves HTTP proxies to httpx's own transport, as well as what needs none (with
+        an HTTP proxy, httpx heeds neither `local_address` nor `retries`).
 
         Args:
             **options: All that this class takes but the proxy.
@@ -207,6 +208,7 @@ class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
     """A blocking transport."""
 
     _body: ClassVar[type[Body]]
+    _by_environment: ClassVar[type[ByEnvironment]]
 
     def _new_pool(self, chain: Chain, **options: Any) -> Any:
         backend = Backend(chain, self._pair.httpcore)
@@ -219,7 +221,7 @@ class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
                 return cls(proxy, **options)
             return cls._pair.httpx.HTTPTransport(proxy=cls._pair.proxy(proxy), **options)
 
-        return cast("Transport", _FromEnv(new))
+        return cast("Transport", cls._by_environment(new))
 
     def handle_request(self, request: Request) -> Response:
         """Sends one request."""
@@ -237,6 +239,7 @@ class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response
     """A transport on asyncio and trio."""
 
     _body: ClassVar[type[AsyncBody]]
+    _by_environment: ClassVar[type[AsyncByEnvironment]]
 
     def _new_pool(self, chain: Chain, **options: Any) -> Any:
         backend = AsyncBackend(chain, self._pair.httpcore)
@@ -249,7 +252,7 @@ class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response
                 return cls(proxy, **options)
             return cls._pair.httpx.AsyncHTTPTransport(proxy=cls._pair.proxy(proxy), **options)
 
-        return cast("Transport", _AsyncFromEnv(new))
+        return cast("Transport", cls._by_environment(new))
 
     async def handle_async_request(self, request: Request) -> Response:
         """Sends one request."""
@@ -293,8 +296,8 @@ class _Routes:
         return self.transports[proxy]
 
 
-class _FromEnv(_Routes):
-    """A blocking transport that goes by them; httpx asks for its methods only."""
+class ByEnvironment(_Routes):
+    """An `httpx.BaseTransport` that goes by them."""
 
     def handle_request(self, request: Any) -> Any:
         return self.transport_for(request.url).handle_request(request)
@@ -303,14 +306,8 @@ class _FromEnv(_Routes):
         for transport in self.transports.values():
             transport.close()
 
-    def __enter__(self) -> _FromEnv:
-        return self
 
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
-
-
-class _AsyncFromEnv(_Routes):
+class AsyncByEnvironment(_Routes):
     """The same, awaited."""
 
     async def handle_async_request(self, request: Any) -> Any:
@@ -319,12 +316,6 @@ class _AsyncFromEnv(_Routes):
     async def aclose(self) -> None:
         for transport in self.transports.values():
             await transport.aclose()
-
-    async def __aenter__(self) -> _AsyncFromEnv:
-        return self
-
-    async def __aexit__(self, *_exc_info: object) -> None:
-        await self.aclose()
 
 
 class CoreResponse(Protocol):
