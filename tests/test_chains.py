@@ -43,6 +43,7 @@ from socksclient import (
     ReplyError,
     ResolveError,
     SocksError,
+    SocksTransport,
 )
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import HTTPReply, Phase, Socks4Reply
@@ -182,6 +183,15 @@ class TestTLSWithTwoHopsIsNoSocket:
             ):
                 await socksclient.anyio.connect_socket("192.0.2.1", 80, proxy=chain.proxies)
             assert not any(server.connections for server in chain.servers)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["socks5h+tls", "https"])
+async def test_tls_with_one_hop_is_no_bare_socket(hops: MakeHops, kind: str) -> None:
+    with hops(kind) as chain:
+        with pytest.raises(ValueError, match=r"^TLS with a proxy takes more than a bare socket"):
+            await socksclient.anyio.connect_socket("192.0.2.1", 80, proxy=chain.proxies)
+        assert chain.servers[0].connections == []
 
 
 LAST = Proxy("192.0.2.1")
@@ -680,6 +690,25 @@ class TestDeadline:
             with pytest.raises(TimeoutError):
                 connect(listening, proxy=chain.proxies, timeout=0.6)
 
+    @pytest.mark.parametrize("command", ["BIND", "RESOLVE", "httpx"])
+    def test_it_is_one_for_all_hops_whatever_is_asked_for(
+        self, hops: MakeHops, command: str
+    ) -> None:
+        faults = dict.fromkeys(range(3), Faults(drip=0.03))
+        with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
+            if command == "BIND":
+                act: Callable[[], object] = partial(
+                    socksclient.bind, ("0.0.0.0", 0), 0.6, proxy=chain.proxies
+                )
+            elif command == "RESOLVE":
+                act = partial(socksclient.resolve, "192.0.2.1", timeout=0.6, proxy=chain.proxies)
+            else:
+                transport = SocksTransport(chain.proxies)
+                client = httpx.Client(transport=transport, timeout=httpx.Timeout(10, connect=0.6))
+                act = partial(client.get, "http://192.0.2.1/")
+            with pytest.raises((ProxyTimeout, httpx.ConnectTimeout)):
+                act()
+
     def test_it_is_one_for_all_associations(self, hops: MakeHops) -> None:
         """That of the last hop alone, through the others, takes half of it."""
         faults = dict.fromkeys(range(3), Faults(drip=0.02))
@@ -748,6 +777,17 @@ class TestBind:
             leads(chain, names)
             with closing(bind(ANYONE, chain.named())) as listener:
                 assert listener.address == (host, 4711)
+
+    def test_names_stay_names(self, bind: Bind, hops: MakeHops) -> None:
+        with hops("socks5h", "socks4a") as chain, nothing_left_open():
+            first, second = chain.servers
+            first.routes["second.test", second.address[1]] = second.address
+            second.routes["peer.test", 0] = ("127.0.0.1", 0)
+            proxies = [chain.proxies[0], replace(chain.proxies[1], host="second.test")]
+            with resolved_names() as resolved:
+                bind(("peer.test", 0), proxies).close()
+            assert resolved == []
+            assert seen_by(second).destination == ("peer.test", 0)
 
     @pytest.mark.parametrize(
         ("fault", "error", "phase"),
@@ -1046,11 +1086,15 @@ class TestWithHTTPX:
         port = origin.https_port if scheme == "https" else origin.http_port
         with hops(*kinds) as chain, nothing_left_open():
             chain.servers[-1].routes["origin.test", 4711] = ("127.0.0.1", port)
-            with driver.through(chain.proxies, http2=http2) as client:
+            with (
+                resolved_names() as resolved,
+                driver.through(chain.proxies, http2=http2) as client,
+            ):
                 for _ in range(2):
                     response = client.get(f"{scheme}://origin.test:4711/")
                     version = "2" if http2 and scheme == "https" else "1.1"
                     assert response.json()["http_version"] == version
+            assert resolved == []
             assert len(chain.servers[-1].connections) == 1  # it was kept
 
     def test_errors(self, driver: Driver, hops: MakeHops) -> None:

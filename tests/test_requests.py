@@ -15,6 +15,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -64,7 +65,15 @@ from http_clients import (
     saying_nothing,
 )
 from origin import Origin, content, digest, digest_of
-from support import REFUSED_PORT, Address, eventually, resolved_names, serving, silence
+from support import (
+    REFUSED_PORT,
+    Address,
+    eventually,
+    resolved_names,
+    resolver,
+    serving,
+    silence,
+)
 
 SIZE = 20_000_000
 PASSWORD = "Pa55w0rd"
@@ -600,8 +609,10 @@ def test_a_unix_socket(origin: Origin, tmp_path: Path) -> None:
 
 def test_a_chain(server: SocksServer) -> None:
     with SocksServer() as near, Session([near.url, server.url]) as session:
-        assert session.get(HTTP).ok
-        assert session.get(HTTPS).ok
+        with resolved_names() as names:
+            assert session.get(HTTP).ok
+            assert session.get(HTTPS).ok
+        assert names == []
         assert asked(near) == [server.address] * 2
         server.misbehave(Faults(reply=0x02))
         with pytest.raises(ProxyError) as caught:
@@ -670,12 +681,56 @@ def test_a_proxy_that_cannot_be_reached_is_a_proxy_error() -> None:
 
 
 def test_a_name_without_an_address_is_a_connection_error(
-    server: SocksServer, names: dict[str, list[str]]
+    server: SocksServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Session(server.url_as("socks5")) as session:
-        error = fail(session, HTTP, requests.ConnectionError)
-    assert isinstance(error.__cause__, ResolveError)
+    names: list[str] = []
+
+    def look_up(name: str) -> list[str]:
+        names.append(name)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolver(look_up))
+    for retries in (0, 2):
+        names.clear()
+        with Session(server.url_as("socks5"), max_retries=retries) as session:
+            error = fail(session, HTTP, requests.ConnectionError)
+        assert isinstance(error.__cause__, ResolveError)
+        assert names == ["origin.test"] * (1 + retries)
     assert server.connections == []
+
+
+def test_an_ipv6_address_that_socks4_cannot_carry(server: SocksServer) -> None:
+    with Session([server.url, server.url_as("socks4")]) as session:
+        error = fail(session, "http://[2001:db8::1]/", requests.exceptions.InvalidURL)
+    assert "SOCKS4 cannot carry the IPv6 address" in str(error)
+    assert server.connections == []
+
+
+def test_one_deadline_for_all_hops(origin: Origin) -> None:
+    """Each of them would be done in time, but not one after the other."""
+    drip = Faults(drip=0.03)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(SocksServer(faults=drip, routes=routes_to(origin)))
+            for _ in range(3)
+        ]
+        session = stack.enter_context(Session([server.url for server in servers]))
+        error = fail(session, HTTP, requests.ConnectTimeout, timeout=(0.6, 10))
+    assert isinstance(error.__cause__, ProxyTimeout)
+
+
+def test_one_context_is_not_for_both() -> None:
+    context = ssl.create_default_context()
+
+    class Adapter(SocksAdapter):
+        def init_poolmanager(self, *args: Any, **options: Any) -> None:
+            super().init_poolmanager(*args, ssl_context=context, **options)
+
+    for hop in ("socks5h", "https"):
+        chain = [Proxy("h"), Proxy("h", scheme=hop, tls=context)]
+        with pytest.raises(ValueError, match="ssl_context is also the context for TLS with the p"):
+            Adapter(chain)
+    Adapter(Proxy("h", tls=True))
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])

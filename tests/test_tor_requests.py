@@ -131,7 +131,9 @@ class TestResolve:
         with SocksServer(routes={(NAME, 0): ("192.0.2.7", 0)}) as last:
             with SocksServer() as first:
                 chain = [first.url_as("http"), last.url]
-                assert tor_by.resolve(NAME, proxy=chain) == "192.0.2.7"
+                with resolved_names() as names:
+                    assert tor_by.resolve(NAME, proxy=chain) == "192.0.2.7"
+                assert names == []
                 assert first.requests[0].command == Command.CONNECT
                 assert first.requests[0].destination == last.address
 
