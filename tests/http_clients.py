@@ -27,6 +27,7 @@ from support import Address, eventually, serving
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
 PROXY_HOST = "127.0.0.3"  # no other server is there
+CLIENT_HOST = "127.0.0.9"  # where clients come from that tests must know from servers
 ACCOUNTS = {"user": "pass"}
 HANDSHAKE = 2 + 10  # the octets that a proxy says in it, without authentication
 ONE_CONNECTION = {"max_connections": 1}
@@ -217,7 +218,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def client_sockets() -> set[int]:
-    """The inodes of the sockets that are connected to a proxy, or to nobody."""
+    """The inodes of the sockets that lead to a proxy, or to nobody, or away from CLIENT_HOST."""
     inodes = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -229,9 +230,11 @@ def client_sockets() -> set[int]:
 
 
 def belongs_to_a_server(sock: socket.socket) -> bool:
-    """Whether it is a proxy's, or leads from a proxy to the destination."""
+    """Whether it is a proxy's or the destination's, or leads from the one to the other."""
     if sock.family != socket.AF_INET or sock.getsockname()[0] == PROXY_HOST:
         return True
+    if sock.getsockname()[0] == CLIENT_HOST:
+        return False
     try:
         return bool(sock.getpeername()[0] != PROXY_HOST)
     except OSError:

@@ -36,6 +36,7 @@ from socksclient.cli import main
 from socksclient.exceptions import Phase, host_port
 from socksclient.stdio import relay
 from socksclient.testing import Faults, SocksServer
+from socksclient.wire import encode_datagram_header
 
 import real_servers
 from origin import Origin
@@ -67,6 +68,14 @@ def routes(origin: Origin) -> dict[Address, Address]:
     }
 
 
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """None of the variables is set in the beginning."""
+    for name in ("all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "socksclient", *arguments]
 
@@ -93,17 +102,42 @@ class TestGet:
         assert body.startswith("{")
 
     def test_the_proxy_of_the_environment(
-        self, routes: dict[Address, Address], monkeypatch: pytest.MonkeyPatch
+        self, routes: dict[Address, Address], environment: pytest.MonkeyPatch
     ) -> None:
-        for name in ("all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
         with SocksServer(routes=routes) as server:
             assert main(["get", "http://origin.test/"]) == 2
-            monkeypatch.setenv("ALL_PROXY", server.url)
+            environment.setenv("ALL_PROXY", server.url)
             assert main(["get", "http://origin.test/"]) == 0
-            monkeypatch.setenv("NO_PROXY", "origin.test")
+            environment.setenv("NO_PROXY", "origin.test")
             assert main(["get", "http://origin.test/"]) == 2
             assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(
+        ("no_proxy", "url", "exempt"),
+        [
+            ("origin.test:443", "https://origin.test/", True),
+            ("origin.test:443", "http://origin.test:443/", True),
+            ("origin.test:443", "http://origin.test/", False),
+            ("origin.test:80", "http://origin.test/", True),
+            ("origin.test:80", "https://origin.test/", False),
+            ("[2001:db8::1]:443", "https://[2001:db8::1]/", True),
+            ("[2001:db8::1]:80", "https://[2001:db8::1]/", False),
+        ],
+    )
+    def test_no_proxy_may_have_the_port(
+        self,
+        no_proxy: str,
+        url: str,
+        exempt: bool,
+        environment: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        environment.setenv("NO_PROXY", no_proxy)
+        with SocksServer(faults=Faults(reply=0x05)) as server:
+            environment.setenv("ALL_PROXY", server.url)
+            assert main(["get", url]) == (2 if exempt else 7)
+            assert len(server.connections) == (0 if exempt else 1)
+        self.assert_one_line(capsys, "ALL_PROXY has none" if exempt else "connection refused")
 
     def test_several_proxies_are_a_chain(
         self, routes: dict[Address, Address], capsys: pytest.CaptureFixture[str]
@@ -297,7 +331,7 @@ class TestDns:
     ) -> int:
         url = proxy if isinstance(proxy, str) else proxy.url
         options = [f"--server={server}", f"--proxy={url}", f"--timeout={timeout}"]
-        return main(["dns", *arguments, *options])
+        return main(["dns", *options, *arguments])
 
     @pytest.mark.parametrize(
         ("arguments", "lines"),
@@ -417,6 +451,35 @@ class TestDns:
         self.assert_one_line(capsys, words)
         assert proxy.connections == []
 
+    def test_several_proxies_are_a_chain(
+        self, proxy: SocksServer, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with SocksServer() as first:
+            assert self.run(first, "a.test", f"--proxy={proxy.url}") == 0
+            assert capsys.readouterr().out == "192.0.2.1\n"
+            [(_, carried)] = [datagram for one in first.requests for datagram in one.datagrams]
+        [(place, query)] = proxy.requests[0].datagrams
+        assert place == (NAME_SERVER, 53)
+        assert carried == encode_datagram_header(*place) + query
+
+    def test_the_proxy_of_the_environment(
+        self,
+        proxy: SocksServer,
+        environment: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        arguments = ["dns", "a.test", f"--server={NAME_SERVER}"]
+        assert main(arguments) == 2
+        self.assert_one_line(capsys, "ALL_PROXY has none")
+        environment.setenv("ALL_PROXY", proxy.url)
+        environment.setenv("NO_PROXY", f"{NAME_SERVER}:5353")
+        assert main(arguments) == 0
+        assert capsys.readouterr().out == "192.0.2.1\n"
+        environment.setenv("NO_PROXY", f"{NAME_SERVER}:53")
+        assert main(arguments) == 2
+        self.assert_one_line(capsys, "ALL_PROXY has none")
+        assert len(proxy.connections) == 1
+
     def test_a_proxy_that_cannot_be(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.run("127.0.0.1:1080", "a.test") == 2
         self.assert_one_line(capsys, "proxy URL has no scheme")
@@ -527,7 +590,7 @@ def without(closed: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def connecting(
-    proxy: str,
+    proxy: str | None,
     host: str,
     port: int,
     *options: str,
@@ -535,8 +598,10 @@ def connecting(
     stdout: int | IO[bytes] | None = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """`socksclient connect`, which has ended at the end."""
+    if proxy is not None:
+        options = ("--proxy", proxy, *options)
     run = subprocess.Popen(
-        command("connect", host, str(port), "--proxy", proxy, *options),
+        command("connect", host, str(port), *options),
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.PIPE,
@@ -664,6 +729,29 @@ class TestConnect:
                 assert through(run, octets) == octets
                 ends_with(run, 0)
             assert server.requests[0].destination == (destination, 7)
+
+    def test_several_proxies_are_a_chain(self, echo_server: Address) -> None:
+        with SocksServer() as one, SocksServer(routes={("echo.test", 7): echo_server}) as two:
+            second = ["--proxy", two.url_as("http")]
+            with connecting(one.url, "echo.test", 7, *second) as run:
+                assert through(run, b"there and back") == b"there and back"
+                ends_with(run, 0)
+            assert [request.destination for request in one.requests] == [two.address]
+            assert [request.destination for request in two.requests] == [("echo.test", 7)]
+
+    def test_the_proxy_of_the_environment(
+        self, echo_server: Address, environment: pytest.MonkeyPatch
+    ) -> None:
+        with SocksServer(routes={("echo.test", 7): echo_server}) as server:
+            environment.setenv("ALL_PROXY", server.url)
+            environment.setenv("NO_PROXY", "echo.test:8")
+            with connecting(None, "echo.test", 7) as run:
+                assert through(run, b"there and back") == b"there and back"
+                ends_with(run, 0)
+            environment.setenv("NO_PROXY", "echo.test:7")
+            with connecting(None, "echo.test", 7) as run:
+                ends_with(run, 2, "ALL_PROXY has none for this destination")
+            assert len(server.connections) == 1
 
     def test_large_transfers(self, proxy: str, echo_server: Address) -> None:
         octets = os.urandom(50 << 20)
@@ -1107,6 +1195,33 @@ class TestProxyCommand:
                 assert run.wait(30) == 255
                 assert run.stderr is not None
                 assert b"socksclient: the proxy refused the request" in run.stderr.read()
+
+
+@pytest.mark.skipif(
+    bool(MISSING) and os.environ.get("CI") != "true",
+    reason=f"not installed: {', '.join(MISSING)}",
+)
+# microsocks hangs up both ways at the first end.
+@pytest.mark.parametrize("real_proxy", ["dante", "ssh -D"], indirect=True)
+class TestHalfClose:
+    def test_an_answer_to_the_end_of_the_input(self, real_proxy: str) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            received = await reader.read()  # up to the end
+            writer.write(hashlib.sha256(received).digest() + received[::-1])
+
+        octets = os.urandom(200_000)
+        with serving(answer) as address, connecting(real_proxy, *address) as run:
+            expected = hashlib.sha256(octets).digest() + octets[::-1]
+            assert through(run, octets) == expected
+            ends_with(run, 0)
+
+    def test_an_input_without_anything(self, real_proxy: str) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"nothing came" + await reader.read())
+
+        with serving(answer) as address, connecting(real_proxy, *address) as run:
+            assert through(run, b"") == b"nothing came"
+            ends_with(run, 0)
 
 
 @pytest.mark.skipif(

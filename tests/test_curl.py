@@ -10,19 +10,23 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx
 import pytest
+import trustme
 
-from socksclient import Proxy, SocksError, SocksTransport, create_connection
-from socksclient.environment import Environment
+from socksclient import Proxy, ProxyLike, SocksError, SocksTransport, create_connection
+from socksclient.wire import is_address
 
+import support
 from support import REFUSED_PORT, Address, family_of
 
 CURL = shutil.which("curl")
@@ -45,13 +49,16 @@ SITE = ("site.test", 80)
 class Recorder:
     """A proxy that speaks SOCKS4, SOCKS5 and HTTP, and grants what it is asked for.
 
+    Through itself it leads to an HTTP proxy, which is the same one.
+
     Attributes:
         octets: What came, up to the end of the request, of each connection on which one came.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
         self.octets: list[bytes] = []
         self._listener = listener
+        self._tls = tls
         self._thread = threading.Thread(target=self._serve)
 
     def __enter__(self) -> Recorder:
@@ -71,9 +78,13 @@ class Recorder:
         with suppress(OSError):  # the end
             while True:
                 sock, _ = self._listener.accept()
-                with sock, suppress(EOFError, ConnectionError, TimeoutError):
+                with sock, suppress(EOFError, ConnectionError, TimeoutError, ssl.SSLError):
                     sock.settimeout(10)
-                    self._converse(_Conversation(sock))
+                    if self._tls is None:
+                        self._converse(_Conversation(sock))
+                    else:
+                        with self._tls.wrap_socket(sock, server_side=True) as inner:
+                            self._converse(_Conversation(inner))
 
     def _converse(self, client: _Conversation) -> None:
         first = client.read(1)
@@ -86,7 +97,13 @@ class Recorder:
         self.octets.append(bytes(client.came))
         client.sock.sendall(answer)
         if answer:  # else the request was for the proxy itself
-            if client.read(1) == b"\x16":  # TLS
+            first = client.read(1)
+            if first == b"C":  # CONNECT, as for the next hop
+                answer = client.http()
+                self.octets[-1] = bytes(client.came)
+                client.sock.sendall(answer)
+                first = client.read(1)
+            if first != b"G":  # TLS, or gopher's
                 return
             client.read_until(b"\r\n\r\n")
         client.sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -135,19 +152,22 @@ class _Conversation:
         return b"\x00\x5a" + bytes(6)
 
     def http(self) -> bytes:
+        start = len(self.came) - 1
         self.read_until(b"\r\n\r\n")
-        return b"HTTP/1.1 200 OK\r\n\r\n" if self.came.startswith(b"CONNECT ") else b""
+        return b"HTTP/1.1 200 OK\r\n\r\n" if self.came.startswith(b"CONNECT ", start) else b""
 
 
 class Proxies(NamedTuple):
-    """Three of them, on one and the same address but for the port; and two that are elsewhere."""
+    """Three of them, on one and the same address but for the port; and three that are elsewhere."""
 
     a: Recorder
     b: Recorder
     c: Recorder
     ipv6: Recorder
     unix: Recorder
+    tls: Recorder
     path: str
+    authority: trustme.CA
 
     def fill_in(self, text: str, port: int = 0) -> str:
         """The text with the proxies' places in it."""
@@ -156,24 +176,31 @@ class Proxies(NamedTuple):
             b=f"127.0.0.1:{self.b.port}",
             c=f"127.0.0.1:{self.c.port}",
             a_port=self.a.port,
+            tls=f"127.0.0.1:{self.tls.port}",
+            tls_port=self.tls.port,
             ipv6=f"[::1]:{self.ipv6.port}",
             path=quote(self.path),
             port=port,
         )
 
+    def recorders(self) -> dict[str, Recorder]:
+        return {name: one for name, one in self._asdict().items() if isinstance(one, Recorder)}
+
     def forget(self) -> None:
-        for recorder in (self.a, self.b, self.c, self.ipv6, self.unix):
+        for recorder in self.recorders().values():
             recorder.octets.clear()
 
     def came(self) -> dict[str, list[bytes]]:
         """What came to whom, if anything."""
-        recorders = {"a": self.a, "b": self.b, "c": self.c, "ipv6": self.ipv6, "unix": self.unix}
-        return {name: one.octets[:] for name, one in recorders.items() if one.octets}
+        return {name: one.octets[:] for name, one in self.recorders().items() if one.octets}
 
 
 @pytest.fixture(scope="module")
 def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
     path = str(tmp_path_factory.mktemp("unix") / "so cks")
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     with ExitStack() as stack:
         listeners = [
             socket.create_server((host, 0), family=family_of(host))
@@ -185,7 +212,8 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
         a, b, c, ipv6, at_path = (
             stack.enter_context(Recorder(listener)) for listener in (*listeners, unix)
         )
-        yield Proxies(a, b, c, ipv6, at_path, path)
+        tls = stack.enter_context(Recorder(socket.create_server(("127.0.0.1", 0)), context))
+        yield Proxies(a, b, c, ipv6, at_path, tls, path, authority)
 
 
 @pytest.fixture(autouse=True)
@@ -247,11 +275,11 @@ def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[
     return proxies.came()
 
 
-def by_us(proxies: Proxies, url: str, destination: Address) -> dict[str, list[bytes]]:
+def by_us(proxies: Proxies, proxy: ProxyLike, destination: Address) -> dict[str, list[bytes]]:
     """The same, when we connect to it."""
     proxies.forget()
     with suppress(ValueError, SocksError):
-        create_connection(destination, 10, proxy=url).close()
+        create_connection(destination, 10, proxy=proxy).close()
     return proxies.came()
 
 
@@ -298,8 +326,8 @@ SAME = [
     ("socks5h://user:pass@LOCALHOST{path}", SITE),
 ]
 
-# The options of curl, and the URL of ours that does the same.
-OPTIONS = [
+# The options of curl, and the URL of ours that does the same, or the URLs of a chain.
+OPTIONS: list[tuple[list[str], str | list[str]]] = [
     (["--socks5-hostname", "{a}"], "socks5h://{a}"),
     (["--socks5", "{a}"], "socks5://{a}"),
     (["--socks4a", "{a}"], "socks4a://{a}"),
@@ -313,6 +341,24 @@ OPTIONS = [
     (["--socks5", "{a}", "--proxy-user", ":pass"], "socks5://:pass@{a}"),
     (["--socks4a", "{a}", "--proxy-user", "user:"], "socks4a://user@{a}"),
     (["--proxy", "http://{a}", "--proxy-user", "üser:p:w"], "http://üser:p:w@{a}"),
+    (["--socks5-hostname", "localhost{path}"], "socks5h://localhost{path}"),
+    (["--socks5", "user:pass@localhost{path}"], "socks5://user:pass@localhost{path}"),
+    *(
+        (["--preproxy", first, "-x", second], [first, second])
+        for first, second in (
+            ("socks5h://{a}", "http://inner.test:3128"),
+            ("socks5h://{a}", "http://us%40er:p%3Aw@192.0.2.9:3128"),
+            ("socks4a://{a}", "http://inner.test:3128"),
+            ("socks5h://localhost{path}", "http://inner.test:3128"),
+        )
+    ),
+]
+
+# The proxy's URL, and the destination: within TLS, with a certificate for 127.0.0.1 and localhost.
+WITHIN_TLS = [
+    ("https://{tls}", SITE),
+    ("https://localhost:{tls_port}/", ("2001:db8::9", 1)),
+    ("HTTPS://us%40er:p%3Aw@{tls}", ("bücher.test", 443)),
 ]
 
 
@@ -325,10 +371,25 @@ class TestOctets:
         assert by_us(proxies, url, destination) == expected
 
     @pytest.mark.parametrize(("options", "url"), OPTIONS, ids=str)
-    def test_of_curls_options(self, options: list[str], url: str, proxies: Proxies) -> None:
+    def test_of_curls_options(
+        self, options: list[str], url: str | list[str], proxies: Proxies
+    ) -> None:
         expected = by_curl(proxies, [proxies.fill_in(option) for option in options], SITE)
         assert len(expected) == 1
-        assert by_us(proxies, proxies.fill_in(url), SITE) == expected
+        chain = [proxies.fill_in(one) for one in ([url] if isinstance(url, str) else url)]
+        assert by_us(proxies, chain, SITE) == expected
+
+    @pytest.mark.parametrize(("url", "destination"), WITHIN_TLS)
+    def test_within_tls(self, url: str, destination: Address, proxies: Proxies) -> None:
+        url = proxies.fill_in(url)
+        with proxies.authority.cert_pem.tempfile() as trusted:
+            options = ["--proxy", url, "--proxy-cacert", trusted]
+            expected = by_curl(proxies, options, destination)
+        assert list(expected) == ["tls"]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        proxies.authority.configure_trust(context)
+        proxy = replace(Proxy.from_url(url), tls=context)
+        assert by_us(proxies, proxy, destination) == expected
 
     @pytest.mark.parametrize("scheme", SCHEMES)
     def test_of_the_transport(self, scheme: str, proxies: Proxies) -> None:
@@ -363,6 +424,7 @@ REFUSED = [
     ("socks4://{a}", ("six.test", 80)),
     ("socks4://{a}", ("nowhere.test", 80)),
     ("socks5://{a}", ("nowhere.test", 80)),
+    ("https://{tls}", SITE),  # nobody has said that its certificate is to be trusted
 ]
 
 
@@ -486,6 +548,48 @@ def test_octets_that_differ(row: Difference, proxies: Proxies, newer: bool) -> N
     assert came in [[] if octets is None else [octets] for octets in allowed]
 
 
+class ChainDifference(NamedTuple):
+    """What comes to a chain: all is the same, but for what the second proxy is told."""
+
+    first: str
+    second: str
+    by_curl: bytes
+    by_us: bytes
+    why: str
+
+
+DIFFERENT_CHAINS = [
+    ChainDifference(
+        "socks5h://user:pass@{a}",
+        "http://inner.test:3128",
+        b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n",
+        b"",
+        "it is none of its business who we are to the first",
+    ),
+    ChainDifference(
+        "socks5h://user:pass@{a}",
+        "http://you:too@inner.test:3128",
+        b"Proxy-Authorization: Basic dXNlcjpwYXNz\r\n",
+        b"Proxy-Authorization: Basic eW91OnRvbw==\r\n",
+        "the same, and it would let nobody in",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", DIFFERENT_CHAINS, ids=lambda row: f"{row.first} {row.second}")
+def test_chains_that_differ(row: ChainDifference, proxies: Proxies, newer: bool) -> None:
+    chain = [proxies.fill_in(row.first), proxies.fill_in(row.second)]
+    both = (
+        b"\x05\x02\x00\x02\x01\x04user\x04pass\x05\x01\x00\x03\x0ainner.test\x0c\x38"
+        b"CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\n"
+    )
+    assert row.by_curl != row.by_us
+    assert by_us(proxies, chain, SITE) == {"a": [both + row.by_us + b"\r\n"]}
+    allowed = [row.by_curl, row.by_us] if newer else [row.by_curl]
+    came = by_curl(proxies, ["--preproxy", chain[0], "--proxy", chain[1]], SITE)
+    assert came in [{"a": [both + login + b"\r\n"]} for login in allowed]
+
+
 # The port, where the URL has none.
 
 
@@ -513,77 +617,147 @@ def test_the_default_port(url: str, curls: int, ours: int, newer: bool) -> None:
     assert (proxy.host, proxy.port) == (trying[1], ours)
 
 
-# Which proxy.
+# Which proxy, and what reaches it.
 
 
-def which_by_curl(proxies: Proxies, environ: dict[str, str], scheme: str, at: Address) -> str:
-    """The proxy to which curl goes: a, b or c; "direct" if to none, or "error"."""
+class Made(NamedTuple):
+    """What came of a request under an environment.
+
+    Attributes:
+        to: The proxy that it came to: a, b or c; "direct" if to none, or "error".
+        octets: What came of it there; see `comparable`.
+    """
+
+    to: str
+    octets: tuple[bytes, ...] = ()
+
+
+def comparable(octets: bytes) -> tuple[bytes, ...]:
+    """All of SOCKS; of HTTP the lines, whose order is free, but for one that httpcore adds."""
+    if octets[0] in (4, 5):
+        return (octets,)
+    request, *headers = octets.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    return (request, *sorted(line for line in headers if line != b"Accept: */*"))
+
+
+def made(proxies: Proxies, otherwise: str) -> Made:
+    """What came to the one proxy to which something came, if to any."""
+    came = proxies.came()
+    if not came:
+        return Made(otherwise)
+    [(name, [octets])] = came.items()
+    return Made(name, comparable(octets))
+
+
+# It has no variable of its own: to curl what a connection is to us. It goes by CONNECT, too.
+CONNECTION = "gopher"
+
+
+def made_by_curl(
+    proxies: Proxies, environ: dict[str, str], scheme: str, at: Address, *options: str
+) -> Made:
+    """By curl, which takes every name for one of this machine."""
     proxies.forget()
     host, port = at
+    no_headers = [
+        argument
+        for name in ("User-Agent", "Accept", "Proxy-Connection")
+        for argument in ("--header", f"{name}:", "--proxy-header", f"{name}:")
+    ]
     _, err = curl(
-        *("--insecure", "--resolve", f"*:{port}:127.0.0.1"),
+        *("--socks5-basic", "--insecure", "--resolve", f"*:{port}:127.0.0.1", *no_headers),
+        *options,
         f"{scheme}://{host}:{port}/",
         environ=environ,
     )
-    came = proxies.came()
-    if not came:
-        return "direct" if "Trying " in err else "error"
-    [name] = came
-    return name
+    return made(proxies, "direct" if "Trying " in err else "error")
 
 
-def which_by_us(proxies: Proxies, environ: dict[str, str], scheme: str, at: Address) -> str:
-    try:
-        proxy = Environment.of(environ).proxy_for(scheme, *at)
-    except ValueError:
-        return "error"
-    if proxy is None:
-        return "direct"
-    [name] = [name for name in "abc" if getattr(proxies, name).port == proxy.port]
-    return name
+def made_by_us(proxies: Proxies, environ: dict[str, str], scheme: str, at: Address) -> Made:
+    """The same, by a transport if the scheme is one of HTTP's, or else by a connection."""
+    proxies.forget()
+    looked_up = []
+
+    def look_up(name: str) -> list[str]:
+        looked_up.append(name)
+        return [name if is_address(name) else "127.0.0.1"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", support.resolver(look_up))
+        for name in list(os.environ):
+            if name.lower().endswith("proxy") or name == "REQUEST_METHOD":
+                patch.delenv(name)
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        try:
+            if scheme == CONNECTION:
+                return made_by_connecting(proxies, at)
+            transport = SocksTransport.from_env(verify=False)
+        except ValueError:
+            return Made("error")
+        with httpx.Client(transport=transport) as client, suppress(httpx.TransportError):
+            client.send(httpx.Request("GET", f"{scheme}://{at[0]}:{at[1]}/"))
+        return made(proxies, "direct" if looked_up else "error")
+
+
+def made_by_connecting(proxies: Proxies, at: Address) -> Made:
+    proxy = Proxy.from_env(at)
+    if proxy is not None:
+        create_connection(at, 10, proxy=proxy).close()
+    return made(proxies, "direct" if proxy is None else "error")
 
 
 A, B, C = "socks5h://{a}", "socks5h://{b}", "socks5h://{c}"
 
-# The environment, and the proxies for http:// and for https://
-VARIABLES: list[tuple[dict[str, str], str, str]] = [
-    ({}, "direct", "direct"),
-    ({"all_proxy": A}, "a", "a"),
-    ({"ALL_PROXY": A}, "a", "a"),
-    ({"all_proxy": A, "ALL_PROXY": B}, "a", "a"),
-    ({"all_proxy": "", "ALL_PROXY": B}, "b", "b"),
-    ({"http_proxy": A}, "a", "direct"),
-    ({"http_proxy": A, "all_proxy": B}, "a", "b"),
-    ({"http_proxy": "", "all_proxy": B}, "b", "b"),
-    ({"http_proxy": A, "HTTP_PROXY": B}, "a", "direct"),
-    ({"http_proxy": A, "REQUEST_METHOD": "GET"}, "a", "direct"),
-    ({"HTTP_PROXY": A, "REQUEST_METHOD": "GET"}, "direct", "direct"),
-    ({"HTTP_PROXY": A, "REQUEST_METHOD": "GET", "all_proxy": B}, "b", "b"),
-    ({"https_proxy": A}, "direct", "a"),
-    ({"HTTPS_PROXY": A}, "direct", "a"),
-    ({"https_proxy": A, "HTTPS_PROXY": B}, "direct", "a"),
-    ({"https_proxy": "", "HTTPS_PROXY": B, "all_proxy": C}, "c", "b"),
-    ({"https_proxy": A, "all_proxy": B}, "b", "a"),
-    ({"HTTPS_PROXY": A, "all_proxy": B}, "b", "a"),
-    ({"http_proxy": A, "https_proxy": B, "all_proxy": C}, "a", "b"),
-    ({"socks_proxy": A, "SOCKS_PROXY": A, "proxy": A, "All_Proxy": A}, "direct", "direct"),
+# The environment, and the proxies for http://, for https:// and for a connection; where there is
+# a dash, curl and we do not agree: see below.
+VARIABLES: list[tuple[dict[str, str], str, str, str]] = [
+    ({}, "direct", "direct", "direct"),
+    ({"all_proxy": A}, "a", "a", "a"),
+    ({"ALL_PROXY": A}, "a", "a", "a"),
+    ({"all_proxy": A, "ALL_PROXY": B}, "a", "a", "a"),
+    ({"all_proxy": "", "ALL_PROXY": B}, "b", "b", "b"),
+    ({"http_proxy": A}, "a", "direct", "direct"),
+    ({"http_proxy": A, "all_proxy": B}, "a", "b", "b"),
+    ({"http_proxy": "", "all_proxy": B}, "b", "b", "b"),
+    ({"http_proxy": A, "HTTP_PROXY": B}, "a", "direct", "direct"),
+    ({"http_proxy": A, "REQUEST_METHOD": "GET"}, "a", "direct", "direct"),
+    ({"HTTP_PROXY": A, "REQUEST_METHOD": "GET"}, "direct", "direct", "direct"),
+    ({"HTTP_PROXY": A, "REQUEST_METHOD": "GET", "all_proxy": B}, "b", "b", "b"),
+    ({"https_proxy": A}, "direct", "a", "direct"),
+    ({"HTTPS_PROXY": A}, "direct", "a", "direct"),
+    ({"https_proxy": A, "HTTPS_PROXY": B}, "direct", "a", "direct"),
+    ({"https_proxy": "", "HTTPS_PROXY": B, "all_proxy": C}, "c", "b", "c"),
+    ({"https_proxy": A, "all_proxy": B}, "b", "a", "b"),
+    ({"HTTPS_PROXY": A, "all_proxy": B}, "b", "a", "b"),
+    ({"http_proxy": A, "https_proxy": B, "all_proxy": C}, "a", "b", "c"),
+    (
+        {"socks_proxy": A, "SOCKS_PROXY": A, "proxy": A, "All_Proxy": A},
+        "direct",
+        "direct",
+        "direct",
+    ),
     # Forms of the value
-    ({"all_proxy": "{a}"}, "a", "a"),
-    ({"all_proxy": "user:pass@{a}"}, "a", "a"),
-    ({"all_proxy": "http://{a}"}, "a", "a"),
-    ({"all_proxy": "socks4a://{a}"}, "a", "a"),
-    ({"all_proxy": "socks://{a}"}, "a", "a"),
-    ({"all_proxy": "SOCKS5://{a}"}, "a", "a"),
-    ({"all_proxy": "gopher://{a}"}, "error", "error"),
-    ({"http_proxy": "gopher://{a}", "all_proxy": B}, "error", "b"),
-    ({"all_proxy": "socks5h://127.0.0.1:port"}, "error", "error"),
+    ({"all_proxy": "{a}"}, "a", "a", "a"),
+    ({"all_proxy": "user:pass@{a}"}, "a", "a", "a"),
+    ({"all_proxy": "us%40er:p%3Ass@{a}"}, "a", "a", "a"),
+    ({"all_proxy": "socks5h://user:p%40ss@{a}"}, "a", "a", "a"),
+    ({"all_proxy": "socks4a://user@{a}"}, "a", "a", "a"),
+    ({"all_proxy": "socks5h://localhost:{a_port}/"}, "a", "a", "a"),
+    ({"all_proxy": "http://{a}"}, "a", "a", "a"),
+    ({"all_proxy": "socks4a://{a}"}, "a", "a", "a"),
+    ({"all_proxy": "socks://{a}"}, "-", "-", "-"),
+    ({"all_proxy": "SOCKS5://{a}"}, "a", "a", "a"),
+    ({"all_proxy": "gopher://{a}"}, "error", "error", "error"),
+    ({"http_proxy": "gopher://{a}", "all_proxy": B}, "error", "-", "b"),
+    ({"all_proxy": "socks5h://127.0.0.1:port"}, "error", "error", "error"),
     # no_proxy
-    ({"all_proxy": A, "no_proxy": "*"}, "direct", "direct"),
-    ({"all_proxy": A, "NO_PROXY": "*"}, "direct", "direct"),
-    ({"all_proxy": A, "no_proxy": "", "NO_PROXY": "*"}, "direct", "direct"),
-    ({"all_proxy": A, "no_proxy": "x.test", "NO_PROXY": "*"}, "a", "a"),
-    ({"http_proxy": A, "https_proxy": B, "no_proxy": "site.test"}, "direct", "direct"),
-    ({"all_proxy": "gopher://{a}", "no_proxy": "site.test"}, "direct", "direct"),
+    ({"all_proxy": A, "no_proxy": "*"}, "direct", "direct", "direct"),
+    ({"all_proxy": A, "NO_PROXY": "*"}, "direct", "direct", "direct"),
+    ({"all_proxy": A, "no_proxy": "", "NO_PROXY": "*"}, "direct", "direct", "direct"),
+    ({"all_proxy": A, "no_proxy": "x.test", "NO_PROXY": "*"}, "a", "a", "a"),
+    ({"http_proxy": A, "https_proxy": B, "no_proxy": "site.test"}, "direct", "direct", "direct"),
+    ({"all_proxy": "gopher://{a}", "no_proxy": "site.test"}, "-", "-", "direct"),
 ]
 
 # no_proxy, the host, and whether it is connected to directly
@@ -692,28 +866,133 @@ OTHERWISE: list[tuple[dict[str, str], str, str, str, str]] = [
 ]
 
 
+PORT = REFUSED_PORT.to_bytes(2, "big")
+SOCKS4 = b"\x04\x01" + PORT + b"\x7f\x00\x00\x01\x00"
+SOCKS5 = b"\x05\x01\x00\x05\x01\x00\x03\x09site.test" + PORT
+HOST = b"Host: site.test:%d" % REFUSED_PORT
+GET = b"GET http://site.test:%d/ HTTP/1.1" % REFUSED_PORT
+CONNECT = b"CONNECT site.test:%d HTTP/1.1" % REFUSED_PORT
+LOGIN = b"Proxy-Authorization: Basic dXNlcjpwYXNz"
+
+
+class Otherwise(NamedTuple):
+    """What comes of a request for site.test under an environment."""
+
+    environ: dict[str, str]
+    scheme: str
+    our_scheme: str
+    by_curl: Made
+    by_us: Made
+    why: str
+
+
+# `SocksTransport.from_env` is as curl here: VARIABLES has the same values.
+MADE_OTHERWISE = [
+    *(
+        Otherwise(
+            {variable: value},
+            scheme,
+            CONNECTION,
+            Made("a", (GET, HOST, *login)),
+            Made("a", (CONNECT, HOST, *login)),
+            "a connection is for any protocol; curl and the transport know that it is HTTP",
+        )
+        for scheme, variable, value, login in (
+            ("http", "all_proxy", "{a}", ()),
+            ("http", "all_proxy", "user:pass@{a}", (LOGIN,)),
+            ("http", "ALL_PROXY", "http://user:pass@{a}", (LOGIN,)),
+        )
+    ),
+    *(
+        Otherwise(
+            {"all_proxy": "socks://{a}"},
+            scheme,
+            scheme,
+            Made("a", (SOCKS4,)),
+            Made("a", (SOCKS5,)),
+            "GNOME sets it, and means SOCKS5",
+        )
+        for scheme in ("http", "https", CONNECTION)
+    ),
+    Otherwise(
+        {"http_proxy": "gopher://{a}", "all_proxy": B},
+        "https",
+        "https",
+        Made("b", (SOCKS5,)),
+        Made("error"),
+        "the transport is for http:// too, and tells at once that it cannot be",
+    ),
+    *(
+        Otherwise(
+            {"all_proxy": "gopher://{a}", "no_proxy": "site.test"},
+            scheme,
+            scheme,
+            Made("direct"),
+            Made("error"),
+            "the transport is for all destinations, and tells at once that it cannot be",
+        )
+        for scheme in ("http", "https")
+    ),
+]
+
+
 class TestWhichProxy:
-    @pytest.mark.parametrize(("environ", "http", "https"), VARIABLES, ids=str)
-    @pytest.mark.parametrize("scheme", ["http", "https"])
+    @pytest.mark.parametrize(
+        ("environ", "scheme", "to"),
+        [
+            (environ, scheme, to)
+            for environ, *each in VARIABLES
+            for scheme, to in zip(("http", "https", CONNECTION), each, strict=True)
+            if to != "-"
+        ],
+        ids=str,
+    )
     def test_by_its_variables(
-        self, environ: dict[str, str], http: str, https: str, scheme: str, proxies: Proxies
+        self, environ: dict[str, str], scheme: str, to: str, proxies: Proxies
     ) -> None:
         environ = {name: proxies.fill_in(value) for name, value in environ.items()}
         at = ("site.test", REFUSED_PORT)
-        expected = http if scheme == "http" else https
-        assert which_by_curl(proxies, environ, scheme, at) == expected
-        assert which_by_us(proxies, environ, scheme, at) == expected
+        expected = made_by_curl(proxies, environ, scheme, at)
+        assert expected.to == to
+        assert made_by_us(proxies, environ, scheme, at) == expected
 
+    @pytest.mark.parametrize(
+        "row", MADE_OTHERWISE, ids=lambda row: f"{row.environ} {row.scheme} {row.our_scheme}"
+    )
+    def test_what_reaches_it_that_differs(
+        self, row: Otherwise, proxies: Proxies, newer: bool
+    ) -> None:
+        environ = {name: proxies.fill_in(value) for name, value in row.environ.items()}
+        at = ("site.test", REFUSED_PORT)
+        assert row.by_curl != row.by_us
+        assert made_by_us(proxies, environ, row.our_scheme, at) == row.by_us
+        allowed = [row.by_curl, row.by_us] if newer else [row.by_curl]
+        assert made_by_curl(proxies, environ, row.scheme, at) in allowed
+
+    @pytest.mark.parametrize("scheme", ["http", CONNECTION])
     @pytest.mark.parametrize(("no_proxy", "host", "bypassed"), NO_PROXY)
-    def test_or_none(self, no_proxy: str, host: str, bypassed: bool, proxies: Proxies) -> None:
+    def test_or_none(
+        self, no_proxy: str, host: str, bypassed: bool, scheme: str, proxies: Proxies
+    ) -> None:
         at = (host, REFUSED_PORT)
         environ = {"all_proxy": A, "no_proxy": no_proxy}
         environ = {name: proxies.fill_in(value, at[1]) for name, value in environ.items()}
-        expected = "direct" if bypassed else "a"
-        assert which_by_curl(proxies, environ, "http", at) == expected
-        assert which_by_us(proxies, environ, "http", at) == expected
+        expected = made_by_curl(proxies, environ, scheme, at)
+        assert expected.to == ("direct" if bypassed else "a")
+        options = ["--proxy", environ["all_proxy"], "--noproxy", environ["no_proxy"]]
+        assert made_by_curl(proxies, {}, scheme, at, *options) == expected
+        assert made_by_us(proxies, environ, scheme, at) == expected
 
-    @pytest.mark.parametrize(("environ", "host", "curls", "ours", "why"), OTHERWISE, ids=str)
+    @pytest.mark.parametrize(
+        ("environ", "host", "curls", "ours", "why", "scheme"),
+        [
+            (*row, scheme)
+            for row in OTHERWISE
+            for scheme in ("http", CONNECTION)
+            if scheme == "http" or "HTTP_PROXY" not in row[0]
+        ],
+        ids=str,
+    )
     def test_where_they_differ(
         self,
         environ: dict[str, str],
@@ -721,6 +1000,7 @@ class TestWhichProxy:
         curls: str,
         ours: str,
         why: str,
+        scheme: str,
         proxies: Proxies,
         newer: bool,
     ) -> None:
@@ -728,21 +1008,6 @@ class TestWhichProxy:
         environ = {"all_proxy": A, **environ}
         environ = {name: proxies.fill_in(value, at[1]) for name, value in environ.items()}
         assert curls != ours
-        assert which_by_us(proxies, environ, "http", at) == ours
-        assert which_by_curl(proxies, environ, "http", at) in ([curls, ours] if newer else [curls])
-
-    @pytest.mark.parametrize("value", ["socks5h://user:p%40ss@{a}", "socks4a://user@{a}", "{a}"])
-    def test_what_reaches_it(
-        self, value: str, proxies: Proxies, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        value = proxies.fill_in(value)
-        expected = by_curl(proxies, ["--proxy", value], SITE)
-        assert len(expected) == 1
-        for name in ("all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("ALL_PROXY", value)
-        proxies.forget()
-        proxy = Proxy.from_env(SITE)
-        assert proxy is not None
-        create_connection(SITE, 10, proxy=proxy).close()
-        assert proxies.came() == expected
+        assert made_by_us(proxies, environ, scheme, at).to == ours
+        allowed = [curls, ours] if newer else [curls]
+        assert made_by_curl(proxies, environ, scheme, at).to in allowed

@@ -7,14 +7,13 @@ import random
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 import httpx
 import pytest
 
 from socksclient import (
-    AsyncSocksTransport,
     AuthenticationError,
     Proxy,
     Reply,
@@ -25,9 +24,12 @@ from socksclient.exceptions import HTTPReply
 from socksclient.requests import Session
 
 import real_servers
+from http_clients import Pair
 from origin import Origin
 from real_servers import Flow, MITMProxy
 from support import REFUSED_PORT, Address, Dial
+
+pytest_plugins = ["http_fixtures"]
 
 MISSING = real_servers.missing([real_servers.MITMDUMP])
 pytestmark = pytest.mark.skipif(
@@ -104,7 +106,7 @@ class Post:
         assert flow.status == response.status_code == 200
         assert flow.received == response.content == BODY
 
-    def check_httpx(self, mitmproxy: MITMProxy, response: httpx.Response, http2: bool) -> None:
+    def check_httpx(self, mitmproxy: MITMProxy, response: Any, http2: bool) -> None:
         headers = response.request.headers.multi_items()
         http_version = "HTTP/1.1"
         if http2 and self.scheme == "https":  # without TLS there is no ALPN to agree on it by
@@ -122,16 +124,16 @@ def post(request: pytest.FixtureRequest, origin: Origin) -> Post:
 
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
 class TestHTTPX:
-    def test_blocking(self, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
-        transport = SocksTransport(mitmproxy.url, verify=mitmproxy.trust(), http2=http2)
-        with httpx.Client(transport=transport) as client:
+    def test_blocking(self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
+        with pair.client(mitmproxy.url, verify=mitmproxy.trust(), http2=http2) as client:
             response = client.post(post.url, content=BODY, headers=post.headers)
         post.check_httpx(mitmproxy, response, http2)
 
     @pytest.mark.anyio
-    async def test_awaited(self, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
-        transport = AsyncSocksTransport(mitmproxy.url, verify=mitmproxy.trust(), http2=http2)
-        async with httpx.AsyncClient(transport=transport) as client:
+    async def test_awaited(self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
+        async with pair.async_client(
+            mitmproxy.url, verify=mitmproxy.trust(), http2=http2
+        ) as client:
             with anyio.fail_after(10):
                 response = await client.post(post.url, content=BODY, headers=post.headers)
         post.check_httpx(mitmproxy, response, http2)

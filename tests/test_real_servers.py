@@ -6,23 +6,24 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import anyio
-import httpx
 import pytest
 
 from socksclient import (
-    AsyncSocksTransport,
     AuthenticationError,
     ProxyClosed,
     Reply,
     ReplyError,
-    SocksTransport,
 )
 
 import real_servers
+from http_clients import Pair
 from origin import Origin
 from support import REFUSED_PORT, Address, Dial, assert_echoes
+
+pytest_plugins = ["http_fixtures"]
 
 MISSING = real_servers.missing()
 pytestmark = pytest.mark.skipif(
@@ -99,15 +100,17 @@ def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
 class TestHTTPThroughDante:
-    def test_blocking(self, dante: str, origin: Origin, scheme: str, http2: bool) -> None:
-        transport = SocksTransport(dante, verify=origin.trust(), http2=http2)
-        with httpx.Client(transport=transport) as client:
+    def test_blocking(
+        self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
+    ) -> None:
+        with pair.client(dante, verify=origin.trust(), http2=http2) as client:
             check(client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/"), scheme, http2)
 
     @pytest.mark.anyio
-    async def test_awaited(self, dante: str, origin: Origin, scheme: str, http2: bool) -> None:
-        transport = AsyncSocksTransport(dante, verify=origin.trust(), http2=http2)
-        async with httpx.AsyncClient(transport=transport) as client:
+    async def test_awaited(
+        self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
+    ) -> None:
+        async with pair.async_client(dante, verify=origin.trust(), http2=http2) as client:
             with anyio.fail_after(10):
                 response = await client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/")
             check(response, scheme, http2)
@@ -117,7 +120,7 @@ def port_of(origin: Origin, scheme: str) -> int:
     return origin.https_port if scheme == "https" else origin.http_port
 
 
-def check(response: httpx.Response, scheme: str, http2: bool) -> None:
+def check(response: Any, scheme: str, http2: bool) -> None:
     assert response.status_code == 200
     # Without TLS there is no ALPN to agree on HTTP/2 by.
     assert response.http_version == ("HTTP/2" if http2 and scheme == "https" else "HTTP/1.1")

@@ -33,6 +33,7 @@ from socksclient import (
 
 import real_servers
 import tor_network
+from http_clients import Pair
 from origin import Origin
 from support import (
     GREETING,
@@ -46,6 +47,8 @@ from support import (
     serving,
 )
 from tor_network import WELCOME, TorNetwork
+
+pytest_plugins = ["http_fixtures"]
 
 MISSING = [*tor_network.missing(), *real_servers.missing(["danted"])]
 pytestmark = [
@@ -102,23 +105,28 @@ def assert_three_hops(tor: TorNetwork, port: int) -> None:
         assert len(set(relays)) == 3
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 class TestHTTP:
-    def test_blocking(self, tor: TorNetwork, proxy: str, origin: Origin) -> None:
-        transport = SocksTransport(proxy, verify=origin.trust())
+    def test_blocking(
+        self, pair: Pair, tor: TorNetwork, proxy: str, origin: Origin, scheme: str
+    ) -> None:
+        port = origin.https_port if scheme == "https" else origin.http_port
         with resolved_names() as resolved:
-            with httpx.Client(transport=transport, timeout=TIMEOUT) as client:
-                response = client.get(f"https://origin.test:{origin.https_port}/")
-                assert_three_hops(tor, origin.https_port)  # the pool keeps the connection
+            with pair.client(proxy, verify=origin.trust()) as client:
+                response = client.get(f"{scheme}://origin.test:{port}/", timeout=TIMEOUT)
+                assert_three_hops(tor, port)  # the pool keeps the connection
         assert response.status_code == 200
         assert "origin.test" not in resolved
 
     @pytest.mark.anyio
-    async def test_awaited(self, tor: TorNetwork, proxy: str, origin: Origin) -> None:
-        transport = AsyncSocksTransport(proxy, verify=origin.trust())
+    async def test_awaited(
+        self, pair: Pair, tor: TorNetwork, proxy: str, origin: Origin, scheme: str
+    ) -> None:
+        port = origin.https_port if scheme == "https" else origin.http_port
         with resolved_names() as resolved:
-            async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
-                response = await client.get(f"https://origin.test:{origin.https_port}/")
-                await anyio.to_thread.run_sync(assert_three_hops, tor, origin.https_port)
+            async with pair.async_client(proxy, verify=origin.trust()) as client:
+                response = await client.get(f"{scheme}://origin.test:{port}/", timeout=TIMEOUT)
+                await anyio.to_thread.run_sync(assert_three_hops, tor, port)
         assert response.status_code == 200
         assert "origin.test" not in resolved
 
