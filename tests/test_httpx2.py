@@ -38,6 +38,10 @@ if TYPE_CHECKING:
         httpx2.Client(transport=AsyncSocksTransport(proxy))  # type: ignore[arg-type]
         httpx2.Client(transport=socksclient.SocksTransport(proxy))  # type: ignore[arg-type]
         httpx.Client(transport=SocksTransport(proxy))  # type: ignore[arg-type]
+        httpx2.Client(transport=SocksTransport.from_env(http2=True))
+        httpx2.Client(mounts=SocksTransport.mounts_from_env(), trust_env=False)
+        httpx2.AsyncClient(mounts=AsyncSocksTransport.mounts_from_env(verify=context))
+        httpx.Client(transport=SocksTransport.from_env())  # type: ignore[arg-type]
         with SocksTransport(
             proxy,
             verify=False,

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 import socksclient
 import socksclient.anyio
 import socksclient.dnspython
+import socksclient.environment
 import socksclient.exceptions
 import socksclient.flows
 import socksclient.ftp
 import socksclient.httpx
 import socksclient.redis
 import socksclient.requests
+import socksclient.stdio
 import socksclient.sync
 import socksclient.testing
 import socksclient.urllib
@@ -51,6 +55,19 @@ def test_a_transport_loads_what_it_needs() -> None:
     assert loaded_after("import socksclient; socksclient.SocksTransport") >= {"httpx", "ssl"}
 
 
+def test_none_of_our_modules_asks_for_pysocks() -> None:
+    directory = Path(socksclient.__file__).parent
+    asked = set()
+    for path in directory.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                asked |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                asked.add(str(node.module).partition(".")[0])
+    assert {"requests", "socksclient", "socket"} <= asked
+    assert not asked & {"socks", "sockshandler"}
+
+
 def test_every_public_name_is_there() -> None:
     assert sorted(set(socksclient.__all__)) == sorted(socksclient.__all__)
     for name in socksclient.__all__:
@@ -68,12 +85,14 @@ def test_a_name_that_is_not_there() -> None:
     [
         socksclient.anyio,
         socksclient.dnspython,
+        socksclient.environment,
         socksclient.exceptions,
         socksclient.flows,
         socksclient.ftp,
         socksclient.httpx,
         socksclient.redis,
         socksclient.requests,
+        socksclient.stdio,
         socksclient.sync,
         socksclient.testing,
         socksclient.urllib,

@@ -400,6 +400,9 @@ class TestIsolated:
         assert proxy == Proxy("h", username="<torS0X>0", password="token")
         assert proxy == Proxy("h", username="alice").isolated("token")
         assert Proxy("h").isolated("").password == ""
+        whole = Proxy("h", 9150, path="/run/tor/socks", tls=True)
+        isolated = whole.isolated("token")
+        assert replace(isolated, username=None, password=None) == whole
 
     @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
     def test_with_socks4_by_the_user_id(self, scheme: str) -> None:

@@ -200,6 +200,17 @@ class TestIsolation:
         assert len(circuits) == 3
         assert len(set(circuits)) == 3
 
+    def test_at_a_unix_socket(self, tor: TorNetwork, dial: Dial, destination: Address) -> None:
+        shared = Proxy(path=tor.unix_path)
+        with (
+            dial(destination, proxy=shared.isolated("a"), timeout=TIMEOUT) as first,
+            dial(destination, proxy=shared.isolated("b"), timeout=TIMEOUT) as second,
+        ):
+            circuits = [circuit for circuit, _ in streams_to(tor, destination[1])]
+            for sock in (first, second):
+                assert_echoes(sock)
+        assert len(set(circuits)) == 2
+
     def test_one_token_one_circuit(
         self, tor: TorNetwork, proxy: str, dial: Dial, destination: Address
     ) -> None:

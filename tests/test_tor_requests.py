@@ -250,6 +250,22 @@ def test_a_failure_by_socks4a(tor_by: Tor) -> None:
     assert error.reply is Socks4Reply.REJECTED_OR_FAILED
 
 
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ("", ProxyClosed),
+        ("00 5a 00 00 c0 00 02", ProxyClosed),
+        ("05 00 00 01 c0 00 02 07", ProtocolError),
+    ],
+)
+def test_nonsense_by_socks4a(tor_by: Tor, answer: str, error: type[ProtocolError]) -> None:
+    faults = Faults(answers={"request": bytes.fromhex(answer)})
+    routes = {(NAME, 0): ("192.0.2.7", 0)}
+    with SocksServer(faults=faults, routes=routes) as server:
+        caught = failure(tor_by.resolve, NAME, server.url_as("socks4a"), (NAME, 0))
+    assert type(caught) is error
+
+
 class TestWhatCannotBe:
     """It is a ValueError before anything is sent."""
 
