@@ -709,6 +709,17 @@ class TestDeadline:
             with pytest.raises((ProxyTimeout, httpx.ConnectTimeout)):
                 act()
 
+    def test_an_awaited_listener_has_that_of_its_caller(
+        self, portal: BlockingPortal, hops: MakeHops
+    ) -> None:
+        async def fail() -> None:
+            with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+                await socksclient.anyio.bind(*ANYONE, proxy=chain.proxies)
+
+        faults = dict.fromkeys(range(3), Faults(drip=0.01))
+        with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
+            portal.call(fail)
+
     def test_it_is_one_for_all_associations(self, hops: MakeHops) -> None:
         """That of the last hop alone, through the others, takes half of it."""
         faults = dict.fromkeys(range(3), Faults(drip=0.02))

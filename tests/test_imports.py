@@ -25,6 +25,26 @@ import socksclient.sync
 import socksclient.testing
 import socksclient.urllib
 
+MODULES: list[object] = [
+    socksclient.anyio,
+    socksclient.dnspython,
+    socksclient.environment,
+    socksclient.exceptions,
+    socksclient.flows,
+    socksclient.ftp,
+    socksclient.httpx,
+    socksclient.redis,
+    socksclient.requests,
+    socksclient.stdio,
+    socksclient.sync,
+    socksclient.testing,
+    socksclient.urllib,
+]
+if sys.version_info >= (3, 11):  # httpx2 has never been there for Python 3.10
+    import socksclient.httpx2
+
+    MODULES.append(socksclient.httpx2)
+
 HEAVY = ("httpx", "httpcore", "httpx2", "requests", "anyio", "ssl", "asyncio", "h11", "redis")
 
 
@@ -60,11 +80,12 @@ def test_none_of_our_modules_asks_for_pysocks() -> None:
     asked = set()
     for path in directory.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                asked |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                asked.add(str(node.module).partition(".")[0])
-    assert {"requests", "socksclient", "socket"} <= asked
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                for alias in node.names:
+                    asked |= set(alias.name.split("."))
+            if isinstance(node, ast.ImportFrom):
+                asked |= set(str(node.module).split("."))  # such as urllib3.contrib.socks
+    assert {"requests", "socksclient", "socket", "adapters", "connectionpool"} <= asked
     assert not asked & {"socks", "sockshandler"}
 
 
@@ -80,24 +101,7 @@ def test_a_name_that_is_not_there() -> None:
         socksclient.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        socksclient.anyio,
-        socksclient.dnspython,
-        socksclient.environment,
-        socksclient.exceptions,
-        socksclient.flows,
-        socksclient.ftp,
-        socksclient.httpx,
-        socksclient.redis,
-        socksclient.requests,
-        socksclient.stdio,
-        socksclient.sync,
-        socksclient.testing,
-        socksclient.urllib,
-    ],
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_modules_export_what_they_say(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         assert hasattr(module, name)

@@ -19,7 +19,7 @@ from socksclient import (
 )
 
 import real_servers
-from http_clients import Pair
+from http_clients import CLIENT_HOST, Pair
 from origin import Origin
 from support import REFUSED_PORT, Address, Dial, assert_echoes
 
@@ -103,14 +103,16 @@ class TestHTTPThroughDante:
     def test_blocking(
         self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
     ) -> None:
-        with pair.client(dante, verify=origin.trust(), http2=http2) as client:
+        options = {"verify": origin.trust(), "http2": http2, "local_address": CLIENT_HOST}
+        with pair.client(dante, **options) as client:
             check(client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/"), scheme, http2)
 
     @pytest.mark.anyio
     async def test_awaited(
         self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
     ) -> None:
-        async with pair.async_client(dante, verify=origin.trust(), http2=http2) as client:
+        options = {"verify": origin.trust(), "http2": http2, "local_address": CLIENT_HOST}
+        async with pair.async_client(dante, **options) as client:
             with anyio.fail_after(10):
                 response = await client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/")
             check(response, scheme, http2)
@@ -122,5 +124,6 @@ def port_of(origin: Origin, scheme: str) -> int:
 
 def check(response: Any, scheme: str, http2: bool) -> None:
     assert response.status_code == 200
+    assert response.json()["client"][0] != CLIENT_HOST  # it came by Dante
     # Without TLS there is no ALPN to agree on HTTP/2 by.
     assert response.http_version == ("HTTP/2" if http2 and scheme == "https" else "HTTP/1.1")

@@ -699,10 +699,12 @@ def test_a_name_without_an_address_is_a_connection_error(
     assert server.connections == []
 
 
-def test_an_ipv6_address_that_socks4_cannot_carry(server: SocksServer) -> None:
-    with Session([server.url, server.url_as("socks4")]) as session:
-        error = fail(session, "http://[2001:db8::1]/", requests.exceptions.InvalidURL)
-    assert "SOCKS4 cannot carry the IPv6 address" in str(error)
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+def test_an_ipv6_address_that_socks4_cannot_carry(server: SocksServer, scheme: str) -> None:
+    for proxy in (server.url_as(scheme), [server.url, server.url_as(scheme)]):
+        with Session(proxy) as session:
+            error = fail(session, "http://[2001:db8::1]/", InvalidURL)
+        assert "SOCKS4 cannot carry the IPv6 address" in str(error)
     assert server.connections == []
 
 

@@ -251,19 +251,24 @@ def test_a_failure_by_socks4a(tor_by: Tor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "error", "words"),
     [
-        ("", ProxyClosed),
-        ("00 5a 00 00 c0 00 02", ProxyClosed),
-        ("05 00 00 01 c0 00 02 07", ProtocolError),
+        ("", ProxyClosed, "got 0 of 8 octets, as proxies do that do not offer RESOLVE ("),
+        ("00", ProxyClosed, "got 1 of 8 octets ("),
+        ("00 5a 00 00 c0 00 02", ProxyClosed, "got 7 of 8 octets ("),
+        ("00 5b", ReplyError, "(SOCKS4 CD 5B)"),
+        ("04 5a 00 00 c0 00 02 07", ProtocolError, "it answered with 04 5a, version 00 is wanted"),
+        ("05 00 00 01 c0 00 02 07", ProtocolError, "this is a SOCKS5 server"),
     ],
 )
-def test_nonsense_by_socks4a(tor_by: Tor, answer: str, error: type[ProtocolError]) -> None:
+def test_nonsense_by_socks4a(tor_by: Tor, answer: str, error: type[SocksError], words: str) -> None:
     faults = Faults(answers={"request": bytes.fromhex(answer)})
     routes = {(NAME, 0): ("192.0.2.7", 0)}
     with SocksServer(faults=faults, routes=routes) as server:
         caught = failure(tor_by.resolve, NAME, server.url_as("socks4a"), (NAME, 0))
     assert type(caught) is error
+    assert caught.phase == "request"
+    assert words in str(caught)
 
 
 class TestWhatCannotBe:
