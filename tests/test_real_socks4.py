@@ -25,6 +25,7 @@ from socksclient import (
 from socksclient.exceptions import Socks4Reply
 
 import real_servers
+from http_clients import CLIENT_HOST
 from origin import Origin
 from support import GREETING, REFUSED_PORT, Address, Dial, receive_exactly
 
@@ -174,17 +175,27 @@ class TestBindByDante:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 class TestHTTP:
     def test_blocking(self, address: str, origin: Origin, scheme: str) -> None:
-        transport = SocksTransport(f"socks4a://{address}", verify=origin.trust())
+        transport = SocksTransport(
+            f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
+        )
         with httpx.Client(transport=transport) as client:
-            assert client.get(url_of(origin, scheme)).json()["scheme"] == scheme
+            check(client.get(url_of(origin, scheme)), scheme)
 
     @pytest.mark.anyio
     async def test_awaited(self, address: str, origin: Origin, scheme: str) -> None:
-        transport = AsyncSocksTransport(f"socks4a://{address}", verify=origin.trust())
+        transport = AsyncSocksTransport(
+            f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
+        )
         async with httpx.AsyncClient(transport=transport) as client:
             with anyio.fail_after(10):
                 response = await client.get(url_of(origin, scheme))
-            assert response.json()["scheme"] == scheme
+            check(response, scheme)
+
+
+def check(response: httpx.Response, scheme: str) -> None:
+    seen = response.json()
+    assert seen["scheme"] == scheme
+    assert seen["client"][0] != CLIENT_HOST  # it came by the proxy
 
 
 def url_of(origin: Origin, scheme: str) -> str:
