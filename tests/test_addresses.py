@@ -121,7 +121,8 @@ class TestTheDestinationsAddresses:
     ) -> None:
         _, port = echo_server
         names["origin.test"] = ["2001:db8::1", "127.0.0.1"]
-        with SocksServer(faults=[faults]) as server:
+        routes = {("2001:db8::1", port): echo_server}
+        with SocksServer(faults=[faults], routes=routes) as server:
             with dial(("origin.test", port), proxy=local(server)) as sock:
                 assert_echoes(sock)
             seen = [request.destination for request in server.requests]
@@ -145,12 +146,14 @@ class TestTheDestinationsAddresses:
             assert len(server.connections) == 1
 
     def test_when_all_fail_the_last_error_tells_of_the_others(
-        self, dial: Dial, names: Names
+        self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
         names["origin.test"] = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
         faults = [Faults(reply=0x03), Faults(close_after=2), Faults(reply=0x05)]
-        with SocksServer(faults=faults) as server, pytest.raises(ReplyError) as caught:
-            dial(("origin.test", 80), proxy=local(server))
+        routes = {("2001:db8::1", 80): echo_server}
+        with SocksServer(faults=faults, routes=routes) as server:
+            with pytest.raises(ReplyError) as caught:
+                dial(("origin.test", 80), proxy=local(server))
         assert caught.value.reply == Reply.CONNECTION_REFUSED
         assert caught.value.destination == ("origin.test", 80)
         first, second = caught.value.__notes__

@@ -450,7 +450,7 @@ class TestFaults:
     ) -> None:
         with SocksServer(faults=faults) as server:
             with pytest.raises(OSError, match="proxy"):
-                create_connection(echo_server, 5, proxy=server.url_as(scheme))
+                create_connection(echo_server, 1, proxy=server.url_as(scheme))
             assert eventually(lambda: server.requests[0].sent == bytes.fromhex(sent))
 
     @pytest.mark.parametrize("scheme", ["socks4a", "http"])
