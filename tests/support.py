@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import pytest
 import uvloop
 
 from socksclient import Proxy, ProxyLike
@@ -368,6 +369,14 @@ def _audit(event: str, args: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_audit)
+
+
+def needs(missing: Sequence[str]) -> pytest.MarkDecorator:
+    """Skips where servers are missing, but for CI: there it is a failure."""
+    return pytest.mark.skipif(
+        bool(missing) and os.environ.get("CI") != "true",
+        reason=f"not installed: {', '.join(missing)}",
+    )
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import os
 import re
 import select
 import socket
@@ -48,6 +47,7 @@ from support import (
     Address,
     eventually,
     in_thread,
+    needs,
     nothing_left_open,
     receive_exactly,
     resolved_names,
@@ -56,10 +56,7 @@ from support import (
 )
 
 MISSING = real_servers.missing()
-needs_servers = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+needs_servers = needs(MISSING)
 
 ACCOUNTS = {"user": "pass"}
 ANYONE = ("0.0.0.0", 0)

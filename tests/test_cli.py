@@ -47,6 +47,7 @@ from support import (
     eventually,
     family_of,
     in_thread,
+    needs,
     receive_exactly,
     serving,
 )
@@ -1159,10 +1160,7 @@ class SSH:
                 run.kill()
 
 
-@pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+@needs(MISSING)
 class TestProxyCommand:
     def test_large_transfers(self, real_proxy: str, echo_server: Address, tmp_path: Path) -> None:
         octets = os.urandom(50 << 20)
@@ -1197,10 +1195,7 @@ class TestProxyCommand:
                 assert b"socksclient: the proxy refused the request" in run.stderr.read()
 
 
-@pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+@needs(MISSING)
 # microsocks hangs up both ways at the first end.
 @pytest.mark.parametrize("real_proxy", ["dante", "ssh -D"], indirect=True)
 class TestHalfClose:
@@ -1224,10 +1219,7 @@ class TestHalfClose:
             ends_with(run, 0)
 
 
-@pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+@needs(MISSING)
 class TestConnectThroughTLS:
     @pytest.fixture
     def proxy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:

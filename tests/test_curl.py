@@ -27,13 +27,10 @@ from socksclient import Proxy, ProxyLike, SocksError, SocksTransport, create_con
 from socksclient.wire import is_address
 
 import support
-from support import REFUSED_PORT, Address, family_of
+from support import REFUSED_PORT, Address, family_of, needs
 
 CURL = shutil.which("curl")
-pytestmark = pytest.mark.skipif(
-    CURL is None and os.environ.get("CI") != "true",  # there it is a failure
-    reason="not installed: curl",
-)
+pytestmark = needs([] if CURL else ["curl"])
 
 # What the names of the destinations are resolved to, by who resolves them here.
 NAMES = {

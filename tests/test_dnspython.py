@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import socket
 import ssl
 import sys
@@ -49,7 +48,7 @@ from socksclient.wire import Command, encode_datagram_header
 
 import real_servers
 import real_services
-from support import BACKENDS, REFUSED_PORT, Address, descriptors, eventually, resolved_names
+from support import BACKENDS, REFUSED_PORT, Address, descriptors, eventually, needs, resolved_names
 
 LOOPS = ["asyncio", "trio"]
 
@@ -737,10 +736,7 @@ def real_server(
         yield address
 
 
-@pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+@needs(MISSING)
 class TestRealServers:
     @pytest.mark.parametrize(("name", "kind"), RECORDS | TOO_LONG)
     def test_all_ways_to_ask(

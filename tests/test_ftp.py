@@ -28,16 +28,14 @@ import real_services
 from real_services import FTPServer
 from support import (
     Address,
+    needs,
     nothing_left_open,
     resolved_names,
     serving,
 )
 
 MISSING = [*real_servers.missing(), *real_services.missing()]
-needs_servers = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+needs_servers = needs(MISSING)
 both_modes = pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
 
 Client = FTP | FTP_TLS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
 from collections.abc import Iterator
@@ -27,15 +26,12 @@ import real_servers
 from http_clients import Pair
 from origin import Origin
 from real_servers import Flow, MITMProxy
-from support import REFUSED_PORT, Address, Dial
+from support import REFUSED_PORT, Address, Dial, needs
 
 pytest_plugins = ["http_fixtures"]
 
 MISSING = real_servers.missing([real_servers.MITMDUMP])
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 ACCOUNT = ("user", "päss w@rd")
 NOT_IN_HTTP2 = ("host", "connection")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -41,15 +40,13 @@ from support import (
     GREETING,
     REFUSED_PORT,
     Address,
+    needs,
     receive_exactly,
     resolved_names,
 )
 
 MISSING = real_servers.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 DATA = b"there and back"
 DRIVERS = ["blocking", *BACKENDS]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -31,15 +30,13 @@ from support import (
     Address,
     Dial,
     assert_echoes,
+    needs,
     receive_exactly,
     serving,
 )
 
 MISSING = real_servers.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 DATA = b"there and back"
 ACCOUNT = ("user", "pass.word")

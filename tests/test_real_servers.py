@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,15 +20,12 @@ from socksclient import (
 import real_servers
 from http_clients import CLIENT_HOST, Pair
 from origin import Origin
-from support import REFUSED_PORT, Address, Dial, assert_echoes
+from support import REFUSED_PORT, Address, Dial, assert_echoes, needs
 
 pytest_plugins = ["http_fixtures"]
 
 MISSING = real_servers.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 ACCOUNT = ("user", "päss:w@rd")
 Start = Callable[[Path], AbstractContextManager[str]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ftplib
 import io
-import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +17,10 @@ import pytest
 import real_services
 from real_servers import Address
 from real_services import BIG, FTPServer
+from support import needs
 
 MISSING = real_services.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 HOSTS = ["127.0.0.1", "::1"]
 FTP_SERVERS = {"vsftpd": real_services.vsftpd, "pyftpdlib": real_services.pyftpdlib}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -27,13 +26,10 @@ from socksclient.exceptions import Socks4Reply
 import real_servers
 from http_clients import CLIENT_HOST
 from origin import Origin
-from support import GREETING, REFUSED_PORT, Address, Dial, receive_exactly
+from support import GREETING, REFUSED_PORT, Address, Dial, needs, receive_exactly
 
 MISSING = real_servers.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 Start = Callable[[Path], AbstractContextManager[str]]
 

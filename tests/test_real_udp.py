@@ -21,13 +21,10 @@ from socksclient import AssociationClosed, ProxyClosed, ReplyError
 from socksclient.wire import encode_datagram_header
 
 import real_servers
-from support import BACKENDS, Address
+from support import BACKENDS, Address, needs
 
 MISSING = real_servers.missing()
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 DRIVERS = ["blocking", *BACKENDS]
 ACCOUNT = ("user", "päss:w@rd")

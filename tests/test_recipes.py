@@ -6,7 +6,6 @@ anything but the proxy. The environment has other proxies for it.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from socksclient.testing import Faults, SocksServer
 import library_servers
 import real_servers
 from origin import Origin
-from support import Address
+from support import Address, needs
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 SECTION = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
@@ -90,10 +89,7 @@ RECIPES = {
 }
 
 MISSING = [*real_servers.missing(["danted"]), *library_servers.missing()]
-needs_servers = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+needs_servers = needs(MISSING)
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 WARNINGS = ["-W", "error"]

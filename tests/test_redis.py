@@ -26,13 +26,10 @@ from socksclient.testing import Faults, SocksServer
 
 import library_servers
 import real_servers
-from support import Address, eventually, nothing_left_open, resolved_names
+from support import Address, eventually, needs, nothing_left_open, resolved_names
 
 MISSING = [*real_servers.missing(["danted"]), *library_servers.missing()]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+pytestmark = needs(MISSING)
 
 NAME = "redis.test"
 SOON = 0.05  # seconds, of a timeout that is to pass

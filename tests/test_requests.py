@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import pickle
 import select
 import socket
@@ -69,6 +68,7 @@ from support import (
     REFUSED_PORT,
     Address,
     eventually,
+    needs,
     resolved_names,
     resolver,
     serving,
@@ -77,10 +77,7 @@ from support import (
 
 SIZE = 20_000_000
 PASSWORD = "Pa55w0rd"
-needs_dante = pytest.mark.skipif(
-    bool(real_servers.missing(["danted"])) and os.environ.get("CI") != "true",
-    reason="danted is not installed",
-)
+needs_dante = needs(real_servers.missing(["danted"]))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import selectors
 import socket
@@ -29,6 +28,7 @@ from support import (
     REFUSED_PORT,
     Address,
     assert_echoes,
+    needs,
     nothing_left_open,
     receive_exactly,
     resolved_names,
@@ -306,10 +306,7 @@ class TestListen:
                 sock.listen()
 
 
-@pytest.mark.skipif(
-    bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-    reason=f"not installed: {', '.join(MISSING)}",
-)
+@needs(MISSING)
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4"])
 def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
     with real_servers.dante(tmp_path) as url:

@@ -42,6 +42,7 @@ from support import (
     assert_echoes,
     echo,
     eventually,
+    needs,
     receive_exactly,
     resolved_names,
     serving,
@@ -52,10 +53,7 @@ pytest_plugins = ["http_fixtures"]
 
 MISSING = [*tor_network.missing(), *real_servers.missing(["danted"])]
 pytestmark = [
-    pytest.mark.skipif(
-        bool(MISSING) and os.environ.get("CI") != "true",  # there a missing server is a failure
-        reason=f"not installed: {', '.join(MISSING)}",
-    ),
+    needs(MISSING),
     pytest.mark.timeout(240),  # the first test of each worker may have to wait for the network
 ]
 

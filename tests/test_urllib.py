@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import urllib.request
 from collections.abc import Iterator
@@ -29,12 +28,9 @@ from socksclient.urllib import SocksHandler
 
 import real_servers
 from origin import Origin, digest, digest_of
-from support import Address, nothing_left_open, resolved_names
+from support import Address, needs, nothing_left_open, resolved_names
 
-needs_dante = pytest.mark.skipif(
-    bool(real_servers.missing(["danted"])) and os.environ.get("CI") != "true",
-    reason="danted is not installed",
-)
+needs_dante = needs(real_servers.missing(["danted"]))
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
 SIZE = 5_000_000
