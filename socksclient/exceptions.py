@@ -8,7 +8,7 @@
     │   └── ProxyClosed (ConnectionResetError)     it hung up before it had answered
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
     ├── ReplyError                                 the proxy refused the request, and says why
-    │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403
+    │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403, and their like
     │   ├── ConnectionRefused (ConnectionRefusedError)      REP 05
     │   └── TTLExpired (TimeoutError)                       REP 06
     └── AssociationClosed (ConnectionResetError)   the proxy ended a UDP association

@@ -126,8 +126,8 @@ class Proxy:
         """The proxy of a URL such as ``socks5h://user:pass@proxy.example:1080``.
 
         User name and password are percent-encoded UTF-8, and a user name without a password has
-        the empty one. ``socks5h://localhost/run/tor/socks`` is
-        the unix socket /run/tor/socks, as for curl.
+        the empty one. ``socks5h://localhost/run/tor/socks`` is the unix socket /run/tor/socks, as
+        for curl.
 
         Args:
             url: The schemes are those of the class.
@@ -172,9 +172,9 @@ class Proxy:
         """The proxy that the environment has for `destination`.
 
         That is the value of all_proxy or, if that is unset or empty, of ALL_PROXY, with
-        ``http://`` before it if it has no scheme, as for curl; no_proxy or
-        NO_PROXY names the destinations that need none: hosts with all that ends in them, IP
-        addresses, networks (192.0.2.0/24), each perhaps with a port, or "*" for all.
+        ``http://`` before it if it has no scheme, as for curl; no_proxy or NO_PROXY names the
+        destinations that need none: hosts with all that ends in them, IP addresses, networks
+        (192.0.2.0/24), each perhaps with a port, or "*" for all.
 
         Args:
             destination: A host, or a (host, port) pair. None asks for the proxy, whatever the

@@ -28,14 +28,14 @@ class SocksSocket(socket.socket):
     `bind`, `listen` and `accept` are BIND (RFC 1928 §4): the proxy listens, for one peer, at a port
     of its choice, which `getsockname` tells. All else is a plain socket's: options set before are
     those of the connection to the proxy, and so is the address bound to. When it connects, its
-    descriptor is replaced: register it with selectors afterwards. `family` becomes that of
-    the connection to the proxy, and `getpeername` tells the proxy's address.
+    descriptor is replaced: register it with selectors afterwards. `family` becomes that of the
+    connection to the proxy, and `getpeername` tells the proxy's address.
 
     It cannot connect without blocking: `socksclient.anyio.connect_socket` does, also for asyncio,
     whose `sock_connect` would resolve the name first. Nor can TLS be put around it before it has
-    connected. `create_connection` is simpler where it can be used. Give it
-    to a program as its `socket` (``functools.partial(SocksSocket, proxy)``), but never assign it to
-    `socket.socket`: the library makes its own by that.
+    connected. `create_connection` is simpler where it can be used. Give it to a program as its
+    `socket` (``functools.partial(SocksSocket, proxy)``), but never assign it to `socket.socket`:
+    the library makes its own by that.
 
     Args:
         proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
