@@ -814,7 +814,7 @@ class TestConnect:
 
     @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
     def test_descriptors_that_somebody_has_made_non_blocking(
-        self, proxy: str, echo_server: Address, blocking: bool
+        self, proxy: str, greeter: Address, blocking: bool
     ) -> None:
         stdin, writing = os.pipe()
         reading, stdout = os.pipe()
@@ -822,12 +822,14 @@ class TestConnect:
         with os.fdopen(writing, "wb", 0) as to_it, os.fdopen(reading, "rb", 0) as from_it:
             os.set_blocking(stdin, blocking)
             os.set_blocking(stdout, blocking)
-            with connecting(proxy, *echo_server, stdin=stdin, stdout=stdout) as run:
+            with connecting(proxy, *greeter, stdin=stdin, stdout=stdout) as run:
                 os.close(stdin)
                 os.close(stdout)
-                assert eventually(lambda: is_idle(run))
+                assert read_exactly(from_it, len(GREETING)) == GREETING
+                assert eventually(lambda: is_idle(run))  # as there is nothing to read
                 sending = in_thread(partial(write_all, to_it, octets))
-                assert eventually(lambda: is_idle(run))  # as nothing is read
+                # As nobody reads what it writes.
+                assert eventually(lambda: is_full(from_it) and is_idle(run))
                 assert read_all(from_it) == octets
                 sending.result()
                 ends_with(run, 0)
