@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -29,6 +30,13 @@ from tor_network import Plugin, TorNetwork
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Plugin(config), "tor_network")
+
+
+def pytest_collection_finish() -> None:
+    # What stays for the whole run, thousands of tests, need not be gone through by each of those
+    # that collect garbage.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=list(BACKENDS))
