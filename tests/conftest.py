@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -30,6 +31,12 @@ from tor_network import Plugin, TorNetwork
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Plugin(config), "tor_network")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    # They wait as long as they compute: for deadlines, and for the other side.
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:
