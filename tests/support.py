@@ -140,7 +140,11 @@ REFUSED_PORT: int = _nobody.getsockname()[1]
 
 @contextmanager
 def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
-    """An address that lets no connection through: its listener's queue is full."""
+    """An address that lets no connection through: its listener's queue is full.
+
+    With a `port` it takes a host of its own, such as no client has had: a connection that has
+    ended may hold the port for a minute.
+    """
     with socket.socket() as listener:
         listener.bind((host, port))
         listener.listen(0)

@@ -35,8 +35,8 @@ class TestTheProxysOwnAddresses:
     def test_a_first_one_that_is_silent(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
-        names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
-        with SocksServer() as server, silence("127.0.0.9", server.address[1]):
+        names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
+        with SocksServer() as server, silence("127.0.0.12", server.address[1]):
             proxy = f"socks5h://proxy.test:{server.address[1]}"
             with dial(echo_server, proxy=proxy) as sock:
                 assert sock.getpeername() == server.address
@@ -193,11 +193,11 @@ class TestTheDestinationsAddresses:
         self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("socksclient.sockets.CONNECTION_ATTEMPT_DELAY", 0.4)
-        names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
+        names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
         names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
         with SocksServer(faults=Faults(reply=0x05)) as server:
             proxy = f"socks5://proxy.test:{server.address[1]}"
-            with silence("127.0.0.9", server.address[1]), pytest.raises(ReplyError):
+            with silence("127.0.0.12", server.address[1]), pytest.raises(ReplyError):
                 dial(("origin.test", 80), proxy=proxy, timeout=3.0)
             assert len(server.requests) == 9
 

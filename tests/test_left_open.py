@@ -106,11 +106,11 @@ def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]
 
 
 def test_after_losing_a_race(dial: Dial, names: dict[str, list[str]]) -> None:
-    names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
+    names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
     with (
         serving(echo) as destination,
         SocksServer() as server,
-        silence("127.0.0.9", server.address[1]),
+        silence("127.0.0.12", server.address[1]),
     ):
         before = settled_descriptors()
         with dial(destination, proxy=f"socks5h://proxy.test:{server.address[1]}"):
