@@ -7,7 +7,8 @@ import select
 import selectors
 import socket
 import ssl
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,23 +243,15 @@ class TestListen:
             chain = [server.url_as(scheme) for server, scheme in zip(servers, schemes, strict=True)]
             sock = stack.enter_context(SocksSocket(chain))
             sock.settimeout(10)
-            sock.listen()
-            with socket.create_connection(sock.getsockname(), 10) as peer:
-                connection, address = sock.accept()
-                with connection:
-                    assert address == peer.getsockname()
-                    connection.sendall(b"there")
-                    assert receive_exactly(peer, 5) == b"there"
+            with accepted_by(sock) as (connection, peer):
+                assert_passes(connection, peer)
 
     def test_options_set_before_are_those_of_the_connection(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.settimeout(10)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.listen()
-            with socket.create_connection(sock.getsockname(), 10):
-                connection, _ = sock.accept()
-                with connection:
-                    assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            with accepted_by(sock) as (connection, _):
+                assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
     def test_the_address_bound_to_is_the_one_to_connect_from(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
@@ -317,13 +310,20 @@ def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
             assert_echoes(sock)
         with SocksSocket(proxy) as sock:
             sock.settimeout(10)
-            sock.listen()
-            with socket.create_connection(sock.getsockname(), 10) as peer:
-                connection, address = sock.accept()
-                with connection:
-                    assert address == peer.getsockname()
-                    assert_passes(connection, peer)
-                    assert_passes(peer, connection)
+            with accepted_by(sock) as (connection, peer):
+                assert_passes(connection, peer)
+                assert_passes(peer, connection)
+
+
+@contextmanager
+def accepted_by(sock: SocksSocket) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The connection that it accepts, and the peer's end of it."""
+    sock.listen()
+    with socket.create_connection(sock.getsockname(), 10) as peer:
+        connection, address = sock.accept()
+        with connection:
+            assert address == peer.getsockname()
+            yield connection, peer
 
 
 def assert_passes(source: socket.socket, target: socket.socket) -> None:
