@@ -171,7 +171,7 @@ async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
         return await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=tls.server_name_of(proxy),
+            hostname=tls.server_name(proxy.host),
             ssl_context=tls.context_of(proxy),
             standard_compatible=False,  # as an SSLSocket: many end without its closing handshake
         )

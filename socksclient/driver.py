@@ -129,7 +129,7 @@ def _start_tls(attempt: Attempt, channel: Channel, deadline: Deadline) -> Channe
     proxy = attempt.proxy
     try:
         deadline.limit(channel)
-        return tls.start_tls(channel, tls.context_of(proxy), tls.server_name_of(proxy))
+        return tls.start_tls(channel, tls.context_of(proxy), tls.server_name(proxy.host))
     except (OSError, ValueError) as error:
         if is_deadline(error):
             raise

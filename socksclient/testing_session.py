@@ -84,9 +84,11 @@ class Session:
 
     def abort(self) -> None:
         """When the server is stopped: TLS waits for the client's closing handshake until then."""
-        for writer in (getattr(self, "writer", None), self.outside):
-            if writer is not None:
-                writer.transport.abort()
+        # asyncio stumbles at aborting a connection that it closed once the rest had been sent.
+        if self.sock.fileno() >= 0:
+            self.writer.transport.abort()
+        if self.outside is not None and self.outside.get_extra_info("socket").fileno() >= 0:
+            self.outside.transport.abort()
 
     async def hear(self, count: int) -> bytes:
         """Reads exactly `count` octets of the handshake."""

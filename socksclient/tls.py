@@ -23,7 +23,7 @@ __all__ = [
     "TLSSocket",
     "check_not_shared",
     "context_of",
-    "server_name_of",
+    "server_name",
     "start_tls",
     "tls_failure",
 ]
@@ -51,9 +51,13 @@ def check_not_shared(name: str, context: object, chain: Chain) -> None:
         raise ValueError(f"{name} is also the context for TLS with the proxy; make it another")
 
 
-def server_name_of(proxy: Proxy) -> str:
-    """What its certificate is verified against: no zone id, and no dot at the end of a name."""
-    return proxy.host.partition("%")[0].rstrip(".")
+def server_name(host: str) -> str:
+    """Return `host` as TLS names it, in SNI and against the certificate.
+
+    A zone id means something on this machine only, and a name in SNI has no trailing dot
+    (RFC 6066 §3).
+    """
+    return host.partition("%")[0].removesuffix(".")
 
 
 def tls_failure(error: BaseException) -> ProxyConnectError:

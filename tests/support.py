@@ -162,6 +162,12 @@ def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
                 sock.close()
 
 
+def reset(sock: socket.socket) -> None:
+    """Ends a connection with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
 def family_of(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
@@ -253,8 +259,7 @@ class PlayedProxy:
 
     def reset(self) -> None:
         """Ends the association with RST."""
-        self.control.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.control.close()
+        reset(self.control)
 
 
 @contextmanager

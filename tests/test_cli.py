@@ -49,6 +49,7 @@ from support import (
     in_thread,
     needs,
     receive_exactly,
+    reset,
     serving,
 )
 
@@ -691,11 +692,6 @@ def grant(listener: socket.socket) -> socket.socket:
     receive_exactly(sock, 10)
     sock.sendall(b"\x05\x00\x00\x01" + bytes(6))
     return sock
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 async def until_quit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

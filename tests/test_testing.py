@@ -30,6 +30,7 @@ from support import (
     eventually,
     nothing_left_open,
     receive_exactly,
+    reset,
     serving,
 )
 
@@ -345,6 +346,19 @@ def test_what_does_not_end_is_waited_for_as_long_as_the_client_is_there(
         assert server.requests == []
     gc.collect()
     assert caplog.messages == []
+
+
+def test_it_stops_after_a_connection_that_it_closed_with_octets_unsent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, SocksServer() as server:
+        with create_connection(listener.getsockname(), 5, proxy=server.url) as sock:
+            destination, _ = listener.accept()
+            destination.setblocking(False)
+            while select.select([], [destination], [], 0.2)[1]:  # until nobody takes any more
+                destination.send(bytes(1 << 16))
+            reset(destination)
+            sock.sendall(b"at which it sees that")
+            while sock.recv(1 << 20):
+                pass
 
 
 class TestRecord:
