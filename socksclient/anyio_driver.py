@@ -26,6 +26,7 @@ from socksclient.exceptions import (
 )
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
+    PEEK_SIZE,
     Address,
     SocketOption,
     Wait,
@@ -52,6 +53,9 @@ Channel: TypeAlias = socket.socket | Stream
 
 NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """As the streams of `anyio.connect_tcp` have it."""
+
+_EXCHANGES_PER_TURN = 8
+"""More than a handshake with one proxy has, so that an ordinary one takes no turn for this."""
 
 
 async def open_stream(
@@ -180,31 +184,48 @@ async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
 
 
 async def run(flow: Flow[T], channel: Channel) -> T:
-    """Drives `flow` on `channel`, which stays open whatever happens."""
+    """Drive `flow` on `channel`, which stays open whatever happens."""
     with closing(flow):
         try:
             step = next(flow)
+            exchanges = 0
             while True:
                 step = flow.send(await exchange(step, channel))
+                exchanges += 1
+                # Where octets are available already, an exchange does not wait. A proxy that says
+                # very much in small pieces must not keep the other tasks from their turns.
+                if exchanges % _EXCHANGES_PER_TURN == 0:
+                    await anyio.lowlevel.checkpoint()
         except StopIteration as stop:
             result: T = stop.value
             return result
 
 
 async def exchange(step: Exchange, channel: Channel) -> bytes:
-    """Does what one step of a flow asks for; returns the octets that it is to be sent."""
+    """Do what one step of a flow asks for, and return the octets that it is to be sent."""
     octets = b""
+    failure: Exception | None = None
     try:
-        await _send(channel, step)
+        try:
+            await _send(channel, step)
+        except (ConnectionError, anyio.BrokenResourceError) as error:
+            # A proxy may answer and close before it has read everything. What it said has arrived,
+            # and tells more than the failed write.
+            failure = error
         while len(octets) < (step.enough or step.read):
-            received = await _receive(channel, step.read - len(octets))
+            received = await _receive(channel, step, octets)
             if not received:
-                raise ConnectionResetError("it hung up")
+                raise failure or ConnectionResetError("it hung up")
             octets += received
+        if failure is not None and not octets:
+            raise failure
     except (ConnectionError, anyio.BrokenResourceError) as error:
         raise step.closed(octets) from error
     except OSError as error:
         raise ProxyClosed.broken(error, octets) from error
+    finally:
+        # Or the error and this frame would hold each other.
+        del failure
     return octets
 
 
@@ -224,14 +245,19 @@ async def _send(channel: Channel, step: Exchange) -> None:
         await anyio.wait_writable(channel)
 
 
-async def _receive(channel: Channel, count: int) -> bytes:
+async def _receive(channel: Channel, step: Exchange, octets: bytes) -> bytes:
+    """Receive more of what the step asks for, after `octets`."""
+    size = step.read - len(octets)
     if not isinstance(channel, socket.socket):
         with suppress(anyio.EndOfStream):
-            return await channel.receive(count)
+            return await channel.receive(size)
         return b""
     while True:
         with suppress(BlockingIOError):
-            return channel.recv(count)
+            if step.belonging is not None:
+                arrived = channel.recv(PEEK_SIZE, socket.MSG_PEEK)
+                size = max(size, step.belonging(octets + arrived) - len(octets))
+            return channel.recv(size)
         await anyio.wait_readable(channel)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from typing import TYPE_CHECKING
@@ -12,18 +11,19 @@ from socksclient.exceptions import (
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
+    Reply,
     ReplyError,
     Socks4Reply,
     SocksError,
     host_port,
 )
+from socksclient.flows import check_request, is_onion
 from socksclient.wire import (
     NOT_IN_A_NAME,
     Command,
     is_address,
     parse_host,
     parse_port,
-    socks4_carries,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ NOT_KNOWN = ("0.0.0.0", 0)
 """The address that a UDP association announces if its source is not known."""
 
 _logger = logging.getLogger("socksclient")
+
+
+_NOT_OF_ONE_ADDRESS = (
+    Reply.COMMAND_NOT_SUPPORTED,
+    Socks4Reply.NO_IDENTD,
+    Socks4Reply.IDENTD_REPORTS_ANOTHER_USER,
+)
+"""The refusals that every other address would meet too."""
 
 
 class Attempt:
@@ -77,11 +85,13 @@ class Attempt:
         self.phase: Phase = "resolve"
         self.hop = 0
         self._earlier: list[str] = []
-        if chain[0].path is None and _is_onion(chain[0].host):
+        # How many addresses of each hop's target have failed.
+        self._failed = [0] * len(chain)
+        if chain[0].path is None and is_onion(chain[0].host):
             raise ValueError(f"{chain[0].host} is known to Tor only, and would be resolved here")
         for number, hop in enumerate(chain):
             self.hop = number
-            _check(hop, self.asked, self.target[0])
+            check_request(hop, self.asked, self.target[0])
         self.hop = 0
 
     @property
@@ -145,23 +155,21 @@ class Attempt:
         self.enter("connect")
 
     def try_next_address(self, error: SocksError) -> bool:
-        """Whether a target has another address that could succeed where one has failed.
+        """Return whether to try the next address of a target, and move on to it if so.
 
-        So it is after REP 03, 04, 05 and 08, after SOCKS4's only word for a failure, and when the
-        proxy hangs up on the request: `ssh -D` does so for every failure.
+        The next address may succeed after every refusal that concerns one address. That is every
+        reply but those of `_NOT_OF_ONE_ADDRESS`, for servers differ: where the host of microsocks
+        has no IPv6, it says REP 01. `ssh -D` says nothing, but hangs up on the request.
         """
         ahead = self.targets[error.hop]
-        if isinstance(error, ReplyError):
-            may_do = error.reply is Socks4Reply.REJECTED_OR_FAILED or error.errno in (
-                errno.ENETUNREACH,
-                errno.EHOSTUNREACH,
-                errno.ECONNREFUSED,
-                errno.EAFNOSUPPORT,
-            )
-        else:
-            may_do = isinstance(error, ProxyClosed) and error.phase == "request"
-        if len(ahead) == 1 or not may_do:
+        # By identity, for the numbers of SOCKS5 and SOCKS4 overlap.
+        refused = isinstance(error, ReplyError) and not any(
+            error.reply is reply for reply in _NOT_OF_ONE_ADDRESS
+        )
+        hung_up = isinstance(error, ProxyClosed) and error.phase == "request"
+        if len(ahead) == 1 or not (refused or hung_up):
             return False
+        self._failed[error.hop] += 1
         self._earlier.append(f"before that, {ahead.pop(0)[0]}: {error.strerror}")
         return True
 
@@ -197,6 +205,12 @@ class Attempt:
         error.phase = self.phase
         if self.hop < len(self.chain) - 1:
             error.next_hop = self.target
+        ahead = self.targets[self.hop]
+        is_asked = self.phase == "request"
+        tried = self._failed[self.hop] + is_asked
+        if tried and self._failed[self.hop] + len(ahead) > 1 and self.phase != "relay":
+            error.addresses_tried = tried
+            error.addresses_left = tuple(host for host, _ in ahead[is_asked:])
         if self._earlier:
             error.__notes__ = [*getattr(error, "__notes__", ()), *self._earlier]
         self.log(f"failed: {error.strerror}")
@@ -217,36 +231,6 @@ class Attempt:
             what = "reach the proxy" if self.phase == "connect" else "resolve the proxy's name"
             return ProxyConnectError(f"cannot {what}: {exc.strerror or exc}", exc.errno)
         return None
-
-
-def _is_onion(host: str) -> bool:
-    """Whether no resolver may be asked for it (RFC 7686 §2)."""
-    return host.lower().rstrip(".").endswith(".onion")
-
-
-def _check(hop: Proxy, command: Command, host: str) -> None:
-    """That `hop` can carry a request for `command` and `host`.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    if "%" in host and is_address(host.partition("%")[0]):
-        raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
-    if _is_onion(host) and not hop.remote_dns:
-        raise ValueError(f"{host} is known to Tor only, and {hop.scheme} resolves names here")
-    if hop.tls and command == Command.UDP_ASSOCIATE:
-        raise ValueError("UDP datagrams would go to the proxy in the clear, and not by TLS")
-    if command == Command.RESOLVE_PTR and not is_address(host):
-        raise ValueError(f"{host!r} is no IP address")
-    if hop.scheme == "http" and command != Command.CONNECT:
-        raise ValueError(f"an HTTP proxy cannot do {command.text}")
-    if hop.scheme not in ("socks4", "socks4a"):
-        return
-    if command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR):
-        raise ValueError(f"SOCKS4 cannot do {command.text}")
-    if is_address(host) and not socks4_carries(host):
-        kind = "IPv6 address" if ":" in host else "address"
-        raise ValueError(f"SOCKS4 cannot carry the {kind} {host}")
 
 
 def is_deadline(exc: BaseException | None) -> bool:

@@ -12,9 +12,11 @@ from socksclient.attempt import Attempt, is_deadline
 from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
 from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
+    PEEK_SIZE,
     Address,
     SocketOption,
     at_path,
+    can_peek,
     carried_by,
     check_source,
     interleave,
@@ -149,25 +151,47 @@ def run(flow: Flow[T], sock: Channel, deadline: Deadline) -> T:
 
 
 def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Does what one step of a flow asks for; returns the octets that it is to be sent."""
+    """Do what one step of a flow asks for, and return the octets that it is to be sent."""
     octets = b""
+    failure: ConnectionError | None = None
     try:
         if step.send:
             deadline.limit(sock)
-            sock.sendall(memoryview(step.send))  # whose repr shows no octets, in no frame below
+            try:
+                # The repr of a memoryview shows no octets in any frame below.
+                sock.sendall(memoryview(step.send))
+            except ConnectionError as error:
+                # A proxy may answer and close before it has read everything. What it said has
+                # arrived, and tells more than the failed write.
+                failure = error
         while len(octets) < (step.enough or step.read):
-            deadline.limit(sock)
-            received = sock.recv(step.read - len(octets))
+            received = _receive(sock, step, octets, deadline)
             if not received:
-                raise ConnectionResetError("it hung up")
+                raise failure or ConnectionResetError("it hung up")
             octets += received
+        if failure is not None and not octets:
+            raise failure
     except ConnectionError as error:
         raise step.closed(octets) from error
     except OSError as error:
         if is_deadline(error):
             raise
         raise ProxyClosed.broken(error, octets) from error
+    finally:
+        # Or the error and this frame would hold each other.
+        del failure
     return octets
+
+
+def _receive(sock: Channel, step: Exchange, octets: bytes, deadline: Deadline) -> bytes:
+    """Receive more of what the step asks for, after `octets`."""
+    count = step.read - len(octets)
+    if step.belonging is not None and can_peek(sock):
+        deadline.limit(sock)
+        arrived = sock.recv(PEEK_SIZE, socket.MSG_PEEK)
+        count = max(count, step.belonging(octets + arrived) - len(octets))
+    deadline.limit(sock)
+    return sock.recv(count)
 
 
 def _connect(

@@ -213,6 +213,9 @@ class SocksError(OSError):
             the last.
         destination: The (host, port) that was asked for, as the caller gave it; None where there
             is none, as for a UDP association.
+        addresses_tried: How many addresses this hop was asked for, one after the other, where
+            this process resolved its target's name to more than one; otherwise 0.
+        addresses_left: The other addresses of that name, which this hop was not asked for.
         phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
             "authentication", "request" or "relay".
         errno: The error number that fits best, or None.
@@ -223,6 +226,8 @@ class SocksError(OSError):
     hop: int = 0
     next_hop: tuple[str, int] | None = None
     destination: tuple[str, int] | None = None
+    addresses_tried: int = 0
+    addresses_left: tuple[str, ...] = ()
     phase: Phase | None = None
     __notes__: list[str]
 
@@ -248,6 +253,10 @@ class SocksError(OSError):
             place += f", next hop: {host_port(*self.next_hop)}"
         if self.destination is not None:
             place += f", destination: {host_port(*self.destination)}"
+        if self.addresses_tried:
+            place += f", addresses tried: {self.addresses_tried}"
+        if self.addresses_left:
+            place += f", addresses left: {', '.join(self.addresses_left)}"
         return f"{self.strerror} ({place})"
 
 
@@ -317,10 +326,22 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
 
 
 class AuthenticationError(SocksError, PermissionError):
-    """No method was acceptable to the proxy, or it refused the credentials."""
+    """The proxy accepts no method that was offered, or it refused the credentials.
 
-    def __init__(self, message: str, errno: int | None = errno.EACCES) -> None:
+    Attributes:
+        schemes: The authentication schemes that an HTTP proxy offered with its refusal, such as
+            "Basic" and "Digest" (RFC 9110 §11.3). This library speaks Basic.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        errno: int | None = errno.EACCES,
+        schemes: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, errno)
+        self.schemes = schemes
+        self._arguments = (message, errno, schemes)
 
 
 class ReplyError(SocksError):
@@ -328,15 +349,34 @@ class ReplyError(SocksError):
 
     Attributes:
         reply: The proxy's own code: `Reply` (SOCKS5), `Socks4Reply` or `HTTPReply`.
+        reason: The reason phrase of an HTTP proxy, such as "Unable to connect"; otherwise empty.
+        fields: The header fields of an HTTP proxy's answer as (name, value) pairs. Some proxies
+            say the cause in a field of their own: `X-Squid-Error`, `Tor-Request-Failed`,
+            `Proxy-Status` (RFC 9209).
+
+    `reason` and `fields` are the proxy's words. They hold printable ASCII only, with all else
+    escaped, and each text is cut after 256 characters.
     """
 
-    def __init__(self, reply: ReplyCode, command: str = "") -> None:
+    def __init__(
+        self,
+        reply: ReplyCode,
+        command: str = "",
+        reason: str = "",
+        fields: tuple[tuple[str, str], ...] = (),
+        hint: str = "",
+    ) -> None:
         what = "the proxy refused the request"
         if command and reply is Reply.COMMAND_NOT_SUPPORTED:
             what = f"this proxy does not offer {command}"
-        super().__init__(f"{what}: {reply.text}", reply.errno)
+        text = f"{what}: {reply.text}"
+        if reason.lower() not in ("", reply.meaning):
+            text += f", and says: {reason}"
+        super().__init__(text + hint, reply.errno)
         self.reply = reply
-        self._arguments = (reply, command)
+        self.reason = reason
+        self.fields = fields
+        self._arguments = (reply, command, reason, fields, hint)
 
 
 class ConnectionNotAllowed(ReplyError, PermissionError):
@@ -358,9 +398,23 @@ _REPLY_ERRORS: dict[int | None, type[ReplyError]] = {
 }
 
 
-def reply_error(reply: ReplyCode, command: str = "") -> ReplyError:
-    """The error of the class that fits `reply`; `command` is what was asked for, if known."""
-    return _REPLY_ERRORS.get(reply.errno, ReplyError)(reply, command)
+def reply_error(
+    reply: ReplyCode,
+    command: str = "",
+    reason: str = "",
+    fields: tuple[tuple[str, str], ...] = (),
+    hint: str = "",
+) -> ReplyError:
+    """Return an error of the class that fits `reply`.
+
+    Args:
+        reply: The proxy's code.
+        command: The command of the request, if it is known.
+        reason: The reason phrase of an HTTP proxy.
+        fields: The header fields of an HTTP proxy's answer.
+        hint: What the reply may mean, to be put at the end of the text.
+    """
+    return _REPLY_ERRORS.get(reply.errno, ReplyError)(reply, command, reason, fields, hint)
 
 
 class AssociationClosed(SocksError, ConnectionResetError):

@@ -30,7 +30,10 @@ from socksclient.wire import (
     encode_methods,
     encode_request,
     encode_socks4_request,
+    is_address,
+    list_of_codes,
     reply_size,
+    socks4_carries,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +46,9 @@ __all__ = [
     "Exchange",
     "Flow",
     "Method",
+    "check_request",
     "handshake",
+    "is_onion",
     "negotiate_password",
     "next_reply",
     "reply",
@@ -65,18 +70,24 @@ class Exchange(NamedTuple):
         before: What came of the same message with the exchanges before, for the error when no
             more comes.
         hint: What it may mean that nothing has come of it at all, for that error.
+        belonging: Returns how many of the octets that have arrived belong to the message. A
+            driver that can look at them without taking them (MSG_PEEK) may bring all of these,
+            even if they are more than `read`. Other drivers ignore it.
     """
 
     send: bytes
     read: int
     enough: int = 0
-    before: bytes = b""
+    before: bytes | bytearray = b""
     hint: str = ""
+    belonging: Callable[[bytes], int] | None = None
 
     def closed(self, received: bytes) -> ProxyClosed:
         """The error to raise when the peer hangs up after `received`."""
-        got = self.before + received
-        return ProxyClosed.early(got, len(self.before) + self.read, "" if got else self.hint)
+        got = bytes(self.before) + received
+        return ProxyClosed.early(
+            got, len(got) - len(received) + self.read, "" if got else self.hint
+        )
 
     def __repr__(self) -> str:
         # Without the octets: they may be credentials, and tracebacks can show local variables.
@@ -121,6 +132,9 @@ def select_method(methods: Sequence[Method]) -> Flow[Method]:
     """Offers `methods`; returns the one that the proxy selects (RFC 1928 §3)."""
     codes = [method.code for method in methods]
     hint = ", as servers do that do not speak SOCKS5"
+    if codes != [NO_AUTHENTICATION.code]:
+        # OpenSSH and asyncssh have no authentication only, and close the connection otherwise.
+        hint += f", or that accept none of the methods offered ({list_of_codes(codes)})"
     selected = decode_method((yield Exchange(encode_methods(codes), 2, hint=hint)), codes)
     return methods[codes.index(selected)]
 
@@ -142,15 +156,11 @@ USERNAME_PASSWORD = Method(0x02, negotiate_password)
 
 
 def request(command: Command, host: str, port: int) -> Flow[tuple[str, int]]:
-    """Sends a request; returns BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
-    return (yield from reply(command, encode_request(command, host, port), _hint(command)))
-
-
-def _hint(command: Command) -> str:
-    """What it means that the proxy hangs up on a request without a word: OpenSSH does."""
+    """Send a request, and return BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
+    hint = f", as proxies do that do not offer {command.text}"
     if command == Command.CONNECT:
-        return ", as OpenSSH does when it cannot connect"
-    return f", as proxies do that do not offer {command.text}"
+        hint = ", as OpenSSH does when it cannot connect"
+    return (yield from reply(command, encode_request(command, host, port), hint))
 
 
 def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
@@ -160,12 +170,14 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str
     goes on later.
     """
     octets = b""
+    is_first = bool(send)
     size = 5  # a success has at least seven octets, and the first five tell how many come
     while len(octets) < size:
         octets += yield Exchange(send, size - len(octets), 1, octets, hint)
         send = b""
-        if len(octets) >= 2:  # a failure may end after REP: heroku's server does not say more
-            check_reply(octets, command)
+        # A failure may end after REP: heroku's server says no more.
+        if len(octets) >= 2:
+            check_reply(octets, command, is_first=is_first)
         if len(octets) == 5:
             size = reply_size(octets)
     return decode_address(octets[3:])
@@ -187,6 +199,45 @@ def next_reply(proxy: Proxy, command: Command) -> Flow[tuple[str, int]]:
     return socks4_reply() if proxy.scheme in ("socks4", "socks4a") else reply(command)
 
 
+_COMMANDS_OF_SOCKS4 = (Command.CONNECT, Command.BIND)
+
+
+def check_request(proxy: Proxy, command: Command, host: str) -> None:
+    """Check that a proxy's protocol can carry a request.
+
+    Args:
+        proxy: The proxy that would get the request.
+        command: The command of the request.
+        host: DST.ADDR of the request, as `socksclient.wire.parse_host` gave it. It may be a name
+            that is still to be resolved here.
+
+    Raises:
+        ValueError: The proxy's protocol cannot carry the command or the host.
+    """
+    if "%" in host and is_address(host.partition("%")[0]):
+        raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
+    if is_onion(host) and not proxy.remote_dns:
+        raise ValueError(f"{host} is known to Tor only, and {proxy.scheme} resolves names here")
+    if proxy.tls and command == Command.UDP_ASSOCIATE:
+        raise ValueError("UDP datagrams would go to the proxy in the clear, and not by TLS")
+    if command == Command.RESOLVE_PTR and not is_address(host):
+        raise ValueError(f"{host!r} is no IP address")
+    if proxy.scheme == "http" and command != Command.CONNECT:
+        raise ValueError(f"an HTTP proxy cannot do {command.text}")
+    if proxy.scheme not in ("socks4", "socks4a"):
+        return
+    if command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR):
+        raise ValueError(f"SOCKS4 cannot do {command.text}")
+    if is_address(host) and not socks4_carries(host):
+        kind = "IPv6 address" if ":" in host else "address"
+        raise ValueError(f"SOCKS4 cannot carry the {kind} {host}")
+
+
+def is_onion(host: str) -> bool:
+    """Return whether no resolver may be asked for a host (RFC 7686 §2)."""
+    return host.lower().rstrip(".").endswith(".onion")
+
+
 def handshake(
     proxy: Proxy, command: Command, host: str, port: int, enter: Callable[[Phase], None]
 ) -> Flow[tuple[str, int]]:
@@ -198,7 +249,13 @@ def handshake(
         host: DST.ADDR of the request, as `socksclient.wire.parse_host` gave it.
         port: DST.PORT.
         enter: Called as each phase begins.
+
+    Raises:
+        ValueError: The proxy's protocol cannot carry the request. Nothing is to be sent.
     """
+    check_request(proxy, command, host)
+    if proxy.scheme == "socks4" and command in _COMMANDS_OF_SOCKS4 and not is_address(host):
+        raise ValueError(f"socks4 carries addresses only, and {host!r} is a name; see socks4a")
     if proxy.scheme == "http":
         from socksclient.http_connect import http_connect
 
@@ -206,9 +263,15 @@ def handshake(
         return (yield from http_connect(proxy, host, port))
     if proxy.scheme in ("socks4", "socks4a"):
         enter("request")
+        # ss-local, mitmproxy and many others close the connection on a version that is not 05.
+        hint = ", as servers do that speak SOCKS5 and not SOCKS4"
+        if command == Command.CONNECT:
+            hint += ", and some when they cannot connect"
+        else:
+            hint += f", or that do not offer {command.text}"
         return (
             yield from socks4_reply(
-                encode_socks4_request(command, host, port, proxy.username or ""), _hint(command)
+                encode_socks4_request(command, host, port, proxy.username or ""), hint
             )
         )
     enter("method selection")

@@ -1,11 +1,15 @@
-"""HTTP's CONNECT (RFC 9110 §9.3.6) as a flow, in the words of h11, which httpcore brings."""
+"""HTTP's CONNECT (RFC 9110 §9.3.6) as a flow.
+
+The status line alone decides what the proxy's answer means. The header fields of a success are
+ignored, as RFC 9110 §9.3.6 asks, and an ill-formed field does not hide the status of a refusal.
+"""
 
 from __future__ import annotations
 
 import base64
+import re
+from functools import partial
 from typing import TYPE_CHECKING
-
-import h11
 
 from socksclient.exceptions import (
     AuthenticationError,
@@ -18,6 +22,8 @@ from socksclient.flows import Exchange, Flow
 from socksclient.wire import not_what_speaks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from socksclient.proxy import Proxy
 
 __all__ = ["MAX_HEAD_SIZE", "http_connect"]
@@ -27,71 +33,170 @@ MAX_HEAD_SIZE = 64 * 1024
 
 _SHOWN = 256
 
-_LEAST = len(b"HTTP/1.1 200\n\n")
+_SHORTEST_HEAD = len(b"HTTP/1.1 200\n\n")
+
+# An empty line ends the head, and a bare LF ends a line as well (RFC 9112 §2.2).
+_ENDS = (b"\n\n", b"\n\r\n")
+
+# curl takes any white space between the parts, and proxies send two spaces. A NUL would cut the
+# reason phrase short for whoever reads it in C.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]+([^\0]*))?[ \t]*")
+
+# A challenge begins with a scheme, which a space or nothing follows. A parameter has a "=".
+_CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?!=)|\s*$)", re.ASCII)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?')
 
 
 def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
-    """Has the proxy connect to host and port; returns the unspecified address: HTTP tells none.
+    """Ask the proxy to connect to host and port.
 
-    What the destination says first may come right behind the head, and nothing says beforehand
-    how long the head is. So it is read in pieces which cannot reach beyond its end.
+    The destination's first octets may follow the head at once, and nothing says beforehand how
+    long the head is. So each read asks for no more than what must come, and a driver that can peek
+    at what has arrived takes the head in larger pieces (`Exchange.belonging`).
+
+    Returns:
+        The unspecified address, because HTTP names no bound address.
+
+    Raises:
+        AuthenticationError: The status is 407 or 401.
+        ReplyError: The status is another one that is not a success.
+        ProtocolError: The answer is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
     """
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_SIZE)
-    hint = ", as servers do that do not speak HTTP, or only with TLS"
-    step = Exchange(_request(connection, proxy, host_port(host, port)), _LEAST, 2, hint=hint)
-    head = b""
+    head = bytearray()
     size = 0
+    # Two octets tell HTTP from other protocols. The request is in no variable of its own, because
+    # tracebacks can show these.
+    step = Exchange(
+        _request(proxy, host_port(host, port)),
+        _SHORTEST_HEAD,
+        enough=2,
+        hint=_HINT,
+        belonging=partial(_head_size, b""),
+    )
     while True:
         octets = yield step
         head += octets
         size += len(octets)
         if not b"HTTP/".startswith(head[:5]):
-            raise ProtocolError(not_what_speaks(head, "an HTTP proxy", "HTTP"), head)
+            received = bytes(head)
+            raise ProtocolError(not_what_speaks(received, "an HTTP proxy", "HTTP"), received)
         if size > MAX_HEAD_SIZE:
             text = f"the head of the proxy's answer has more than {MAX_HEAD_SIZE} octets"
-            raise ProtocolError(text, head[:_SHOWN])
-        try:
-            connection.receive_data(octets)
-            answer = connection.next_event()
-        except h11.RemoteProtocolError as error:
-            text = f"the proxy does not speak HTTP as it should: {str(error)[:_SHOWN]}"
-            raise ProtocolError(text, head[:_SHOWN]) from error
-        if isinstance(answer, h11.InformationalResponse):
-            head = b""
-        elif isinstance(answer, h11.Response):
-            _check(answer, proxy)
-            return "0.0.0.0", 0
-        step = Exchange(b"", _missing(head), 1, head)
+            raise ProtocolError(text, bytes(head[:_SHOWN]))
+        if head.endswith(_ENDS):
+            status, reason, lines = _parse(bytes(head), proxy)
+            # After 101 the connection speaks another protocol, which nobody asked for.
+            if status >= 200 or status == 101:
+                _check(status, reason, lines, proxy)
+                return "0.0.0.0", 0
+            head = bytearray()
+        step = Exchange(b"", _missing(head), 1, head, belonging=partial(_head_size, head))
 
 
-def _request(connection: h11.Connection, proxy: Proxy, target: str) -> bytes:
-    headers = [("Host", target)]
-    if proxy.username is not None:
-        credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
-        headers.append(("Proxy-Authorization", f"Basic {credentials.decode()}"))
-    octets = connection.send(h11.Request(method="CONNECT", target=target, headers=headers))
-    assert octets is not None  # so it would be of a connection that is closed
-    return octets
+_HINT = (
+    ", as HTTP proxies do that cannot connect to the destination, and as servers do that do not"
+    " speak HTTP, or only with TLS"
+)
 
 
-def _missing(head: bytes) -> int:
-    """How many octets will come at least, until an empty line ends the head.
+def _request(proxy: Proxy, target: str) -> bytes:
+    fields = [("Host", target), ("User-Agent", "socksclient"), *_secret_fields(proxy)]
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    return f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1")
 
-    h11 takes a bare LF as the end of a line as well (RFC 9112 §2.2).
-    """
-    if len(head) < _LEAST:
-        return _LEAST - len(head)
+
+def _secret_fields(proxy: Proxy) -> list[tuple[str, str]]:
+    """Return the fields of a request whose values nobody else may see."""
+    if proxy.username is None:
+        return []
+    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+    return [("Proxy-Authorization", f"Basic {credentials.decode()}")]
+
+
+def _missing(head: bytearray) -> int:
+    """Return how many octets must come at least until an empty line ends the head."""
+    if len(head) < _SHORTEST_HEAD:
+        return _SHORTEST_HEAD - len(head)
     return 1 if head.endswith((b"\n", b"\n\r")) else 2
 
 
-def _check(answer: h11.Response, proxy: Proxy) -> None:
-    """Raises unless the status is one of success (RFC 9110 §9.3.6: any 2xx)."""
-    status = answer.status_code
-    if status in (401, 407):  # tinyproxy says 401 to credentials that are wrong
-        if proxy.username is None:
-            raise AuthenticationError(
-                f"the proxy wants authentication, and there is no username (HTTP {status})"
-            )
-        raise AuthenticationError(f"the proxy refused the credentials (HTTP {status})")
-    if not 200 <= status < 300:
-        raise reply_error(HTTPReply(status))
+def _head_size(head: bytes | bytearray, octets: bytes) -> int:
+    """Return how many of `octets`, which follow `head`, belong to the same head."""
+    if not b"HTTP/".startswith(head[:5] or octets[:5]):
+        return 0
+    begin = bytes(head[-2:])
+    text = begin + octets
+    ends = [text.find(end) + len(end) for end in _ENDS if end in text]
+    return min(ends, default=len(text)) - len(begin)
+
+
+def _parse(head: bytes, proxy: Proxy) -> tuple[int, str, list[str]]:
+    """Return the status, the reason phrase and the field lines of a head.
+
+    Raises:
+        ProtocolError: The status line is not one of HTTP/1 (RFC 9112 §4).
+    """
+    first, *lines = re.split(rb"\r?\n", head.rstrip(b"\r\n"))
+    found = _STATUS_LINE.fullmatch(first)
+    if found is None:
+        line = _shown(first.decode("latin-1"), proxy)
+        text = f"the proxy does not speak HTTP as it should: its status line is {line!r}"
+        raise ProtocolError(text, head[:_SHOWN])
+    # A refusal of some hundred fields tells no more.
+    texts = [octets.decode("latin-1").strip() for octets in (found[2] or b"", *lines[:100])]
+    return int(found[1]), texts[0], texts[1:]
+
+
+def _shown(text: str, proxy: Proxy) -> str:
+    """Return what a proxy says in printable ASCII, with all else escaped, and cut.
+
+    A proxy may repeat what it was sent. The credentials are not shown even then.
+    """
+    for _, secret in _secret_fields(proxy):
+        text = text.replace(secret, "***").replace(secret.removeprefix("Basic "), "***")
+    if proxy.password:
+        text = text.replace(proxy.password, "***")
+    return text[:_SHOWN].encode("unicode_escape").decode()[:_SHOWN]
+
+
+def _check(status: int, reason: str, lines: list[str], proxy: Proxy) -> None:
+    """Raise an error unless the status is a success (RFC 9110 §9.3.6: any 2xx)."""
+    if 200 <= status < 300:
+        return
+    fields = [
+        (name.strip().lower(), value.strip())
+        for name, colon, value in (line.partition(":") for line in lines)
+        if colon
+    ]
+    # tinyproxy and tiny-proxy answer wrong credentials with 401, and Proxy-Authenticate.
+    if status in (401, 407):
+        schemes = tuple(_shown(scheme, proxy) for scheme in _schemes(fields))
+        raise _not_authenticated(status, proxy, schemes)
+    shown = tuple((_shown(name, proxy), _shown(value, proxy)) for name, value in fields)
+    raise reply_error(HTTPReply(status), reason=_shown(reason, proxy), fields=shown)
+
+
+def _schemes(fields: list[tuple[str, str]]) -> Iterable[str]:
+    """Return the schemes of all challenges, each once (RFC 9110 §11.3, §11.7.1)."""
+    challenges = [
+        challenge
+        for name, value in fields
+        if name in ("proxy-authenticate", "www-authenticate")
+        for challenge in _QUOTED.sub('""', value).split(",")
+    ]
+    found = [match[1] for challenge in challenges if (match := _CHALLENGE.match(challenge))]
+    return dict.fromkeys(found)
+
+
+def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> AuthenticationError:
+    has_basic = "basic" in (scheme.lower() for scheme in schemes)
+    if schemes and not has_basic:
+        offered = " or ".join(schemes)
+        text = f"the proxy wants authentication by {offered}, and socksclient speaks only Basic"
+    elif proxy.username is None:
+        text = "the proxy wants authentication, and there is no username"
+    elif has_basic:
+        text = "the proxy refused the credentials"
+    else:
+        text = "the proxy wants authentication, and does not say by which scheme"
+    return AuthenticationError(f"{text} (HTTP {status})", schemes=schemes)

@@ -7,7 +7,7 @@ import os
 import selectors
 import socket
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError
 from socksclient.wire import is_address, is_unspecified, parse_host, socks4_carries
@@ -34,6 +34,18 @@ CONNECTION_ATTEMPT_DELAY = 0.25
 
 MAX_TIMEOUT = 0x7FFFFFFF // 1000
 """Seconds. Milliseconds that do not fit into 31 bits are too many for the system: 24 days."""
+
+
+PEEK_SIZE = 16 * 1024
+"""Octets to look at in one call, before those are taken that belong to a message."""
+
+
+def can_peek(channel: object) -> TypeGuard[socket.socket]:
+    """Return whether a channel can show what has arrived without taking it (MSG_PEEK).
+
+    Only a bare socket can. A socket with TLS has a handshake to do.
+    """
+    return hasattr(channel, "recv") and not hasattr(channel, "do_handshake")
 
 
 def is_internet(family: int) -> bool:

@@ -7,6 +7,7 @@ import base64
 import ipaddress
 import socket
 import struct
+from http.client import responses
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from socksclient.exceptions import Socks4Reply
@@ -264,7 +265,10 @@ class Session:
             ip = ipaddress.IPv4Address(host if ":" not in host else 0)
             return bytes([0x00, code]) + port.to_bytes(2, "big") + ip.packed
         if self.seen.protocol == "HTTP":
-            return f"HTTP/1.1 {code} so it is\r\nVia: SocksServer\r\n\r\n".encode()
+            fields = "Via: SocksServer\r\n"
+            if code in (401, 407):
+                fields += 'Proxy-Authenticate: Basic realm="SocksServer"\r\n'
+            return f"HTTP/1.1 {code} {responses.get(code, '')}\r\n{fields}\r\n".encode()
         return bytes([0x05, code, 0x00]) + encode_address(host, port)
 
     async def connect(self, destination: Address) -> None:

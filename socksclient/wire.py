@@ -47,6 +47,7 @@ __all__ = [
     "encode_socks4_request",
     "is_address",
     "is_unspecified",
+    "list_of_codes",
     "not_what_speaks",
     "parse_host",
     "parse_port",
@@ -99,7 +100,7 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
     if version != VERSION:
         raise ProtocolError(not_what_speaks(octets, "a SOCKS5 proxy", "version 05"), octets)
     if method == NO_ACCEPTABLE_METHODS:
-        codes = _list_of_codes(offered)
+        codes = list_of_codes(offered)
         if list(offered) == [0x00]:
             raise AuthenticationError(
                 f"the proxy wants authentication, and there is no username (offered: {codes})"
@@ -108,13 +109,14 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
     if method not in offered:
         raise ProtocolError(
             f"the proxy selected method {method:02X}, which was not offered"
-            f" ({_list_of_codes(offered)})",
+            f" ({list_of_codes(offered)})",
             octets,
         )
     return method
 
 
-def _list_of_codes(methods: Sequence[int]) -> str:
+def list_of_codes(methods: Sequence[int]) -> str:
+    """Return the codes of methods as an error's text has them."""
     return ", ".join(f"{method:02X}" for method in methods)
 
 
@@ -192,17 +194,30 @@ def encode_request(command: int, host: str, port: int) -> bytes:
     return bytes([VERSION, command, 0x00]) + encode_address(host, port)
 
 
-def check_reply(octets: bytes, command: Command) -> None:
-    """VER REP …: raises unless the request succeeded. Two octets are enough.
+def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
+    """Check VER REP …, of which two octets are enough.
 
     A failure is known here, before the rest is looked at: some servers end it after two octets,
     or after four, and Tor sends failures with an ATYP of 0.
+
+    Args:
+        octets: The beginning of the reply.
+        command: The command of the request.
+        is_first: Whether the reply answers the request, and is not the second reply to BIND.
+
+    Raises:
+        ReplyError: The proxy refused the request.
+        ProtocolError: The reply has another version.
     """
     version, rep = octets[:2]
     if version != VERSION:
         raise ProtocolError(
             f"version {version:02X} in the reply to the request; 05 is wanted", octets
         )
+    if rep == Reply.CONNECTION_NOT_ALLOWED_BY_RULESET and is_first:
+        # 3proxy accepts every password, and a client without one, and then refuses the request.
+        hint = "; wrong or missing credentials may be the cause, which some proxies say like this"
+        raise reply_error(Reply(rep), command.text, hint=hint)
     if rep != Reply.SUCCEEDED:
         raise reply_error(Reply(rep), command.text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from socksclient import (
     ProxyClosed,
     ProxyConnectError,
+    ProxyTimeout,
     Reply,
     ReplyError,
     ResolveError,
@@ -18,7 +20,7 @@ from socksclient import (
 from socksclient.sockets import interleave, reachable
 from socksclient.testing import Faults, SocksServer
 
-from support import REFUSED_PORT, Address, Dial, assert_echoes, silence
+from support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_left_open, silence
 
 Names = dict[str, list[str]]
 
@@ -109,7 +111,9 @@ class TestTheDestinationsAddresses:
     @pytest.mark.parametrize(
         "faults",
         [
-            *(Faults(reply=rep) for rep in (0x03, 0x04, 0x05, 0x08)),
+            *(Faults(reply=rep) for rep in (0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x08, 0x09, 0x5A)),
+            *(Faults(reply=rep) for rep in (0x5C, 0x5D, 0xF0, 0xFF)),
+            Faults(answers={"request": b"\x05\x01"}, close_after=4),
             Faults(close_after=2),
             Faults(close_after=3),
             Faults(reset_after=2),
@@ -131,7 +135,7 @@ class TestTheDestinationsAddresses:
     @pytest.mark.parametrize(
         "faults",
         [
-            *(Faults(reply=rep) for rep in (0x01, 0x02, 0x06, 0x07, 0x5A)),
+            Faults(reply=0x07),
             Faults(close_after=0),
             Faults(method=0xFF),
             Faults(answers={"request": b"\x04\x00"}),
@@ -141,9 +145,29 @@ class TestTheDestinationsAddresses:
     def test_the_next_is_not_tried(self, dial: Dial, names: Names, faults: Faults) -> None:
         names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
         with SocksServer(faults=faults) as server:
-            with pytest.raises(SocksError):
+            with pytest.raises(SocksError) as caught:
                 dial(("origin.test", 80), proxy=local(server))
             assert len(server.connections) == 1
+        if caught.value.phase == "request":
+            assert str(caught.value).endswith(", addresses tried: 1, addresses left: 192.0.2.2)")
+        else:
+            assert "address" not in str(caught.value)
+
+    def test_when_the_deadline_passes_the_error_names_those_that_are_left(
+        self, dial: Dial, names: Names
+    ) -> None:
+        names["origin.test"] = [f"192.0.2.{number}" for number in (1, 2, 3, 4)]
+        faults = [Faults(reply=0x01), Faults(stall_after=2)]
+        with SocksServer(faults=faults) as server, nothing_left_open():
+            with pytest.raises(TimeoutError) as caught:
+                dial(("origin.test", 80), proxy=local(server), timeout=1.0)
+            assert len(server.connections) == 2
+        # A deadline of anyio is a cancellation, and its TimeoutError knows of no address.
+        if isinstance(caught.value, ProxyTimeout):
+            assert caught.value.addresses_tried == 2
+            assert caught.value.addresses_left == ("192.0.2.3", "192.0.2.4")
+            words = ", addresses tried: 2, addresses left: 192.0.2.3, 192.0.2.4)"
+            assert str(caught.value).endswith(words)
 
     def test_when_all_fail_the_last_error_tells_of_the_others(
         self, dial: Dial, names: Names, echo_server: Address
@@ -156,6 +180,10 @@ class TestTheDestinationsAddresses:
                 dial(("origin.test", 80), proxy=local(server))
         assert caught.value.reply == Reply.CONNECTION_REFUSED
         assert caught.value.destination == ("origin.test", 80)
+        assert (caught.value.addresses_tried, caught.value.addresses_left) == (3, ())
+        assert str(caught.value).endswith("destination: origin.test:80, addresses tried: 3)")
+        copied = pickle.loads(pickle.dumps(caught.value))
+        assert (str(copied), copied.addresses_tried) == (str(caught.value), 3)
         first, second = caught.value.__notes__
         assert "192.0.2.1: " in first
         assert "network unreachable" in first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -181,10 +182,11 @@ class Played(NamedTuple):
     left: bytes
 
 
-def play(flow: Flow[tuple[str, int]], octets: bytes, *, least: bool) -> Played:
-    """A driver; `octets` are all that the proxy says before it hangs up.
+def play(flow: Flow[tuple[str, int]], octets: bytes, *, least: bool, peeks: bool = False) -> Played:
+    """Drive a flow; `octets` are all that the proxy says before it hangs up.
 
-    With `least`, it brings no more octets than it has to, as if they came one by one.
+    With `least`, it brings no more octets than it has to, as if they came one by one. With
+    `peeks`, it brings all that belong to the message.
     """
     sent = []
     try:
@@ -194,7 +196,10 @@ def play(flow: Flow[tuple[str, int]], octets: bytes, *, least: bool) -> Played:
             if step.send:
                 sent.append(step.send.hex())
             enough = step.enough or step.read
-            brought = octets[: enough if least else step.read]
+            most = enough if least else step.read
+            if peeks and step.belonging is not None:
+                most = max(most, step.belonging(octets))
+            brought = octets[:most]
             octets = octets[len(brought) :]
             if len(brought) < enough:
                 raise step.closed(brought)
@@ -281,17 +286,73 @@ def test_the_second_reply_to_bind_answers_nothing_and_is_read_exactly(
 
 @pytest.mark.parametrize("proxy", [OPEN, FOUR_A], ids=str)
 def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> None:
-    hint = ", as proxies do that do not offer "
     for command in Command:
         for octets in (b"", b"\x05" if proxy is OPEN else b"\x00"):
             flow = handshake(proxy, command, "192.0.2.1", 80, lambda phase: None)
             method = b"\x05\x00" if proxy is OPEN else b""
-            error = play(flow, method + octets, least=True).ends
+            try:
+                error = play(flow, method + octets, least=True).ends
+            except ValueError:
+                assert proxy is not OPEN
+                assert command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR)
+                continue
             assert type(error) is ProxyClosed
             if command == Command.CONNECT or octets:
                 assert "offer" not in str(error)
             else:
-                assert str(error).endswith(hint + command.text)
+                assert str(error).endswith(f" that do not offer {command.text}")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "wanted"),
+    [
+        (OPEN, "got 0 of 2 octets, as servers do that do not speak SOCKS5"),
+        (USER, ", or that accept none of the methods offered (00, 02)"),
+        (TOKEN, ", or that accept none of the methods offered (00, 80)"),
+        (
+            FOUR,
+            ", as servers do that speak SOCKS5 and not SOCKS4, and some when they cannot connect",
+        ),
+        (HTTP, ", as HTTP proxies do that cannot connect to the destination, and as servers do"),
+    ],
+    ids=str,
+)
+def test_hanging_up_on_the_first_message_is_told_with_what_it_may_mean(
+    proxy: Proxy, wanted: str
+) -> None:
+    flow = handshake(proxy, Command.CONNECT, "192.0.2.1", 80, lambda phase: None)
+    error = play(flow, b"", least=True).ends
+    assert type(error) is ProxyClosed
+    assert wanted in str(error)
+
+
+@pytest.mark.parametrize("proxy", [OPEN, USER], ids=str)
+def test_a_ruleset_may_mean_the_credentials(proxy: Proxy) -> None:
+    # 3proxy accepts every password, and a client without one, and then says REP 02.
+    method = b"\x05\x00" if proxy is OPEN else b"\x05\x02\x01\x00"
+    error = play(tunnel(proxy), method + b"\x05\x02", least=True).ends
+    assert type(error) is ConnectionNotAllowed
+    assert "(REP 02); wrong or missing credentials may be the cause" in str(error)
+    # The second reply to BIND refuses a peer.
+    error = play(next_reply(proxy, Command.BIND), b"\x05\x02", least=True).ends
+    assert type(error) is ConnectionNotAllowed
+    assert "credentials" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "host", "words"),
+    [
+        (FOUR, "::1", "SOCKS4 cannot carry the IPv6 address ::1"),
+        (FOUR_A, "::1", "SOCKS4 cannot carry the IPv6 address ::1"),
+        (FOUR, "example.com", "socks4 carries addresses only, and 'example.com' is a name"),
+    ],
+)
+def test_a_handshake_refuses_what_its_protocol_cannot_carry(
+    proxy: Proxy, host: str, words: str
+) -> None:
+    flow = handshake(proxy, Command.CONNECT, host, 80, lambda phase: None)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        next(flow)
 
 
 def test_every_cd_is_known_by_two_octets() -> None:
@@ -328,14 +389,16 @@ def test_each_phase_is_told_as_it_begins(answers: str, phases: list[Phase]) -> N
 @pytest.mark.parametrize("proxy", [FOUR, FOUR_A, HTTP, BASIC], ids=str)
 def test_without_a_method_to_select_there_is_one_phase(proxy: Proxy) -> None:
     entered: list[Phase] = []
-    flow = handshake(proxy, Command.CONNECT, "example.com", 443, entered.append)
+    flow = handshake(proxy, Command.CONNECT, "192.0.2.1", 443, entered.append)
     play(flow, b"", least=True)
     assert entered == ["request"]
 
 
 # HTTP's CONNECT
 
-CONNECT = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n"
+CONNECT = (
+    b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nUser-Agent: socksclient\r\n"
+)
 LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") + b"\r\n"
 NOWHERE = ("0.0.0.0", 0)
 MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
@@ -347,7 +410,8 @@ def head_of(octets: int) -> bytes:
 
 
 def said_no(status: int, words: str) -> tuple[bytes, Fails]:
-    ends = Fails(ReplyError, f"the proxy refused the request: {words} (HTTP {status})")
+    text = f"the proxy refused the request: {words} (HTTP {status}), and says: Whatever"
+    ends = Fails(ReplyError, text)
     return b"HTTP/1.1 %d Whatever\r\nContent-Length: 9\r\n\r\n" % status, ends
 
 
@@ -373,7 +437,20 @@ ANSWERS: list[tuple[bytes, tuple[str, int] | Fails]] = [
     said_no(503, "service unavailable"),
     said_no(999, "unassigned 999"),
     (b"HTTP/1.1 100 Go on\r\n\r\n" + said_no(504, "")[0], said_no(504, "gateway timeout")[1]),
-    (b"HTTP/1.1 101 Other\r\nUpgrade: x\r\n\r\n", MALFORMED),
+    (
+        b"HTTP/1.1 101 Other\r\nUpgrade: x\r\n\r\n",
+        Fails(ReplyError, "unassigned 101 (HTTP 101), and says: Other"),
+    ),
+    # RFC 9110 §9.3.6: a client ignores Content-Length and Transfer-Encoding of a success.
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: some\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n: x\r\nA B: c\r\nno\r\n\r\n", NOWHERE),
+    # curl accepts these.
+    (b"HTTP/1.1  200  OK\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1\t200\tOK\r\n\r\n", NOWHERE),
+    (b"HTTP/1.1 200 \0\r\n\r\n", MALFORMED),
+    (b"HTTP/1.1 200\0OK\r\n\r\n", MALFORMED),
+    (b"HTTP/1.1 200OK\r\n\r\n", MALFORMED),
+    (b"HTTP/1.1 000 OK\r\n\r\n", MALFORMED),
     (b"HTTP/1.1 OK\r\n\r\n", MALFORMED),
     (b"HTTP/2 200 OK\r\n\r\n", MALFORMED),
     (b"HTTP/1.1 2000 OK\r\n\r\n", MALFORMED),
@@ -392,6 +469,8 @@ def test_the_head_of_an_answer_is_read_exactly(
     assert_ends(played, ends)
     assert played.sent == [(CONNECT + b"\r\n").hex()]
     assert played.left == behind
+    peeked = play(tunnel(HTTP), answer + behind, least=least, peeks=True)
+    assert (str(peeked.ends), peeked.left) == (str(played.ends), behind)
     if isinstance(played.ends, ReplyError):
         assert isinstance(played.ends.reply, HTTPReply)
 
@@ -401,33 +480,111 @@ def test_the_head_of_an_answer_is_read_exactly(
 def test_hanging_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: bool) -> None:
     begin = answer.rindex(b"HTTP/")  # what of the answer comes behind all 1xx
     for got in range(len(answer) - begin):
-        played = play(tunnel(HTTP), answer[: begin + got], least=least)
-        assert_ends(played, Fails(ProxyClosed, f"got {got} of "))
-        assert isinstance(played.ends, ProxyClosed)
-        assert played.ends.received == answer[begin : begin + got]
+        for peeks in (False, True):
+            played = play(tunnel(HTTP), answer[: begin + got], least=least, peeks=peeks)
+            assert_ends(played, Fails(ProxyClosed, f"got {got} of "))
+            assert isinstance(played.ends, ProxyClosed)
+            assert played.ends.received == answer[begin : begin + got]
+
+
+def test_a_driver_that_peeks_brings_a_long_head_at_once() -> None:
+    flow = tunnel(HTTP)
+    step = next(flow)
+    assert step.belonging is not None
+    assert step.belonging(head_of(MAX_HEAD_SIZE) + b"behind") == MAX_HEAD_SIZE
+    # It takes no more than it must of what is no HTTP.
+    assert step.belonging(b"\x05\xff" + bytes(1000)) == 0
+    flow.close()
 
 
 @octet_by_octet
-def test_a_head_has_64_kib_at_most(least: bool) -> None:
+@pytest.mark.parametrize("peeks", [False, True])
+def test_a_head_has_64_kib_at_most(least: bool, peeks: bool) -> None:
     go_on = b"HTTP/1.1 100\n\n"
     for head in (head_of(MAX_HEAD_SIZE), go_on * 4000 + head_of(MAX_HEAD_SIZE - 4000 * len(go_on))):
-        played = play(tunnel(HTTP), head + b"behind", least=least)
+        played = play(tunnel(HTTP), head + b"behind", least=least, peeks=peeks)
         assert (played.ends, played.left) == (NOWHERE, b"behind")
     for head in (head_of(MAX_HEAD_SIZE + 1), head_of(MAX_HEAD_SIZE + 2), go_on * 4700):
-        played = play(tunnel(HTTP), head, least=least)
+        played = play(tunnel(HTTP), head, least=least, peeks=peeks)
         assert_ends(played, Fails(ProtocolError, "has more than 65536 octets"))
         assert isinstance(played.ends, ProtocolError)
         assert len(played.ends.received) <= 256
         assert len(head) - len(played.left) <= MAX_HEAD_SIZE + len(go_on)
 
 
+DIGEST = 'Digest realm="a, Basic b", nonce="c=", qop="auth", stale=false'
+ONLY = "the proxy wants authentication by {}, and socksclient speaks only Basic"
+REFUSED = "the proxy refused the credentials"
+
+
 @octet_by_octet
 @pytest.mark.parametrize("status", [401, 407])
-def test_credentials_refused_by_http(status: int, least: bool) -> None:
-    played = play(tunnel(BASIC), b"HTTP/1.1 %d No\r\n\r\n" % status, least=least)
-    text = f"the proxy refused the credentials (HTTP {status})"
-    assert_ends(played, Fails(AuthenticationError, text))
-    assert played.sent == [(CONNECT + LOGIN + b"\r\n").hex()]
+@pytest.mark.parametrize(
+    ("challenges", "schemes", "text", "text_without_username"),
+    [
+        ((), (), "the proxy wants authentication, and does not say by which scheme", WANTS_A_LOGIN),
+        (('Basic realm="a"',), ("Basic",), REFUSED, WANTS_A_LOGIN),
+        (("basic",), ("basic",), REFUSED, WANTS_A_LOGIN),
+        ((DIGEST,), ("Digest",), *[ONLY.format("Digest")] * 2),
+        ((DIGEST + ', Basic realm="x"',), ("Digest", "Basic"), REFUSED, WANTS_A_LOGIN),
+        ((DIGEST, 'Basic realm="x"'), ("Digest", "Basic"), REFUSED, WANTS_A_LOGIN),
+        (("Negotiate", "NTLM"), ("Negotiate", "NTLM"), *[ONLY.format("Negotiate or NTLM")] * 2),
+        (
+            ("Negotiate abc==, NTLM",),
+            ("Negotiate", "NTLM"),
+            *[ONLY.format("Negotiate or NTLM")] * 2,
+        ),
+        (
+            ("Digest realm = x ,, stale = true, Digest a=b",),
+            ("Digest",),
+            *[ONLY.format("Digest")] * 2,
+        ),
+    ],
+)
+def test_http_credentials_are_refused_with_the_schemes_that_the_proxy_offers(
+    status: int,
+    challenges: tuple[str, ...],
+    schemes: tuple[str, ...],
+    text: str,
+    text_without_username: str,
+    least: bool,
+) -> None:
+    fields = "".join(f"Proxy-Authenticate: {challenge}\r\n" for challenge in challenges)
+    answer = f"HTTP/1.1 {status} No\r\nOdd Field: x\r\n{fields}\r\n".encode()
+    for proxy, sent, words in (
+        (BASIC, CONNECT + LOGIN, text),
+        (HTTP, CONNECT, text_without_username),
+    ):
+        played = play(tunnel(proxy), answer, least=least)
+        assert_ends(played, Fails(AuthenticationError, f"{words} (HTTP {status})"))
+        assert isinstance(played.ends, AuthenticationError)
+        assert played.ends.schemes == schemes
+        assert played.sent == [(sent + b"\r\n").hex()]
+
+
+def test_a_refusal_by_http_keeps_the_reason_and_the_fields() -> None:
+    answer = (
+        b"HTTP/1.0 503 Service Unavailable (\xfcber \x1b[1m \\)\r\n"
+        b"Tor-Request-Failed:  end/RESOLVEFAILED \r\n"
+        b"X-Long: %b\r\n%b\r\n" % (b"a" * 300, b"X: y\r\n" * 200)
+    )
+    error = play(tunnel(HTTP), answer, least=False).ends
+    assert isinstance(error, ReplyError)
+    assert error.reply is HTTPReply.SERVICE_UNAVAILABLE
+    assert error.reason == r"Service Unavailable (\xfcber \x1b[1m \\)"
+    assert str(error).endswith(rf"service unavailable (HTTP 503), and says: {error.reason}")
+    assert error.fields[:2] == (("tor-request-failed", "end/RESOLVEFAILED"), ("x-long", "a" * 256))
+    assert len(error.fields) == 100
+
+
+@pytest.mark.parametrize("status", [b"594", b"403"])
+def test_a_proxy_that_repeats_credentials_does_not_bring_them_into_the_text(status: bytes) -> None:
+    said = b"pass " + LOGIN.removesuffix(b"\r\n")
+    answer = b"HTTP/1.1 %b %b\r\nEcho: %b\r\n\r\n" % (status, said, said)
+    error = play(tunnel(BASIC), answer, least=False).ends
+    assert isinstance(error, ReplyError)
+    assert error.reason == "*** Proxy-Authorization: ***"
+    assert error.fields == (("echo", "*** Proxy-Authorization: ***"),)
 
 
 @octet_by_octet

@@ -253,7 +253,11 @@ def test_a_failure_by_socks4a(tor_by: Tor) -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        ("", ProxyClosed, "got 0 of 8 octets, as proxies do that do not offer RESOLVE ("),
+        (
+            "",
+            ProxyClosed,
+            " that speak SOCKS5 and not SOCKS4, or that do not offer RESOLVE (",
+        ),
         ("00", ProxyClosed, "got 1 of 8 octets ("),
         ("00 5a 00 00 c0 00 02", ProxyClosed, "got 7 of 8 octets ("),
         ("00 5b", ReplyError, "(SOCKS4 CD 5B)"),

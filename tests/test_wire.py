@@ -193,12 +193,12 @@ def test_a_request_is_its_command_and_the_address(host: str, port: int, address:
 
 def test_replies_are_judged_by_their_first_two_octets() -> None:
     success = bytes.fromhex("05000001 7f000001 1f90")
-    wire.check_reply(success, Command.CONNECT)
+    wire.check_reply(success, Command.CONNECT, is_first=True)
     assert wire.reply_size(success[:5]) == len(success)
     assert decode_address(success[3:]) == ("127.0.0.1", 8080)
     for failure in "0505", "050500ff", "05050001 00000000 0000":
         with pytest.raises(ReplyError) as caught:
-            wire.check_reply(bytes.fromhex(failure), Command.BIND)
+            wire.check_reply(bytes.fromhex(failure), Command.BIND, is_first=True)
         assert caught.value.reply is Reply.CONNECTION_REFUSED
 
 
@@ -206,7 +206,10 @@ def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
     for pair in PAIRS:
         version, rep = pair
         expected = ProtocolError if version != 0x05 else ReplyError if rep else None
-        assert fate(partial(wire.check_reply, command=Command.CONNECT), pair) is expected, pair
+        assert (
+            fate(partial(wire.check_reply, command=Command.CONNECT, is_first=True), pair)
+            is expected
+        ), pair
 
 
 # SOCKS4, 4A
