@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 import anyio
 import anyio.lowlevel
 from anyio.abc import SocketStream, UNIXSocketStream
-from anyio.streams.tls import TLSStream
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient.exceptions import (
     ProxyClosed,
@@ -40,6 +40,7 @@ from socksclient.sockets import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Iterable
 
     from socksclient.attempt import Attempt
@@ -185,12 +186,16 @@ async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
 
 async def run(flow: Flow[T], channel: Channel) -> T:
     """Drive `flow` on `channel`, which stays open whatever happens."""
+    ssl_object = None
+    if not isinstance(channel, socket.socket):
+        # uvloop tells nothing of a connection that has failed, so it is asked before.
+        ssl_object = channel.extra(TLSAttribute.ssl_object)
     with closing(flow):
         try:
             step = next(flow)
             exchanges = 0
             while True:
-                step = flow.send(await exchange(step, channel))
+                step = flow.send(await exchange(step, channel, ssl_object))
                 exchanges += 1
                 # Where octets are available already, an exchange does not wait. A proxy that says
                 # very much in small pieces must not keep the other tasks from their turns.
@@ -201,57 +206,109 @@ async def run(flow: Flow[T], channel: Channel) -> T:
             return result
 
 
-async def exchange(step: Exchange, channel: Channel) -> bytes:
-    """Do what one step of a flow asks for, and return the octets that it is to be sent."""
+async def exchange(
+    step: Exchange, channel: Channel, ssl_object: ssl.SSLObject | None = None
+) -> bytes:
+    """Do what one step of a flow asks for, and return the octets that it is to be sent.
+
+    Args:
+        step: What to write and to read.
+        channel: What to write to and to read from.
+        ssl_object: That of `channel`, if there is anything to write and `channel` is a stream.
+    """
     octets = b""
-    failure: Exception | None = None
     try:
-        try:
-            await _send(channel, step)
-        except (ConnectionError, anyio.BrokenResourceError) as error:
-            # A proxy may answer and close before it has read everything. What it said has arrived,
-            # and tells more than the failed write.
-            failure = error
+        if step.send and isinstance(channel, socket.socket):
+            octets = await _say_to_socket(channel, step)
+        elif step.send and not isinstance(channel, socket.socket):
+            octets = await _say_to_stream(channel, step)
         while len(octets) < (step.enough or step.read):
-            received = await _receive(channel, step, octets)
+            received = await _receive(channel, step, octets, ssl_object)
             if not received:
-                raise failure or ConnectionResetError("it hung up")
+                raise ConnectionResetError("it hung up")
             octets += received
-        if failure is not None and not octets:
-            raise failure
     except (ConnectionError, anyio.BrokenResourceError) as error:
         raise step.closed(octets) from error
     except OSError as error:
         raise ProxyClosed.broken(error, octets) from error
-    finally:
-        # Or the error and this frame would hold each other.
-        del failure
     return octets
 
 
-# Both await outside of `except`: a cancellation is to have no BlockingIOError as its context.
+# A proxy may answer and close before it has read everything. Its answer has arrived then, and tells
+# more than the failed write. So both of these functions may return octets of the answer already.
+# They await outside of `except`: a cancellation is to have no other error as its context.
 
 
-async def _send(channel: Channel, step: Exchange) -> None:
-    if not isinstance(channel, socket.socket):
-        if step.send:
-            await channel.send(cast("bytes", memoryview(step.send)))  # its repr shows no octets
-        return
-    sent = 0
-    while sent < len(step.send):
-        with suppress(BlockingIOError):
-            sent += channel.send(step.send[sent:])
-            continue
-        await anyio.wait_writable(channel)
+async def _say_to_socket(sock: socket.socket, step: Exchange) -> bytes:
+    left = memoryview(step.send)
+    failure: OSError | None = None
+    try:
+        while left and failure is None:
+            try:
+                left = left[sock.send(left) :]
+                continue
+            except BlockingIOError:
+                pass
+            except ConnectionError as error:
+                failure = error
+                continue
+            await anyio.wait_writable(sock)
+        if failure is None:
+            return b""
+        octets = b""
+        with suppress(OSError):
+            octets = await _receive(sock, step, b"")
+        if not octets:
+            raise failure
+        return octets
+    finally:
+        # Or the error and this frame would hold each other.
+        del failure
 
 
-async def _receive(channel: Channel, step: Exchange, octets: bytes) -> bytes:
+async def _say_to_stream(stream: Stream, step: Exchange) -> bytes:
+    # asyncio drops what has arrived when a write fails. So the stream receives meanwhile.
+    octets = b""
+    failures: list[Exception] = []
+
+    async def send() -> None:
+        try:
+            # The repr of a memoryview shows no octets in any frame below.
+            await stream.send(cast("bytes", memoryview(step.send)))
+        except (OSError, anyio.BrokenResourceError) as error:
+            failures.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(send)
+        try:
+            octets = await _receive(stream, step, b"")
+        except (OSError, anyio.BrokenResourceError) as error:
+            failures.append(error)
+    try:
+        if failures and not octets:
+            raise failures[0]
+        return octets
+    finally:
+        # Or the errors and this frame would hold each other.
+        failures.clear()
+
+
+async def _receive(
+    channel: Channel, step: Exchange, octets: bytes, ssl_object: ssl.SSLObject | None = None
+) -> bytes:
     """Receive more of what the step asks for, after `octets`."""
     size = step.read - len(octets)
     if not isinstance(channel, socket.socket):
-        with suppress(anyio.EndOfStream):
+        try:
             return await channel.receive(size)
-        return b""
+        except anyio.EndOfStream:
+            return b""
+        except anyio.BrokenResourceError:
+            # After a failed write, a TLSStream lets nobody receive. What it has decrypted is there.
+            with suppress(OSError):
+                if ssl_object is not None:
+                    return ssl_object.read(size)
+            raise
     while True:
         with suppress(BlockingIOError):
             if step.belonging is not None:

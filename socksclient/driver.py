@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from socksclient.attempt import Attempt, is_deadline
@@ -19,6 +19,7 @@ from socksclient.sockets import (
     can_peek,
     carried_by,
     check_source,
+    has_ended,
     interleave,
     literal,
     make_socket,
@@ -153,37 +154,44 @@ def run(flow: Flow[T], sock: Channel, deadline: Deadline) -> T:
 def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
     """Do what one step of a flow asks for, and return the octets that it is to be sent."""
     octets = b""
-    failure: ConnectionError | None = None
     try:
         if step.send:
             deadline.limit(sock)
             try:
                 # The repr of a memoryview shows no octets in any frame below.
                 sock.sendall(memoryview(step.send))
-            except ConnectionError as error:
-                # A proxy may answer and close before it has read everything. What it said has
-                # arrived, and tells more than the failed write.
-                failure = error
+            except OSError as error:
+                if not has_ended(error):
+                    raise
+                octets = _arrived(step, sock, deadline)
+                if not octets:
+                    raise
         while len(octets) < (step.enough or step.read):
-            received = _receive(sock, step, octets, deadline)
+            received = _receive(step, octets, sock, deadline)
             if not received:
-                raise failure or ConnectionResetError("it hung up")
+                raise ConnectionResetError("it hung up")
             octets += received
-        if failure is not None and not octets:
-            raise failure
     except ConnectionError as error:
         raise step.closed(octets) from error
     except OSError as error:
         if is_deadline(error):
             raise
         raise ProxyClosed.broken(error, octets) from error
-    finally:
-        # Or the error and this frame would hold each other.
-        del failure
     return octets
 
 
-def _receive(sock: Channel, step: Exchange, octets: bytes, deadline: Deadline) -> bytes:
+def _arrived(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
+    """Return what a proxy said before it hung up on what was written to it.
+
+    A proxy may answer and close before it has read everything. Its answer has arrived then, and
+    tells more than the failed write.
+    """
+    with suppress(OSError):
+        return _receive(step, b"", sock, deadline)
+    return b""
+
+
+def _receive(step: Exchange, octets: bytes, sock: Channel, deadline: Deadline) -> bytes:
     """Receive more of what the step asks for, after `octets`."""
     count = step.read - len(octets)
     if step.belonging is not None and can_peek(sock):

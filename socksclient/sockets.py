@@ -48,6 +48,14 @@ def can_peek(channel: object) -> TypeGuard[socket.socket]:
     return hasattr(channel, "recv") and not hasattr(channel, "do_handshake")
 
 
+def has_ended(error: OSError) -> bool:
+    """Return whether a failed write says that the peer has closed the connection.
+
+    With TLS, Python's ssl says so by an SSLEOFError, which is no ConnectionError.
+    """
+    return isinstance(error, ConnectionError) or type(error).__name__ == "SSLEOFError"
+
+
 def is_internet(family: int) -> bool:
     """Whether the family is one of IP, and not of unix sockets."""
     return family in (socket.AF_INET, socket.AF_INET6)
