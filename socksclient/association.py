@@ -277,11 +277,12 @@ class Association:
 def _is_from(source: Address, peer: Address) -> bool:
     """Whether `source` may be `peer`.
 
-    Of a name, only the proxy knows the address: Dante answers with that, v2ray with the name.
+    Of a name, only the proxy knows the address: Dante answers with that, v2ray with the name. The
+    caller may have given the peer as an IPv4-mapped address, which no source is.
     """
     if source[1] != peer[1]:
         return False
-    host, wanted = (without_mapping(name).rstrip(".").lower() for name in (source[0], peer[0]))
+    host, wanted = (name.rstrip(".").lower() for name in (source[0], without_mapping(peer[0])))
     return host == wanted or (is_address(host) and not is_address(wanted))
 
 

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.wire import datagram_header_size, decode_address, encode_datagram_header
+from socksclient.wire import datagram_header_size, decode_destination, encode_datagram_header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -72,7 +72,7 @@ class Relay:
         size = datagram_header_size(octets)
         if sender != self.client or size == 0:
             return
-        destination = decode_address(octets[3:size])
+        destination = decode_destination(octets[3:size])
         self.seen.datagrams.append((destination, octets[size:]))
         if destination in self.targets:
             self.deliver(destination, octets[size:])

@@ -36,6 +36,7 @@ __all__ = [
     "check_status",
     "datagram_header_size",
     "decode_address",
+    "decode_destination",
     "decode_method",
     "decode_socks4_address",
     "encode_address",
@@ -61,6 +62,12 @@ NO_ACCEPTABLE_METHODS = 0xFF
 
 NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f/:@\[\]]")
 """What says that a URL, a host with its port or half an IPv6 address was taken for a name."""
+
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")
+"""The characters that separate the labels of a name (RFC 3490 §3.1, UTS 46 §4)."""
+
+_MAX_CHARACTERS = 1024
+"""Of a name that is not ASCII: enough for any that has at most 255 octets when it is encoded."""
 
 
 class Command(IntEnum):
@@ -269,12 +276,16 @@ def is_address(host: str) -> bool:
 
 def is_unspecified(host: str) -> bool:
     """Whether `host` is 0.0.0.0 or ::, which stand for "not known"."""
-    ip = _ip_address(without_mapping(host))
+    ip = _ip_address(host)
     return ip is not None and ip.is_unspecified
 
 
 def without_mapping(host: str) -> str:
-    """`host`, but the IPv4 address where an IPv6 one stands for it (``::ffff:192.0.2.1``)."""
+    """Return the IPv4 address that `host` stands for, or `host` itself if it stands for none.
+
+    An IPv4-mapped IPv6 address such as ``::ffff:192.0.2.1`` stands for 192.0.2.1 (RFC 4291
+    §2.5.5.2). Systems with one socket for IPv4 and IPv6 write IPv4 addresses so.
+    """
     ip = _ip_address(host)
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         return str(ip.ipv4_mapped)
@@ -291,15 +302,16 @@ def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
 def parse_host(host: str) -> str:
     """A host as it goes over the wire: an IP address without brackets, or an ASCII name.
 
-    ASCII names go as they are (underscores, a trailing dot, upper case); others by IDNA 2008
-    with the mapping of UTS 46, and all of their labels must be valid then. A legacy spelling of
-    an IPv4 address (``127.1``) is a name.
+    Each label of a name is encoded by itself (RFC 5890 §2.3.1): a label of ASCII goes as it is
+    (underscores, upper case, ``xn--``), any other by IDNA 2008 with the mapping of UTS 46. A
+    trailing dot stays. A legacy spelling of an IPv4 address (``127.1``) is a name. An IPv6 address
+    that stands for an IPv4 one (``::ffff:192.0.2.1``) stays the IPv6 address that the caller gave.
 
     Raises:
         ValueError: The host is empty, has more than 255 octets, has white space or any of
-            ``:/@[]`` in it, is no valid internationalised name, or is an IPv6 address with a
-            zone id, which SOCKS cannot carry.
-        TypeError: It is not a str.
+            ``:/@[]`` in it, has a label that IDNA 2008 does not allow, or is an IPv6 address with
+            a zone id, which SOCKS cannot carry.
+        TypeError: The host is not a str.
     """
     if not isinstance(host, str):
         raise TypeError(f"host must be a str, not {type(host).__name__}")
@@ -323,12 +335,28 @@ def parse_host(host: str) -> str:
 
 
 def _to_ascii(host: str) -> str:
-    import idna  # 10 ms, and few names need it
+    # Importing idna takes 10 ms, and few names need it.
+    import idna
 
-    try:
-        return idna.encode(host, uts46=True).decode("ascii")
-    except idna.IDNAError as error:
-        raise ValueError(f"host {host!r} is no valid internationalised name: {error}") from error
+    # What encoding costs grows with the name, and a name can come from a server's redirect.
+    if len(host) > _MAX_CHARACTERS:
+        raise ValueError(f"host is {len(host)} characters long; SOCKS carries 255 octets")
+    problem = f"host {host!r} is no valid internationalised name"
+    labels = _DOTS.split(host)
+    for number, label in enumerate(labels):
+        if label.isascii():
+            continue
+        try:
+            labels[number] = idna.encode(label, uts46=True).decode("ascii")
+        except idna.IDNAError as error:
+            raise ValueError(
+                f"{problem}: {error}; a label that is encoded already (xn--...) is sent unchanged"
+            ) from error
+    name = ".".join(labels)
+    # No name in DNS has such a label. It can also come of a character that UTS 46 maps to a dot.
+    if "" in name.removesuffix(".").split("."):
+        raise ValueError(f"{problem}: it has an empty label")
+    return name
 
 
 def parse_port(port: int, *, least: int = 1) -> int:
@@ -375,7 +403,21 @@ def reply_size(head: bytes) -> int:
 
 
 def decode_address(octets: bytes) -> tuple[str, int]:
-    """ATYP ADDR PORT, whole, as (host, port). A name may have no octet at all: Dante sends such."""
+    """Return (host, port) of the ATYP ADDR PORT that a proxy has sent.
+
+    An IPv6 address that stands for an IPv4 one becomes that (`without_mapping`), also where the
+    proxy writes it as a name. This is the one place for it: all addresses that proxies send pass
+    through here.
+    """
+    host, port = decode_destination(octets)
+    return without_mapping(host), port
+
+
+def decode_destination(octets: bytes) -> tuple[str, int]:
+    """Return (host, port) of an ATYP ADDR PORT exactly as it is written there.
+
+    A name may have no octet at all: Dante sends such.
+    """
     port = int.from_bytes(octets[-2:], "big")
     if octets[0] == AddressType.DOMAIN_NAME:
         return octets[2:-2].decode("ascii", "backslashreplace"), port

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError, wire
 from socksclient.exceptions import Socks4Reply
-from socksclient.wire import Command, decode_address, encode_address, is_address, parse_host
+from socksclient.wire import (
+    Command,
+    decode_address,
+    decode_destination,
+    encode_address,
+    is_address,
+    parse_host,
+)
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
@@ -281,7 +288,8 @@ ADDRESSES = st.ip_addresses().map(str)
 @example("n" * 255, 0xFFFF)
 def test_an_address_survives_the_wire(host: str, port: int) -> None:
     octets = encode_address(host, port)
-    assert decode_address(octets) == (host, port)
+    assert decode_destination(octets) == (host, port)
+    assert decode_address(octets) == (wire.without_mapping(host), port)
     assert wire.reply_size(REPLY + octets[:2]) == len(REPLY + octets)
 
 
@@ -355,12 +363,36 @@ def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
     [
         ("faß.de", "xn--fa-hia.de"),  # IDNA 2003 would make it fass.de
         ("bücher.example", "xn--bcher-kva.example"),
-        ("BÜCHER.Example.", "xn--bcher-kva.example."),
-        ("bücher。example", "xn--bcher-kva.example"),
+        ("BÜCHER.example.", "xn--bcher-kva.example."),
+        ("ẞ.example", "xn--zca.example"),
+        ("u\u0308.example", "xn--tda.example"),  # u and a combining diaeresis
         ("ｅｘａｍｐｌｅ.com", "example.com"),
+        ("bücher。example", "xn--bcher-kva.example"),
+        ("bücher．example", "xn--bcher-kva.example"),
+        ("bücher｡example", "xn--bcher-kva.example"),
+        ("bücher。", "xn--bcher-kva."),
+        ("two。labels", "two.labels"),
+        ("ü" * 57 + ".example", f"xn--tda{'a' * 56}.example"),  # its label has 63 octets
     ],
 )
-def test_other_names_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name: str) -> None:
+def test_other_labels_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name: str) -> None:
+    assert parse_host(host) == name
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("foo_bar.bücher.example", "foo_bar.xn--bcher-kva.example"),
+        ("_sip._tcp.bücher.example", "_sip._tcp.xn--bcher-kva.example"),
+        ("_dmarc.אב.example", "_dmarc.xn--4dbc.example"),  # the Bidi rule is of single labels here
+        ("BÜCHER.Example.COM", "xn--bcher-kva.Example.COM"),
+        ("-a-.bücher.example", "-a-.xn--bcher-kva.example"),
+        ("xn--no-such-punycode-.bücher.example", "xn--no-such-punycode-.xn--bcher-kva.example"),
+        ("l" * 64 + ".bücher.example", "l" * 64 + ".xn--bcher-kva.example"),
+        ("xn--n3h.bücher.example", "xn--n3h.xn--bcher-kva.example"),  # ☃, encoded by the caller
+    ],
+)
+def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: str) -> None:
     assert parse_host(host) == name
 
 
@@ -380,10 +412,18 @@ def test_other_names_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name:
         ("[::1", "has '[' in it"),
         ("fe80::1%", "has ':' in it"),
         ("☃.example", "host '☃.example' is no valid internationalised name"),
+        ("☃.example", "; a label that is encoded already (xn--...) is sent unchanged"),
         ("-ü.example", "host '-ü.example' is no valid internationalised name"),
-        ("ü..example", "is no valid internationalised name"),
-        ("ü" * 64 + ".example", "is no valid internationalised name"),
-        ("ü.example" * 40, "is no valid internationalised name"),
+        ("foo_ü.example", "host 'foo_ü.example' is no valid internationalised name"),
+        ("ｆｏｏ＿ｂａｒ.example", "is no valid internationalised name"),
+        ("［::1］", "is no valid internationalised name"),
+        ("ü..example", "is no valid internationalised name: it has an empty label"),
+        ("ü.。", "is no valid internationalised name: it has an empty label"),
+        (".ü", "is no valid internationalised name: it has an empty label"),
+        ("。", "is no valid internationalised name: it has an empty label"),
+        ("ü" * 58 + ".example", "is no valid internationalised name: Label too long"),
+        ("ü.example" * 40, "host is 639 octets long; SOCKS carries 255"),
+        ("ü." * 513, "host is 1026 characters long; SOCKS carries 255 octets"),
         ("\u00ad", "is no valid internationalised name"),
         ("\ud800", "is no valid internationalised name"),
         ("fe80::1%eth0", "host 'fe80::1%eth0' has a zone id"),
@@ -405,7 +445,7 @@ def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None
     except ValueError:
         return
     assert parse_host(host) == host
-    assert decode_address(encode_address(host, 80)) == (host, 80)
+    assert decode_destination(encode_address(host, 80)) == (host, 80)
 
 
 @pytest.mark.parametrize("host", [b"example.com", None, 2130706433])
@@ -439,12 +479,29 @@ def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
     ("host", "plain"),
     [
         ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("::FFFF:c000:201", "192.0.2.1"),
         ("::ffff:0.0.0.0", "0.0.0.0"),
         ("192.0.2.1", "192.0.2.1"),
         ("2001:db8::1", "2001:db8::1"),
-        ("name.example", "name.example"),
+        ("::c000:201", "::c000:201"),
+        ("64:ff9b::c000:201", "64:ff9b::c000:201"),
     ],
 )
-def test_a_mapped_address_is_that_of_ipv4(host: str, plain: str) -> None:
+def test_a_mapped_address_of_a_proxy_is_that_of_ipv4(host: str, plain: str) -> None:
     assert wire.without_mapping(host) == plain
-    assert wire.is_unspecified(host) == (plain == "0.0.0.0")
+    assert decode_address(encode_address(host, 80)) == (plain, 80)
+    as_name = b"\x03%c%b\x00\x50" % (len(host), host.encode())
+    assert decode_address(as_name) == (plain, 80)
+    assert decode_destination(as_name) == (host, 80)
+
+
+def test_what_the_caller_gives_as_an_address_of_ipv6_goes_as_one() -> None:
+    host = parse_host("::ffff:192.0.2.1")
+    octets = bytes.fromhex("04 00000000000000000000ffffc0000201 0050")
+    assert encode_address(host, 80) == octets
+    assert decode_destination(octets) == (host, 80)
+
+
+@pytest.mark.parametrize(("host", "unspecified"), [("0.0.0.0", True), ("::", True), ("::1", False)])
+def test_which_addresses_stand_for_not_known(host: str, unspecified: bool) -> None:
+    assert wire.is_unspecified(host) == unspecified
