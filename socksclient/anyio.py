@@ -29,7 +29,7 @@ from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import SocksError, host_port
 from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import HasPeer, check_source, reachable
+from socksclient.sockets import HasPeer, check_source, listening_at
 from socksclient.wire import Command
 
 if TYPE_CHECKING:
@@ -217,6 +217,8 @@ async def bind(
     Raises:
         ValueError: As `connect_tcp` does, and so the others.
         ReplyError: The proxy refused; few offer BIND, Dante does.
+        ProtocolError: The address at which the proxy says it listens is none that a peer could
+            connect to, as `socksclient.bind` tells.
     """
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
     attempt = Attempt(as_chain(proxy), host, port, Command.BIND)
@@ -228,8 +230,8 @@ async def bind(
         else:
             sock = channel.extra(SocketAttribute.raw_socket)
         with attempt:
-            host, port, *_ = reachable(sock, bound_address, attempt.own_host)
-            return Listener(channel, (host, port), attempt)
+            where = listening_at(sock, bound_address, attempt.own_address)
+            return Listener(channel, where, attempt)
     except BaseException:
         await close(channel)
         raise
@@ -261,6 +263,8 @@ async def udp_associate(
     Raises:
         ValueError: As `connect_tcp` does, and so the others.
         ReplyError: The proxy refused; many do not offer UDP.
+        ProtocolError: The relay's address is a multicast or reserved address or a name, or its
+            port is 0; nothing has been sent there.
         ProxyConnectError: The proxy cannot be reached, or its relay.
     """
     chain = as_chain(proxy)

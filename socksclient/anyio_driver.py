@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import socket
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 from anyio.abc import SocketStream, UNIXSocketStream
+from anyio.lowlevel import RunVar
 from anyio.streams.tls import TLSAttribute, TLSStream
 
+from socksclient.attempt import is_deadline
 from socksclient.exceptions import (
     ProxyClosed,
     ProxyConnectError,
@@ -30,13 +33,17 @@ from socksclient.sockets import (
     Address,
     SocketOption,
     Wait,
+    addresses_found,
     at_path,
     carried_by,
     check_source,
     interleave,
     is_internet,
     literal,
+    look_up,
+    name_to_ask,
     race,
+    resolver_failures,
 )
 
 if TYPE_CHECKING:
@@ -51,6 +58,11 @@ T = TypeVar("T")
 Stream: TypeAlias = SocketStream | TLSStream
 Channel: TypeAlias = socket.socket | Stream
 """What a tunnel goes through: a non-blocking socket or, with TLS, a stream."""
+
+_MAX_THREADS = 40
+"""How many names one event loop resolves at once, which is anyio's default for all threads."""
+
+_resolving: RunVar[anyio.CapacityLimiter] = RunVar("socksclient resolving")
 
 NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """As the streams of `anyio.connect_tcp` have it."""
@@ -134,7 +146,9 @@ async def targets(attempt: Attempt) -> list[tuple[str, int]]:
         return [target]
     try:
         addresses = await _resolve(attempt, host, port)
-    except socket.gaierror as error:
+    except OSError as error:
+        if is_deadline(error):
+            raise
         raise ResolveError.of(host, error) from error
     return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
 
@@ -368,10 +382,51 @@ async def first_ready(
 
 
 async def _resolve(attempt: Attempt, host: str, port: int) -> list[Address]:
-    """The addresses of `host`, in the order to try them."""
+    """Return the addresses of `host`, in the order to try them.
+
+    The resolver runs in a thread, which is left to itself when the caller is cancelled. Where no
+    thread can be started, it runs in that of the event loop, and holds up all other tasks.
+    """
     if address := literal(host, port):
         return [address]
     attempt.log(f"resolve {host}")
-    # As octets: they go to the resolver as they are.
-    found = await anyio.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+    if getaddrinfo := _resolver_of_the_event_loop():
+        with resolver_failures():
+            found = await getaddrinfo(name_to_ask(host), port, type=socket.SOCK_STREAM)
+            return addresses_found(found)
+    # Not by anyio.getaddrinfo: on asyncio and on trio that asks with octets.
+    try:
+        return await anyio.to_thread.run_sync(
+            look_up, host, port, abandon_on_cancel=True, limiter=_limiter()
+        )
+    except RuntimeError:
+        # As in the blocking driver: no thread can be started.
+        return look_up(host, port)
+
+
+def _resolver_of_the_event_loop() -> Callable[..., Awaitable[Iterable[tuple[Any, ...]]]] | None:
+    """Return what the event loop has in place of `socket.getaddrinfo`, if it has anything."""
+    # On asyncio, the token is the loop. uvloop has a resolver of its own, as others may have.
+    getaddrinfo = getattr(anyio.lowlevel.current_token().native_token, "getaddrinfo", None)
+    if getaddrinfo is not None:
+        return None if getaddrinfo.__module__ == "asyncio.base_events" else getaddrinfo
+    import trio
+
+    # trio tells what has been set only to who sets it. No other task runs in between.
+    resolver = trio.socket.set_custom_hostname_resolver(None)
+    trio.socket.set_custom_hostname_resolver(resolver)
+    return None if resolver is None else trio.socket.getaddrinfo
+
+
+def _limiter() -> anyio.CapacityLimiter:
+    """Return what limits how many names this event loop resolves at once.
+
+    The default limiter will not do. It is that of the caller, all of whose threads may be waiting
+    for what is to be connected here.
+    """
+    try:
+        return _resolving.get()
+    except LookupError:
+        limiter = anyio.CapacityLimiter(_MAX_THREADS)
+        _resolving.set(limiter)
+        return limiter

@@ -110,9 +110,14 @@ class Attempt:
         return self.targets[self.hop][0]
 
     @property
+    def own_address(self) -> Target | None:
+        """Where the hop before reaches the last hop; None if the last hop is the nearest too."""
+        return self.targets[-2][0] if len(self.chain) > 1 else None
+
+    @property
     def own_host(self) -> str | None:
-        """By what host the last hop is known to the one before it; None if there is none."""
-        return self.targets[-2][0][0] if len(self.chain) > 1 else None
+        """The host of `own_address`."""
+        return None if self.own_address is None else self.own_address[0]
 
     @property
     def resolves_here(self) -> bool:

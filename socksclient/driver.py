@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -22,12 +21,14 @@ from socksclient.sockets import (
     has_ended,
     interleave,
     literal,
+    look_up,
     make_socket,
     race,
     writable,
 )
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Iterable
 
@@ -99,7 +100,9 @@ def targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
         return [target]
     try:
         addresses = _resolve(attempt, host, port, deadline)
-    except socket.gaierror as error:
+    except OSError as error:
+        if is_deadline(error):
+            raise
         raise ResolveError.of(host, error) from error
     return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
 
@@ -242,26 +245,31 @@ def _race(
 
 
 def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
-    """The addresses of `host`, in the order to try them.
+    """Return the addresses of `host`, in the order to try them.
 
     getaddrinfo cannot be interrupted. With a deadline to keep it runs in a thread beside the
-    caller, which is left to itself when the deadline passes.
+    caller, which is left to itself when the deadline passes. Where no thread can be started, it
+    runs in the caller's: then it may take longer than the deadline allows.
     """
     if address := literal(host, port):
         return [address]
     attempt.log(f"resolve {host}")
     left = deadline.left()
     if left is None:
-        return _getaddrinfo(host, port)
-    answers: queue.SimpleQueue[list[Address] | Exception] = queue.SimpleQueue()
+        return look_up(host, port)
+    answers: queue.SimpleQueue[list[Address] | BaseException] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            answers.put(_getaddrinfo(host, port))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller waits for it
+            answers.put(look_up(host, port))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
             answers.put(error)
 
-    threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    try:
+        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    except RuntimeError:
+        # A container's limit; CPython 3.12 in an atexit handler; an isolated subinterpreter.
+        return look_up(host, port)
     try:
         answer = answers.get(timeout=left)
     except queue.Empty:
@@ -271,10 +279,5 @@ def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list
     try:
         raise answer
     finally:
-        del answer  # or it and this frame would hold each other
-
-
-def _getaddrinfo(host: str, port: int) -> list[Address]:
-    # As octets: a str would go through Python's IDNA 2003 codec, which refuses good names.
-    found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+        # Or the error and this frame would hold each other.
+        del answer

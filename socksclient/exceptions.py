@@ -278,13 +278,13 @@ class ProxyTimeout(SocksError, TimeoutError):
 class ResolveError(SocksError):
     """The destination's name, which this side resolves (``socks5://``), has no address.
 
-    Its `errno` is that of the `socket.gaierror` that is its cause.
+    Its `errno` is that of its cause, a `socket.gaierror` mostly.
     """
 
     @classmethod
     def of(cls, host: str, error: OSError) -> ResolveError:
         """What `error` of the resolver means."""
-        return cls(f"cannot resolve {host}: {error.strerror}", error.errno)
+        return cls(f"cannot resolve {host}: {error.strerror or error}", error.errno)
 
 
 class ProtocolError(SocksError):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import selectors
 import socket
+from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
-from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError
-from socksclient.wire import is_address, is_unspecified, parse_host, socks4_carries
+from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError, host_port
+from socksclient.wire import (
+    is_address,
+    is_unspecified,
+    parse_host,
+    socks4_carries,
+    without_mapping,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from socksclient.proxy import Proxy
 
@@ -31,9 +39,20 @@ SocketOption: TypeAlias = (
 CONNECTION_ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the one that has not answered (RFC 8305 §5)."""
 
-
 MAX_TIMEOUT = 0x7FFFFFFF // 1000
 """Seconds. Milliseconds that do not fit into 31 bits are too many for the system: 24 days."""
+
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+"""Addresses that are sources only (RFC 1122 §3.2.1.3)."""
+
+_RESERVED_BUT_USED = (
+    # An IPv4 address as NAT64 has it (RFC 6052 §2.1, RFC 8215).
+    ipaddress.ip_network("64:ff9b::/96"),
+    ipaddress.ip_network("64:ff9b:1::/48"),
+    # The overlay network Yggdrasil has taken these.
+    ipaddress.ip_network("200::/7"),
+)
+"""What `ipaddress` calls reserved although hosts have such addresses."""
 
 
 PEEK_SIZE = 16 * 1024
@@ -82,6 +101,77 @@ def literal(host: str, port: int) -> Address | None:
     return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, port)
 
 
+def look_up(host: str, port: int) -> list[Address]:
+    """Return the addresses that the resolver finds for `host`, however long that takes.
+
+    It is asked as `socket.create_connection` asks: by position, and with a str if possible
+    (`name_to_ask`). What a program puts in the place of `socket.getaddrinfo` is made for that.
+
+    Raises:
+        OSError: As `resolver_failures` raises it.
+    """
+    with resolver_failures():
+        found = socket.getaddrinfo(name_to_ask(host), port, 0, socket.SOCK_STREAM)
+        return addresses_found(found)
+
+
+def name_to_ask(host: str) -> str | bytes:
+    """Return `host` as a resolver of Python takes it: a str, if possible.
+
+    A replacement of `socket.getaddrinfo` may know names as str only. A table of names would not
+    find one in octets, and the name would get out to the system's resolver.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # Python encodes a str by IDNA 2003, which refuses an empty label and a long one. Octets
+        # go to the system as they are.
+        return host.encode("ascii")
+    return host
+
+
+@contextmanager
+def resolver_failures() -> Iterator[None]:
+    """Have every failure of a resolver, or of what a program has put in its place, be an OSError.
+
+    Raises:
+        socket.gaierror: The resolver has found no such name, or raised an exception that is no
+            OSError, which is the cause then.
+        OSError: Whatever else the resolver raised.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        text = f"the resolver failed with {type(error).__name__}: {error}"
+        raise socket.gaierror(socket.EAI_FAIL, text) from error
+
+
+def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[Address]:
+    """Return the addresses in what `socket.getaddrinfo`, or a replacement of it, has returned.
+
+    Raises:
+        socket.gaierror: There is none.
+        ValueError: One of them is no IP address with a port.
+    """
+    addresses: list[Address] = [
+        (family, _sockaddr(*sockaddr))
+        for family, _, _, _, sockaddr in found
+        # A Python without IPv6 has (int, bytes) for an IPv6 address.
+        if is_internet(family) and isinstance(sockaddr[0], str)
+    ]
+    if not addresses:
+        raise socket.gaierror(socket.EAI_NONAME, "the resolver found no address")
+    return addresses
+
+
+def _sockaddr(host: str, port: int | str, *zone: int) -> tuple[object, ...]:
+    if not is_address(host):
+        raise ValueError(f"it answered {host!r}, which is no IP address")
+    return (host, int(port), *zone)
+
+
 def interleave(addresses: Iterable[Address]) -> list[Address]:
     """The addresses with their families taking turns, the first one's first (RFC 8305 §4)."""
     by_family: dict[int, list[Address]] = {}
@@ -121,34 +211,105 @@ def reachable(
     own_host: str | None = None,
     trust: bool = True,
 ) -> SocketAddress:
-    """Where the proxy, connected to by `control`, listens or relays; as sockets have addresses.
+    """Return where a proxy listens or relays, as sockets have addresses.
 
-    That is the bound address of its reply, unless its host is unspecified or not to be trusted:
-    then it is the proxy's own (RFC 1928 §6): `own_host` or, if that is None, as `control` reaches
-    it.
+    That is the bound address of the proxy's reply. Where its host is unspecified or not to be
+    trusted, the proxy's own takes its place (RFC 1928 §6).
+
+    Args:
+        control: The connection to the nearest hop.
+        bound_address: BND.ADDR and BND.PORT of the reply.
+        own_host: The host at which the hop before knows the proxy; None for the nearest hop, whose
+            host is the one that `control` is connected to.
+        trust: Whether the host of the bound address counts.
 
     Raises:
-        ProtocolError: There is no such address.
+        ProtocolError: The port is 0, or the host is no name and no address that a host can have:
+            a multicast, broadcast or reserved address.
         ProxyClosed: The proxy has reset the connection already.
     """
     host, port = bound_address
-    if port == 0:  # such is the "success" of simple-socks, which then hangs up
+    # simple-socks says so, "succeeds" and then hangs up.
+    if port == 0:
         raise ProtocolError("the proxy granted the request, but its bound address has port 0")
     if trust and not is_unspecified(host):
         try:
-            return parse_host(host), port
+            host = parse_host(host)
         except ValueError as error:
             raise ProtocolError(f"the bound address is none: {error}") from None
+        if is_address(host) and not _is_of_a_host(host):
+            text = f"the proxy granted the request, but no host can have its bound address, {host}"
+            raise ProtocolError(text)
+        return host, port
     if own_host is not None:
         return own_host, port
+    peer = _peer_of(control)
+    # By a unix socket, the proxy is on this machine.
+    if peer is None:
+        return ("::1" if ":" in host else "127.0.0.1"), port
+    proxy_host, _, *zone = peer
+    return (proxy_host, port, *zone)
+
+
+def _peer_of(control: HasPeer) -> tuple[Any, ...] | None:
+    """Return the address of the nearest hop as this side reaches it; None for a unix socket.
+
+    Raises:
+        ProxyClosed: The proxy has reset the connection already.
+    """
     try:
         peer = control.getpeername()
     except OSError as error:
         raise ProxyClosed.broken(error, b"") from error
-    if not isinstance(peer, tuple):  # of a unix socket: the proxy is on this machine
-        return ("::1" if ":" in host else "127.0.0.1"), port
-    proxy_host, _, *zone = peer
-    return (proxy_host, port, *zone)
+    if not isinstance(peer, tuple):
+        return None
+    host, port, *zone = peer
+    # A socket of IPv6 has it so where the caller wrote the proxy's IPv4 address as an IPv6 one.
+    plain = without_mapping(host)
+    return (plain, port) if plain != host else (host, port, *zone)
+
+
+def _is_of_a_host(host: str) -> bool:
+    """Whether the IP address can be that of one host: not of a group, and not reserved."""
+    ip = ipaddress.ip_address(host)
+    if ip.is_multicast or ip in _THIS_NETWORK:
+        return False
+    # For `ipaddress`, ::1 is reserved.
+    used = ip.is_loopback or any(ip in network for network in _RESERVED_BUT_USED)
+    return used or not ip.is_reserved
+
+
+def listening_at(
+    control: HasPeer, bound_address: tuple[str, int], own_address: tuple[str, int] | None
+) -> tuple[str, int]:
+    """Return where a proxy listens for the peer after BIND.
+
+    Args:
+        control: The connection to the nearest hop.
+        bound_address: BND.ADDR and BND.PORT of the first reply.
+        own_address: The (host, port) at which the hop before knows the proxy; None for the nearest
+            hop, whose address is the one that `control` is connected to.
+
+    Raises:
+        ProtocolError: What `reachable` raises; or the address is that at which the proxy serves
+            SOCKS, as 3proxy 0.9.6 to 1.0.0 says, so that no peer could come.
+        ProxyClosed: The proxy has reset the connection already.
+    """
+    host, port, *_ = reachable(control, bound_address, own_address and own_address[0])
+    own = _peer_of(control) if own_address is None else own_address
+    if own is not None and port == own[1] and _plain(host) == _plain(own[0]):
+        where = host_port(host, port)
+        raise ProtocolError(
+            f"the proxy granted BIND, but says that it listens for the peer at {where}, which is"
+            " where it serves SOCKS: a peer that connects there does not come through (3proxy"
+            " 0.9.6 to 1.0.0 says so)"
+        )
+    return host, port
+
+
+def _plain(host: str) -> str:
+    """Return `host` in the form to compare: without a zone id, and IPv4 if it stands for that."""
+    return without_mapping(host.partition("%")[0])
 
 
 def check_source(host: str | None, path: str | None = None) -> None:

@@ -55,9 +55,12 @@ def relay(sock: socket.socket, stdin: int | None, stdout: int) -> None:
             failures.append(error)
             end.abort()
 
-    # It may never come back from reading, so the process must be able to end without it.
-    sending = threading.Thread(target=send, name="stdin", daemon=True)
-    sending.start()
+    try:
+        # It may never come back from reading, so the process must be able to end without it.
+        sending = threading.Thread(target=send, name="stdin", daemon=True)
+        sending.start()
+    except RuntimeError as error:
+        raise RelayError(f"cannot start the thread that reads standard input: {error}") from error
     try:
         while octets := end.receive():
             _write(stdout, octets)

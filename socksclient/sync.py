@@ -16,7 +16,7 @@ from socksclient.driver import exchange, open_socket, open_tunnel, targets
 from socksclient.exceptions import ProxyTimeout, SocksError, host_port
 from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import MAX_TIMEOUT, check_source, reachable
+from socksclient.sockets import MAX_TIMEOUT, check_source, listening_at
 from socksclient.udp import UDPAssociation
 from socksclient.wire import Command
 
@@ -109,6 +109,9 @@ def bind(
     Raises:
         ValueError: As of `create_connection`, and so the others.
         ReplyError: The proxy refused; few offer BIND, Dante does.
+        ProtocolError: The address at which the proxy says it listens is none that a peer could
+            connect to: it is a multicast or reserved address, its port is 0, or it is that at
+            which the proxy serves SOCKS, as 3proxy 0.9.6 to 1.0.0 says.
     """
     return listen(as_chain(proxy), _pair(address), _checked(timeout), source_address)
 
@@ -126,8 +129,8 @@ def listen(
     sock, bound_address = open_socket(attempt, Deadline(timeout), source_address, socket_options)
     try:
         with attempt:
-            host, port, *_ = reachable(sock, bound_address, attempt.own_host)
-            return Listener(sock, (host, port), attempt, timeout)
+            where = listening_at(sock, bound_address, attempt.own_address)
+            return Listener(sock, where, attempt, timeout)
     except BaseException:
         sock.close()
         raise
@@ -158,6 +161,8 @@ def udp_associate(
     Raises:
         ValueError: As of `create_connection`, and so the others.
         ReplyError: The proxy refused; many do not offer UDP.
+        ProtocolError: The relay's address is a multicast or reserved address or a name, or its
+            port is 0; nothing has been sent there.
         ProxyConnectError: The proxy cannot be reached, or its relay.
     """
     chain = as_chain(proxy)

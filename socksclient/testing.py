@@ -14,6 +14,7 @@ as proxies do in the field. With pytest, the fixture `socks_proxy` is such a ser
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import socket
@@ -255,7 +256,13 @@ class SocksServer:
         self._thread = threading.Thread(
             target=self._run, args=(listener,), name="SocksServer", daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            listener.close()
+            self._remove_path()
+            text = f"cannot start the server's thread: {error}"
+            raise OSError(errno.EAGAIN, text) from error
         self._started.wait()
         return self
 
@@ -267,6 +274,9 @@ class SocksServer:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+        self._remove_path()
+
+    def _remove_path(self) -> None:
         if self._path is not None:
             os.unlink(self._path)
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -34,8 +33,20 @@ T = TypeVar("T")
 class Loop(uvloop.Loop):
     """uvloop, but with Python's resolver, which tests can watch and replace."""
 
-    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
-        return await self.run_in_executor(None, partial(socket.getaddrinfo, *args, **kwargs))
+    async def getaddrinfo(
+        self,
+        host: Any,
+        port: Any,
+        *,
+        family: int = 0,
+        type: int = 0,  # noqa: A002 - as it is called in the original
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """By position, as that of asyncio: some replacements have other names for these."""
+        return await self.run_in_executor(
+            None, socket.getaddrinfo, host, port, family, type, proto, flags
+        )
 
 
 BACKENDS: dict[str, dict[str, Any]] = {

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from socksclient import (
+    ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
@@ -19,6 +20,7 @@ from socksclient import (
 )
 from socksclient.sockets import interleave, reachable
 from socksclient.testing import Faults, SocksServer
+from socksclient.wire import parse_host
 
 from support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_left_open, silence
 
@@ -239,3 +241,39 @@ class TestTheDestinationsAddresses:
 def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() -> None:
     with socket.socket() as gone, pytest.raises(ProxyClosed, match="not connected"):
         reachable(gone, ("0.0.0.0", 1080))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "10.1.2.3", "169.254.1.1", "192.0.2.1", "198.18.0.1", "100.64.0.1"),
+        *("::1", "2001:db8::1", "fd00::1", "fe80::1", "fec0::1", "2002:c000:201::1"),
+        # NAT64's, and those of Yggdrasil: for `ipaddress` they are reserved.
+        *("64:ff9b::192.0.2.1", "64:ff9b:1::1", "200::1", "301:2::3"),
+    ],
+)
+def test_an_address_that_a_host_can_have(host: str) -> None:
+    with socket.socket() as control:
+        assert reachable(control, (host, 1080)) == (parse_host(host), 1080)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("0.0.0.1", "0.255.255.255", "224.0.0.0", "239.255.255.255", "240.0.0.1"),
+        *("255.255.255.255", "::2", "::192.0.2.1", "100:0:0:1::", "4000::1", "ff00::", "ff02::1"),
+    ],
+)
+def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host: str) -> None:
+    with socket.socket() as control, pytest.raises(ProtocolError) as caught:
+        reachable(control, (host, 1080))
+    assert f"no host can have its bound address, {parse_host(host)}" in str(caught.value)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as control:
+            untrusted = reachable(control, (host, 1080), trust=False)
+            assert untrusted == ("127.0.0.1", 1080)
+            assert reachable(control, (host, 1080), "name.test", trust=False)[0] == "name.test"
+    # Of a connection the bound address is of no account, and proxies say what they like.
+    with SocksServer(faults=Faults(bound_address=(host, 1080))) as server:
+        with dial(echo_server, proxy=server.url) as sock:
+            assert_echoes(sock)

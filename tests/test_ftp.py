@@ -473,6 +473,27 @@ class TestActive:
                         client.transfercmd("LIST")
         assert "PORT 127,0,0,1,18,103" in server.commands
 
+    def test_a_mapped_address_of_the_proxys_listener_is_told_by_port(self) -> None:
+        faults = [Faults(), Faults(bound_address=("::ffff:127.0.0.1", 4711))]
+        with ScriptedServer({"LIST": "425 cannot"}) as server:
+            with SocksServer(faults=faults) as proxy:
+                server.connects = False
+                with client_of(server, proxy.url, passive=False) as client:
+                    with pytest.raises(ftplib.error_temp):
+                        client.transfercmd("LIST")
+        assert "PORT 127,0,0,1,18,103" in server.commands
+
+    @pytest.mark.parametrize("host", ["224.0.0.1", "its own"])
+    def test_an_address_that_is_none_of_the_proxys_listener_is_never_told(self, host: str) -> None:
+        with ScriptedServer() as server, SocksServer() as proxy:
+            bound_address = proxy.address if host == "its own" else (host, 4711)
+            proxy.misbehave([Faults(), Faults(bound_address=bound_address)])
+            with client_of(server, proxy.url, passive=False) as client, nothing_left_open():
+                with pytest.raises(ProtocolError) as held:
+                    client.transfercmd("LIST")
+                assert held
+        assert not [command for command in server.commands if command.startswith(("PORT", "EPRT"))]
+
     @pytest.mark.parametrize(
         "faults", [Faults(second_reply=0x02), Faults(close_after=12), Faults(reply=0x01)], ids=str
     )

@@ -18,6 +18,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio
+import dns.message
+import dns.query
 import pytest
 from anyio.abc import SocketAttribute
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -860,6 +862,71 @@ def test_a_relay_address_that_is_not_trusted(associate: Associate, bound_host: s
         assert talk.receive() == (b"datagram", DESTINATION)
 
 
+@pytest.mark.parametrize("local_host", [None, "127.0.0.1"])
+def test_a_relay_at_a_mapped_address_is_at_that_of_ipv4(
+    associate: Associate, local_host: str | None
+) -> None:
+    """A proxy with one socket for IPv4 and IPv6 has its own IPv4 address so."""
+    with PlayedProxy(bound_host="::ffff:127.0.0.1") as played:
+        local_address = None if local_host is None else (local_host, 0)
+        talk = associate(played.url, local_address=local_address)
+        assert talk.relay_address == played.relay.getsockname()
+        assert talk.association.udp.family == socket.AF_INET
+        talk.send(b"datagram", DESTINATION)
+        assert played.hear() == DATAGRAM
+        played.say(encode_datagram_header("::ffff:192.0.2.1", 53) + b"datagram")
+        assert talk.receive() == (b"datagram", DESTINATION)
+
+
+def test_dnspython_takes_an_answer_from_a_mapped_address(played: PlayedProxy) -> None:
+    """It compares the source of an answer with where it sent the query."""
+
+    def answer() -> None:
+        query = dns.message.from_wire(played.hear()[len(DATAGRAM) - len(b"datagram") :])
+        header = encode_datagram_header("::ffff:192.0.2.1", 53)
+        played.say(header + dns.message.make_response(query).to_wire())
+
+    with socksclient.udp_associate(LONG, proxy=played.url) as udp:
+        answering = in_thread(answer)
+        query = dns.message.make_query("name.test", "A")
+        assert dns.query.udp(query, DESTINATION[0], LONG, sock=udp).id == query.id
+        answering.result(LONG)
+
+
+def test_an_unspecified_mapped_relay_address_is_that_of_the_proxy(associate: Associate) -> None:
+    with PlayedProxy(bound_host="::ffff:0.0.0.0") as played:
+        assert associate(played.url).relay_address == played.relay.getsockname()
+
+
+def test_a_proxy_that_the_caller_gives_by_a_mapped_address(associate: Associate) -> None:
+    """The control connection is of IPv6 then; a socket of IPv4 reaches the relay all the same."""
+    with PlayedProxy(bound_host="0.0.0.0") as played:
+        url = played.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")
+        talk = associate(url, local_address=("127.0.0.1", 0))
+        assert talk.association.controls[0].family == socket.AF_INET6
+        assert talk.relay_address == played.relay.getsockname()
+        talk.send(b"datagram", DESTINATION)
+        assert played.hear() == DATAGRAM
+
+
+def test_a_destination_that_the_caller_gives_by_a_mapped_address(
+    associate: Associate, played: PlayedProxy
+) -> None:
+    """It goes as it is, and is heard by whichever address the proxy answers with."""
+    talk = associate(played.url)
+    header = b"\0\0\0\x04" + bytes(10) + b"\xff\xff\xc0\0\x02\x01" + b"\0\x35"
+    mapped = ("::ffff:192.0.2.1", 53)
+    talk.send(b"datagram", mapped)
+    assert played.hear() == header + b"datagram"
+    talk.connect(mapped)
+    talk.send(b"datagram")
+    assert played.hear() == header + b"datagram"
+    other = encode_datagram_header("::ffff:192.0.2.2", 53)
+    played.say(other + b"no", DATAGRAM, other + b"no", header + b"as it was sent")
+    assert [talk.receive()[0] for _ in range(2)] == [b"datagram", b"as it was sent"]
+    assert talk.dropped == 2
+
+
 @pytest.mark.parametrize(
     ("bound_address", "trust", "error", "text"),
     [
@@ -868,7 +935,10 @@ def test_a_relay_address_that_is_not_trusted(associate: Associate, bound_host: s
         (("127.0.0.1", 0), True, ProtocolError, "port 0"),
         (("0.0.0.0", 0), True, ProtocolError, "port 0"),
         (("relay.test", 0), False, ProtocolError, "port 0"),
-        (("255.255.255.255", 1), True, ProxyConnectError, "255.255.255.255:1: Permission denied"),
+        (("255.255.255.255", 1), True, ProtocolError, "no host can have its bound address"),
+        (("239.1.2.3", 1), True, ProtocolError, "bound address, 239.1.2.3"),
+        (("::ffff:239.1.2.3", 1), True, ProtocolError, "bound address, 239.1.2.3"),
+        (("ff02::1", 1), True, ProtocolError, "bound address, ff02::1"),
     ],
 )
 def test_a_relay_that_cannot_be(
