@@ -13,9 +13,11 @@ from socksclient.wire import (
     MAX_HEADER_SIZE,
     datagram_header_size,
     decode_address,
+    decode_destination,
     encode_datagram_header,
     is_address,
     parse_host,
+    without_mapping,
 )
 
 from support import Address, unix_association
@@ -34,7 +36,10 @@ Parsed = tuple[str | ipaddress.IPv4Address | ipaddress.IPv6Address, int, bytes]
 
 
 def parse(octets: bytes) -> Parsed | None:
-    """A datagram by the letter of RFC 1928: source and payload, or None if it is to be dropped."""
+    """A datagram by the letter of RFC 1928: source and payload, or None if it is to be dropped.
+
+    A source that is a mapped address is the IPv4 address (RFC 4291 §2.5.5.2).
+    """
     try:
         rsv, frag, atyp = struct.unpack_from("!HBB", octets)
         size = struct.unpack_from("!B", octets, 4)[0] if atyp == 0x03 else {1: 4, 4: 16}[atyp]
@@ -44,8 +49,11 @@ def parse(octets: bytes) -> Parsed | None:
         return None
     if rsv or frag:
         return None
-    host = addr.decode("ascii", "backslashreplace") if atyp == 0x03 else ipaddress.ip_address(addr)
-    return host, port, octets[begin + size + 2 :]
+    payload = octets[begin + size + 2 :]
+    if atyp == 0x03:
+        return addr.decode("ascii", "backslashreplace"), port, payload
+    ip = ipaddress.ip_address(addr)
+    return getattr(ip, "ipv4_mapped", None) or ip, port, payload
 
 
 def parsed(address: Address, payload: bytes, *, name: bool) -> Parsed:
@@ -63,8 +71,10 @@ def test_a_header_survives_the_wire(address: Address, payload: bytes) -> None:
     host, port = parse_host(address[0]), address[1]
     header = encode_datagram_header(host, port)
     assert datagram_header_size(header + payload) == len(header) <= MAX_HEADER_SIZE
-    assert decode_address(header[3:]) == (host, port)
-    assert parse(header + payload) == parsed((host, port), payload, name=not is_address(host))
+    assert decode_destination(header[3:]) == (host, port)
+    source = decode_address(header[3:])
+    assert source == (without_mapping(host), port)
+    assert parse(header + payload) == parsed(source, payload, name=not is_address(host))
 
 
 @pytest.mark.parametrize(
