@@ -9,7 +9,6 @@ It needs nothing of PySocks, and leaves alone what requests itself does with ``p
 from __future__ import annotations
 
 import io
-import ssl
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakSet
 
@@ -18,12 +17,20 @@ from socksclient.deadline import Deadline
 from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyTimeout, ResolveError
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.tls import TLSSocket, check_not_shared, start_tls
+from socksclient.tls import (
+    TLSSocket,
+    check_not_shared,
+    check_not_wrapped,
+    server_name,
+    speaks_tls,
+    start_tls,
+)
 
 try:
     import requests
     import requests.adapters
     import requests.exceptions
+    import urllib3
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
     from urllib3.exceptions import (
@@ -40,11 +47,14 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     import socket
+    import ssl
+    from collections.abc import Iterable
 
     from typing_extensions import Unpack
     from urllib3.util.retry import Retry
 
     from socksclient.proxy import Chain
+    from socksclient.sockets import SocketOption
     from socksclient.tls import TLSChannel
 
 __all__ = ["Session", "SocksAdapter"]
@@ -107,6 +117,12 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
             ValueError: ``ssl_context`` is also the context for TLS with a proxy.
         """
         check_not_shared("ssl_context", pool_kwargs.get("ssl_context"), self.proxy)
+        # Only urllib3-future has versions of HTTP to choose from. HTTP/3 goes by UDP, and so past
+        # the proxy.
+        versions = getattr(urllib3, "HttpVersion", None)
+        if versions is not None:
+            disabled = pool_kwargs.get("disabled_svn") or ()
+            pool_kwargs["disabled_svn"] = {*disabled, versions.h3}
         options = {"chain": self.proxy}
         super().init_poolmanager(connections, maxsize, block, _socks_options=options, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = {
@@ -211,7 +227,7 @@ class SocksHTTPConnection(HTTPConnection):
             attempt = Attempt(self._chain, self._destination, self.port)
         except ValueError as error:
             raise LocationValueError(str(error)) from error
-        options: Any = self.socket_options or ()
+        options = _options_for_tcp(self.socket_options or ())
         try:
             deadline = Deadline(self.timeout)
             channel, _ = open_tunnel(attempt, deadline, self.source_address, options)
@@ -224,9 +240,7 @@ class SocksHTTPConnection(HTTPConnection):
             failure = NewConnectionError(self, str(error))
             raise ProxyError("no connection through the proxy", failure) from error
         channel.settimeout(self.timeout)
-        if isinstance(channel, ssl.SSLSocket | TLSSocket):
-            return cast("socket.socket", _Socket(channel))
-        return channel
+        return cast("socket.socket", _Socket(channel)) if speaks_tls(channel) else channel
 
 
 class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
@@ -257,6 +271,22 @@ class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
         if not (self.ca_certs or self.ca_cert_dir or self.ca_cert_data):
             context.load_default_certs()
         return context
+
+
+def _options_for_tcp(options: Iterable[Any]) -> list[SocketOption]:
+    """Return the `options` of urllib3 for a TCP socket, as `socket.setsockopt` takes them.
+
+    In urllib3-future, which niquests puts in urllib3's place, an option can bear the protocol that
+    it is for: ``(level, option, value, "tcp")``, or "udp" for HTTP/3.
+    """
+    bare: list[SocketOption] = []
+    for option in options:
+        *arguments, protocol = option
+        if not isinstance(protocol, str):
+            bare.append(option)
+        elif protocol.lower() == "tcp":
+            bare.append(cast("SocketOption", tuple(arguments)))
+    return bare
 
 
 class SocksHTTPConnectionPool(HTTPConnectionPool):
@@ -291,27 +321,35 @@ class _Context:
         self, sock: socket.socket | _Socket, *, server_hostname: str | None = None
     ) -> ssl.SSLSocket | _Socket:
         channel = sock.channel if isinstance(sock, _Socket) else sock
-        wrapped = start_tls(channel, self._context, server_hostname)
-        return _Socket(wrapped) if isinstance(wrapped, TLSSocket) else wrapped
+        name = None if server_hostname is None else server_name(server_hostname)
+        wrapped = start_tls(channel, self._context, name)
+        return _TLSSocket(wrapped) if isinstance(wrapped, TLSSocket) else wrapped
 
 
 class _Socket:
-    """TLS with a proxy, or within that, by the methods of a socket that http.client needs.
+    """TLS with a proxy, by the methods of a socket that http.client, urllib3 and its users call.
 
-    That with the proxy is never handed out as the `ssl.SSLSocket` that it may be: whoever wraps
+    The TLS with the proxy is never handed out as the `ssl.SSLSocket` that it may be: whoever wraps
     one goes beneath it, and the destination's name would be in the clear.
     """
 
     def __init__(self, channel: TLSChannel) -> None:
         self.channel = channel
+        self.type = channel.type
         self.fileno = channel.fileno
-        self.sendall = channel.sendall
+        self.getpeername = channel.getpeername
+        self.getsockname = channel.getsockname
+        self.gettimeout = channel.gettimeout
         self.settimeout = channel.settimeout
+        self.setsockopt = channel.setsockopt
+        self.recv = channel.recv
+        self.sendall = channel.sendall
         self._readers: WeakSet[_Reader] = WeakSet()
         self._closed = False
 
-    def getpeercert(self, binary_form: bool = False) -> Any:
-        return cast("TLSSocket", self.channel).ssl_object.getpeercert(binary_form)
+    def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
+        check_not_wrapped(level, optname)
+        return self.channel.getsockopt(level, optname, *args)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """A reader; the connection stays open until that is closed as well."""
@@ -330,6 +368,22 @@ class _Socket:
     def _close_if_unused(self) -> None:
         if self._closed and not self._readers:
             self.channel.close()
+
+
+class _TLSSocket(_Socket):
+    """TLS with the destination within that with a proxy: the same, and methods of `ssl.SSLSocket`.
+
+    urllib3-future asks for `context` and `selected_alpn_protocol`.
+    """
+
+    def __init__(self, channel: TLSSocket) -> None:
+        super().__init__(channel)
+        tls = channel.ssl_object
+        self.context = tls.context
+        self.cipher = tls.cipher
+        self.getpeercert = tls.getpeercert
+        self.selected_alpn_protocol = tls.selected_alpn_protocol
+        self.version = tls.version
 
 
 class _Reader(io.RawIOBase):

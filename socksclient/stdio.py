@@ -11,6 +11,8 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from socksclient.tls import speaks_tls
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -121,7 +123,7 @@ class _End:
 
     def finish(self) -> None:
         """Nothing more will be sent."""
-        if not isinstance(self._sock, ssl.SSLSocket):
+        if not speaks_tls(self._sock):
             with suppress(OSError):  # it has broken: who receives is told
                 self._sock.shutdown(socket.SHUT_WR)
 

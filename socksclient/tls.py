@@ -16,6 +16,8 @@ from socksclient.exceptions import ProxyConnectError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import TypeIs
+
     from socksclient.proxy import Chain, Proxy
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "check_not_shared",
     "context_of",
     "server_name",
+    "speaks_tls",
     "start_tls",
     "tls_failure",
 ]
@@ -76,6 +79,25 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
     return ProxyConnectError(f"TLS with the proxy failed: {text}", number)
 
 
+# The two functions below go by what an object can do, and never by `ssl.SSLContext` and
+# `ssl.SSLSocket`: a program may have put classes of its own in the place of these, before
+# socksclient was imported or after (truststore.inject_into_ssl does so with the context).
+
+
+def speaks_tls(sock: Channel) -> TypeIs[TLSChannel]:
+    """Return whether `sock` speaks TLS already, so that another TLS must go within that."""
+    return hasattr(sock, "do_handshake")
+
+
+def _wraps_plainly(context: ssl.SSLContext) -> bool:
+    """Return whether `context` has the method `wrap_socket` of the standard library.
+
+    Another one (truststore's up to 0.10.4 on Windows and macOS) may verify the certificate as soon
+    as it has wrapped the socket, and needs the handshake to be done there.
+    """
+    return getattr(context.wrap_socket, "__module__", None) == ssl.__name__
+
+
 def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | None) -> TLSChannel:
     """Speaks TLS from now on, on a connected socket, which may do so already.
 
@@ -89,14 +111,13 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
     """
     wrapped: TLSChannel | None = None
     try:
-        if isinstance(sock, ssl.SSLSocket | TLSSocket):
+        if speaks_tls(sock):
             wrapped = TLSSocket(sock, context, server_hostname)
             wrapped.do_handshake()
             return wrapped
-        # Other classes of contexts (truststore's) may verify the certificate as soon as they have
-        # wrapped the socket. With the plain one the handshake comes by itself: the socket that
-        # has taken over the descriptor must be in our hands when it is interrupted.
-        plain = type(context) is ssl.SSLContext
+        # With the plain method the handshake is a step of its own: when it is interrupted, this
+        # function must hold the socket that has taken over the descriptor, to close it.
+        plain = _wraps_plainly(context)
         # These fail after a reset, and for names with a label that is too long; when wrap_socket
         # finds that out by itself, before Python 3.13, it leaves a socket open.
         try:
@@ -124,16 +145,25 @@ class ProxyTLSSocket(ssl.SSLSocket):
 
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
         """As of a socket."""
-        if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE):  # which wrap_socket asks first
-            raise ValueError(
-                "this socket speaks TLS with the proxy; httpx and connect_tcp can do TLS within it"
-            )
+        check_not_wrapped(level, optname)
         return super().getsockopt(level, optname, *args)
 
 
+def check_not_wrapped(level: int, optname: int) -> None:
+    """Raise a ValueError if `getsockopt` is asked for what `SSLContext.wrap_socket` asks first."""
+    if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE):
+        raise ValueError(
+            "this socket speaks TLS with the proxy; httpx and connect_tcp can do TLS within it"
+        )
+
+
 def guard(sock: ssl.SSLSocket) -> None:
-    """Makes `sock` one of these: a context makes `SSLSocket`s, and is not ours to change."""
-    if type(sock) is ssl.SSLSocket:
+    """Make `sock` a `ProxyTLSSocket`: a context makes `SSLSocket`s, and is not ours to change.
+
+    A socket of any other class stays as it is: the user's context has that class.
+    """
+    # Not `ssl.SSLSocket`, which a program may have replaced since the import.
+    if type(sock) is ProxyTLSSocket.__base__:
         sock.__class__ = ProxyTLSSocket
 
 
@@ -204,6 +234,16 @@ class TLSSocket:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
+        return self._sock.getsockopt(level, optname, *args)
+
+    def setsockopt(self, *args: Any) -> None:
+        self._sock.setsockopt(*args)
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return self._sock.type
 
     def getsockname(self) -> object:
         return self._sock.getsockname()

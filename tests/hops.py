@@ -59,6 +59,23 @@ class Authority:
         return context
 
 
+class Verifier(ssl.SSLContext):
+    """Looks at the certificate itself when it has wrapped a socket, as truststore's contexts do."""
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        sock = super().wrap_socket(*args, **kwargs)
+        if sock.version() is None:  # the handshake is still to come
+            sock.close()
+            raise ssl.SSLCertVerificationError("no certificate to verify")
+        return sock
+
+
+# The setters of ssl.SSLContext look for that class by its name, of which a test may make this one.
+for _name in ("options", "minimum_version", "maximum_version", "verify_flags", "verify_mode"):
+    _attribute = getattr(ssl.SSLContext.__base__, _name)
+    setattr(Verifier, _name, property(_attribute.__get__, _attribute.__set__))
+
+
 @dataclass(frozen=True)
 class Hops:
     """A chain, and the servers that it is of."""

@@ -1,13 +1,13 @@
 #!/bin/sh
 # Installs the real servers which the tests start: Debian's by apt; mitmproxy by pip (of $PYTHON),
-# into a venv of its own, as it wants its own versions of many things. Does nothing where they are
-# there already. Without the rights to install, or a network, it says what is missing and leaves it
-# at that: the tests of a missing server are skipped, except in CI (CI=true), where it is a failure.
+# into a venv of its own, as it wants its own versions of many things. So does niquests, which is no
+# server: it replaces urllib3. Does nothing where they are there already. Without the rights to
+# install, or a network, it says what is missing and leaves it at that: the tests that need it are
+# skipped, except in CI (CI=true), where it is a failure.
 set -eu
 cd "$(dirname "$0")/.."
 
 PATH=$PATH:/usr/sbin:/sbin # some servers live there, and a user's PATH need not name it
-MITMPROXY=.venv-mitmproxy
 POLICY=/usr/sbin/policy-rc.d
 MARK="put here by tests/install-servers.sh of socksclient, process $$, until it ends"
 
@@ -93,14 +93,17 @@ install() {
     disable_services_of $(installed | grep -vxF "$before") # with those that came as dependencies
 }
 
-# That a command is there does not say that pip had come to its end.
-install_mitmproxy() {
-    [ ! -e "$MITMPROXY/.done" ] || return 0
-    say "making $MITMPROXY"
-    "${PYTHON:-python3}" -m venv --clear "$MITMPROXY" >&2 &&
-        "$MITMPROXY/bin/python" -m pip install --quiet --retries 1 --upgrade pip >&2 &&
-        "$MITMPROXY/bin/python" -m pip install --quiet --retries 1 'mitmproxy>=11' >&2 &&
-        : >"$MITMPROXY/.done" || { rm -rf "$MITMPROXY"; return 1; }
+# install_venv FOLDER PACKAGE...
+# That a package is there does not say that pip had come to its end: .done says that.
+install_venv() {
+    venv=$1
+    shift
+    [ ! -e "$venv/.done" ] || return 0
+    say "making $venv"
+    "${PYTHON:-python3}" -m venv --clear "$venv" >&2 &&
+        "$venv/bin/python" -m pip install --quiet --retries 1 --upgrade pip >&2 &&
+        "$venv/bin/python" -m pip install --quiet --retries 1 "$@" >&2 &&
+        : >"$venv/.done" || { rm -rf "$venv"; return 1; }
 }
 
 lacking() {
@@ -126,5 +129,9 @@ if [ -n "$names" ]; then
     fi
     [ -z "$names" ] || lacking $names "($why)"
 fi
-install_mitmproxy || lacking "mitmproxy (pip did not bring it)"
+install_venv .venv-mitmproxy 'mitmproxy>=11' || lacking "mitmproxy (pip did not bring it)"
+# socksclient.requests imports h11 and idna. The first start of Python in that venv puts
+# urllib3-future in the place of urllib3; the tests start several at once.
+install_venv .venv-niquests 'niquests>=3.21' 'requests>=2.32.3' h11 idna &&
+    .venv-niquests/bin/python -c pass || lacking "niquests (pip did not bring it)"
 [ -z "$failed" ]

@@ -7,6 +7,7 @@ It serves:
     /upload             SHA-256 and length of the body of the request, as JSON
     /redirect?to=url    a redirection
     /cookie/set         a cookie; /cookie/show sends back those that came
+    /alt-svc            says that it speaks HTTP/3 too (RFC 7838), which it does not
     /break              promises more octets than it sends, and hangs up
     /stall              promises more octets than it sends, and waits until the client goes away
 """
@@ -182,6 +183,12 @@ async def _show_cookies(
     await _respond(send, [value for name, value in scope["headers"] if name == b"cookie"])
 
 
+async def _tell_alternative(
+    scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    await _respond(send, [], [(b"alt-svc", b'h3=":443"; ma=86400')])
+
+
 async def _break(scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     await _begin(send)
 
@@ -200,6 +207,7 @@ _HANDLERS: dict[str, Handler] = {
     "/redirect": _redirect,
     "/cookie/set": _set_cookie,
     "/cookie/show": _show_cookies,
+    "/alt-svc": _tell_alternative,
     "/break": _break,
     "/stall": _stall,
 }

@@ -42,8 +42,13 @@ _COMMANDS = (
     *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel"),
 )
 
-MITMDUMP = str(Path(__file__).parent.parent.resolve() / ".venv-mitmproxy" / "bin" / "mitmdump")
+_PROJECT = Path(__file__).parent.parent.resolve()
+
+MITMDUMP = str(_PROJECT / ".venv-mitmproxy" / "bin" / "mitmdump")
 """mitmproxy's command: it is in a venv of its own, as it wants its own versions of many things."""
+
+NIQUESTS_PYTHON = str(_PROJECT / ".venv-niquests" / "bin" / "python")
+"""The Python of a venv where niquests has put urllib3-future in the place of urllib3."""
 
 _PORT_ATTEMPTS = 5
 _START_SECONDS = 20.0  # dante is up after 0.1 s, ssh after 0.5 s; a busy CI machine takes longer

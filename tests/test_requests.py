@@ -18,12 +18,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import requests
 import trustme
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests.exceptions import InvalidURL, ProxyError, SSLError
 from urllib3 import PoolManager, Retry
@@ -51,6 +53,7 @@ from socksclient.testing import Faults, SocksServer
 from socksclient.tls import TLSSocket, start_tls
 
 import real_servers
+from hops import Verifier
 from http_clients import (
     ACCOUNTS,
     HANDSHAKE,
@@ -496,11 +499,23 @@ def test_a_source_address_that_cannot_be(server: SocksServer, pool_kwargs: dict[
         assert not isinstance(caught.value, requests.RequestException)
 
 
-@pytest.mark.parametrize("options", [None, [], [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        None,
+        [],
+        [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
+        # As of urllib3-future.
+        [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1, "TCP"),
+            (socket.IPPROTO_UDP, 1, 1, "udp"),
+        ],
+    ],
+)
 def test_socket_options(
     server: SocksServer,
     pool_kwargs: dict[str, Any],
-    options: list[tuple[int, int, int]] | None,
+    options: list[tuple[Any, ...]] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_ones = []
@@ -519,6 +534,26 @@ def test_socket_options(
         session.mount("http://", WithOptions(server.url))
         assert session.get(HTTP).ok
     assert set_ones == [bool(options), options is None]  # urllib3 sets the latter by default
+
+
+def test_a_socket_option_of_setsockopt_with_four_arguments(
+    server: SocksServer, pool_kwargs: dict[str, Any]
+) -> None:
+    pool_kwargs["socket_options"] = [(socket.IPPROTO_IP, socket.IP_OPTIONS, None, 0)]
+    with Session(server.url) as session:
+        session.mount("http://", WithOptions(server.url))
+        assert session.get(HTTP).ok
+
+
+@pytest.mark.parametrize("given", [None, {"HTTP/1.1"}])
+def test_urllib3_future_is_told_to_do_without_http_3(
+    pool_kwargs: dict[str, Any], given: set[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by UDP. test_niquests.py has the real one."""
+    monkeypatch.setattr(urllib3, "HttpVersion", SimpleNamespace(h3="HTTP/3"), raising=False)
+    pool_kwargs["disabled_svn"] = given
+    manager: Any = WithOptions("socks5h://127.0.0.1").poolmanager
+    assert manager.connection_pool_kw["disabled_svn"] == {"HTTP/3", *(given or ())}
 
 
 def test_an_adapter_that_would_go_around_the_proxy(server: SocksServer) -> None:
@@ -1006,6 +1041,21 @@ def test_a_context(server: SocksServer, origin: Origin, pool_kwargs: dict[str, A
     assert len(server.connections) == 2
 
 
+def test_a_context_in_the_place_of_that_of_ssl(
+    server: SocksServer,
+    origin: Origin,
+    pool_kwargs: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """truststore.inject_into_ssl puts one there."""
+    context = pool_kwargs["ssl_context"] = Verifier(ssl.PROTOCOL_TLS_CLIENT)
+    origin.ca.configure_trust(context)
+    monkeypatch.setattr(ssl, "SSLContext", Verifier)
+    with Session(server.url) as session:
+        session.mount("https://", WithOptions(server.url))
+        assert session.get(HTTPS, timeout=10).ok
+
+
 def test_versions(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
     pool_kwargs["ssl_maximum_version"] = ssl.TLSVersion.TLSv1_2
     with Session(server.url) as session:
@@ -1181,9 +1231,24 @@ class TestTLSWithin:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         with Session(chain) as session, session.get(url, stream=True) as response:
             connection: Any = response.raw.connection
-            with pytest.raises(AttributeError):
+            with pytest.raises(ValueError, match="this socket speaks TLS with the proxy"):
                 context.wrap_socket(connection.sock, server_hostname="origin.test")
             assert response.json()["scheme"]
+
+    def test_the_connection_is_like_a_socket(
+        self, chain: list[Proxy], tls_proxies: list[SocksServer], url: str
+    ) -> None:
+        with Session(chain) as session, session.get(url, stream=True) as response:
+            connection: Any = response.raw.connection
+            sock = connection.sock
+            assert sock.getpeername() == tls_proxies[0].address
+            assert sock.getsockname() == tls_proxies[0].connections[0].client
+            assert sock.type == socket.SOCK_STREAM
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.gettimeout() is None
+            # Without TLS of its own, the destination has nothing to tell of that.
+            assert hasattr(sock, "version") == (url == HTTPS)
 
     def test_pools(self, chain: list[Proxy], url: str) -> None:
         with Session(chain, pool_maxsize=2, pool_block=True) as session:
@@ -1207,6 +1272,31 @@ class TestTLSWithTheDestinationWithin:
             fail(session, HTTPS, SSLError)
             with pytest.warns(InsecureRequestWarning):
                 assert session.get(HTTPS, verify=False).ok
+
+    def test_the_connection_tells_of_it(
+        self, chain: list[Proxy], origin: Origin, pool_kwargs: dict[str, Any]
+    ) -> None:
+        context = pool_kwargs["ssl_context"] = origin.trust()
+        context.set_alpn_protocols(["http/1.1"])
+        with Session(chain) as session:
+            session.mount("https://", WithOptions(chain))
+            with session.get(HTTPS, stream=True) as response:
+                connection: Any = response.raw.connection
+                sock = connection.sock
+                assert sock.version() == "TLSv1.3"
+                assert sock.cipher()[1] == "TLSv1.3"
+                assert sock.selected_alpn_protocol() == "http/1.1"
+                assert ("DNS", "origin.test") in sock.getpeercert()["subjectAltName"]
+                assert sock.getpeercert(binary_form=True)
+                assert sock.context is context
+
+    def test_a_name_with_a_dot_at_its_end_is_verified_without(
+        self, chain: list[Proxy], tls_proxies: list[SocksServer]
+    ) -> None:
+        routes = tls_proxies[len(chain) - 1].routes
+        routes["origin.test.", 443] = routes["origin.test", 443]
+        with Session(chain) as session:
+            assert session.get("https://origin.test./").ok
 
     def test_options(
         self,

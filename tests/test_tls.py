@@ -47,9 +47,9 @@ from socksclient.ftp import FTP_TLS
 from socksclient.sockets import make_socket
 from socksclient.testing import Faults, SocksServer
 from socksclient.testing_session import reset
-from socksclient.tls import TLSSocket, start_tls
+from socksclient.tls import TLSSocket, guard, speaks_tls, start_tls
 
-from hops import Authority, Connect, MakeHops, connect_blocking
+from hops import Authority, Connect, MakeHops, Verifier, connect_blocking
 from http_clients import (
     ONE_CONNECTION,
     PROXY_HOST,
@@ -324,6 +324,33 @@ class TestContext:
             with connect(greeter, proxy=replace(chain.proxies[0], tls=context)) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
+    def test_one_in_the_place_of_that_of_ssl(
+        self,
+        connect: Connect,
+        authority: Authority,
+        hops: MakeHops,
+        greeter: Address,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """truststore.inject_into_ssl puts one there."""
+        context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
+        authority.ca.configure_trust(context)
+        with hops("socks5h+tls") as chain:
+            monkeypatch.setattr(ssl, "SSLContext", Verifier)
+            with connect(greeter, proxy=replace(chain.proxies[0], tls=context)) as tunnel:
+                tunnel.assert_greets_and_echoes()
+
+    def test_one_in_the_place_of_that_of_ssl_for_https(
+        self, driver: Driver, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
+        origin.ca.configure_trust(context)
+        with SocksServer(routes=routes_to(origin)) as server:
+            transport = driver.transport(server.url, verify=context)
+            monkeypatch.setattr(ssl, "SSLContext", Verifier)
+            with driver.client(transport) as client:
+                assert client.get("https://origin.test/").status_code == 200
+
     @both_versions
     def test_both_versions_of_tls(
         self,
@@ -348,17 +375,6 @@ class TestContext:
                 connect(NOBODY, proxy=Proxy(*address, tls=context))
         assert (caught.value.phase, caught.value.errno) == ("tls", None)
         assert isinstance(caught.value.__cause__, ssl.SSLError)
-
-
-class Verifier(ssl.SSLContext):
-    """Looks at the certificate itself."""
-
-    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
-        sock = super().wrap_socket(*args, **kwargs)
-        if sock.version() is None:  # the handshake is still to come
-            sock.close()
-            raise ssl.SSLCertVerificationError("no certificate to verify")
-        return sock
 
 
 class TestCertificateOfTheClient:
@@ -846,6 +862,21 @@ class TestSocket:
                     authority.client().wrap_socket(sock, server_hostname="greeter.test")
                 assert receive_exactly(sock, len(GREETING)) == GREETING
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+
+    def test_it_is_known_whatever_has_the_place_of_sslsocket(
+        self, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        context = authority.client()
+        with speaking_tls(authority.server()) as address:
+            connection = socket.create_connection(address, 10)
+            assert not speaks_tls(connection)
+            sock = start_tls(connection, context, PROXY_HOST)
+            assert isinstance(sock, ssl.SSLSocket)
+            monkeypatch.setattr(ssl, "SSLSocket", type("SSLSocket", (), {}))
+            assert speaks_tls(sock)
+            guard(sock)
+            with sock, pytest.raises(ValueError, match="this socket speaks TLS with the proxy"):
+                context.wrap_socket(sock, server_hostname="destination.test")
 
     def test_it_is_of_the_class_that_the_context_has(
         self, authority: Authority, hops: MakeHops, greeter: Address
