@@ -29,6 +29,7 @@ from socksclient.attempt import Attempt
 from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sockets import is_internet
 from socksclient.sync import create_connection
+from socksclient.tls import server_name
 
 try:
     import redis.asyncio.connection
@@ -57,13 +58,16 @@ class Connection(redis.connection.Connection):
         ValueError: The proxy cannot be, or speaks TLS.
     """
 
+    _destination: str | None = None
+
     def __init__(self, *, proxy: ProxyLike, **options: Any) -> None:
         self._proxy = _without_tls(as_chain(proxy))
         super().__init__(**options)  # type: ignore[no-untyped-call]
 
     def _connect(self) -> socket.socket:
         timeout = self.socket_connect_timeout
-        sock = create_connection((self.host, self.port), timeout, proxy=self._proxy)
+        host = self._destination or self.host
+        sock = create_connection((host, self.port), timeout, proxy=self._proxy)
         try:
             _set_options(sock, self)
             sock.settimeout(self.socket_timeout)
@@ -85,9 +89,15 @@ class SSLConnection(redis.connection.SSLConnection, Connection):
     """
 
     def _connect(self) -> socket.socket:
-        _check_server_name(self.host)
-        sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
-        return sock
+        host = self.host
+        _check_server_name(host)
+        # redis-py takes the name for TLS from `host`. The proxy gets that name with its dot.
+        self._destination, self.host = host, server_name(host)
+        try:
+            sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+            return sock
+        finally:
+            self._destination, self.host = None, host
 
 
 class AsyncConnection(redis.asyncio.connection.Connection):
@@ -112,7 +122,7 @@ class AsyncConnection(redis.asyncio.connection.Connection):
         host, port = arguments.pop("host"), arguments.pop("port")
         if "ssl" in arguments:
             _check_server_name(host)
-            arguments["server_hostname"] = host
+            arguments["server_hostname"] = server_name(host)
         attempt = Attempt(self._proxy, host, port)
         with attempt, anyio.fail_after(self.socket_connect_timeout) as scope:
             sock = cast("socket.socket", (await open_tunnel(attempt))[0])  # without TLS it is

@@ -12,6 +12,7 @@ from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler
 
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sync import create_connection
+from socksclient.tls import server_name
 
 if TYPE_CHECKING:
     import ssl
@@ -62,6 +63,7 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
         def connection(host: str, **kwargs: Any) -> _HTTPConnection:
             kind = _HTTPSConnection if issubclass(http_class, HTTPSConnection) else _HTTPConnection
             made = kind(host, **kwargs)
+            made.destination = (made.host, made.port)
             made.through = self._connect
             return made
 
@@ -77,15 +79,18 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
 
 
 class _HTTPConnection(HTTPConnection):
-    """One whose socket is made by `through`, as `create_connection` makes it."""
+    """One whose socket to `destination` is made by `through`, as `create_connection` makes it."""
 
+    destination: tuple[str, int]
     through: Callable[..., socket.socket]
 
     def set_tunnel(self, *_args: Any, **_kwargs: Any) -> None:
-        raise URLError("Request.set_proxy cannot be with SocksHandler: give that a chain")
+        raise URLError(
+            "SocksHandler does not support Request.set_proxy(); pass it a list of proxies instead"
+        )
 
     def connect(self) -> None:
-        self.sock = self.through((self.host, self.port), self.timeout)
+        self.sock = self.through(self.destination, self.timeout)
         with suppress(OSError):  # a unix socket has no such option
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -94,5 +99,8 @@ class _HTTPSConnection(HTTPSConnection, _HTTPConnection):
     """The same with TLS, which `HTTPSConnection.connect` puts around what the other connected."""
 
     def connect(self) -> None:
-        self.host.encode("idna")  # ssl will as well, but only when the connection is there
+        # HTTPSConnection.connect takes the name for TLS from `host`.
+        self.host = server_name(self.host)
+        # ssl does the same, but only when the connection is there.
+        self.host.encode("idna")
         super().connect()

@@ -144,6 +144,21 @@ def test_the_name_goes_to_the_proxy(dial: Dial, scheme: str, proxy: SocksServer)
     assert [request.destination for request in proxy.requests] == [(NAME, 6379)]
 
 
+def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
+    dial: Dial, scheme: str, proxy: SocksServer
+) -> None:
+    proxy.routes[f"{NAME}.", 6379] = proxy.routes[NAME, 6379]
+    with dial(scheme, f"{NAME}.", proxy=proxy.url) as client:
+        assert client.ping()
+        client.reset()
+        assert client.ping()
+        proxy.misbehave(Faults(reply=0x05))
+        client.reset()
+        with pytest.raises(redis.ConnectionError, match=f"{NAME}.:6379"):
+            client.ping()
+    assert [request.destination for request in proxy.requests[:2]] == [(f"{NAME}.", 6379)] * 2
+
+
 def test_a_proxy_at_a_unix_socket(
     dial: Dial, scheme: str, proxy: SocksServer, tmp_path: Path
 ) -> None:

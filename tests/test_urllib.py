@@ -92,6 +92,17 @@ def test_the_name_goes_to_the_proxy(url: str, opener: OpenerDirector, proxy: Soc
     assert asked(proxy) == [("origin.test", 443 if url == HTTPS else 80)]
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
+    scheme: str, opener: OpenerDirector, proxy: SocksServer
+) -> None:
+    port = 443 if scheme == "https" else 80
+    proxy.routes["origin.test.", port] = proxy.routes["origin.test", port]
+    with opener.open(f"{scheme}://origin.test./", timeout=10) as response:
+        assert ["host", "origin.test."] in json.load(response)["headers"]
+    assert asked(proxy) == [("origin.test.", port)]
+
+
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
 def test_a_proxy_at_a_unix_socket(
     url: str, proxy: SocksServer, origin: Origin, tmp_path: Path
@@ -111,7 +122,7 @@ def test_a_name_that_tls_cannot_carry(opener: OpenerDirector, proxy: SocksServer
 def test_a_request_with_a_proxy_of_its_own(opener: OpenerDirector, proxy: SocksServer) -> None:
     request = Request(HTTPS)
     request.set_proxy("proxy.test:3128", "https")
-    with pytest.raises(URLError, match=r"set_proxy cannot be with SocksHandler"):
+    with pytest.raises(URLError, match=r"SocksHandler does not support Request\.set_proxy\(\)"):
         opener.open(request, timeout=10)
     assert proxy.connections == []
 
