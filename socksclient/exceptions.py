@@ -237,7 +237,8 @@ class SocksError(OSError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # By what the class was called with: an OSError's `args` are errno and strerror.
-        state = dict(self.__dict__)
+        # The text may have been put into words that fit its use, as socksclient.ftp does.
+        state = {**self.__dict__, "strerror": self.strerror}
         if self.proxy is not None and self.proxy.tls not in (None, True):
             state["proxy"] = replace(self.proxy, tls=True)  # a context cannot be pickled
         return type(self), self._arguments, state

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import ftplib
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
-from socksclient.exceptions import ProtocolError
+from socksclient.exceptions import ProtocolError, SocksError
 from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sync import DEFAULT_TIMEOUT, Listener, bind, create_connection
+from socksclient.tls import server_name, start_tls
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
     import socket
     import ssl
+    from collections.abc import Iterator
 
 __all__ = ["FTP", "FTP_TLS"]
 
@@ -27,7 +30,11 @@ class _Proxied(ftplib.FTP):
     """What `ftplib.FTP` does with sockets of its own, done through `proxy`."""
 
     proxy: Chain
-    trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
+    # ftplib has these two, its type stubs do not.
+    trust_server_pasv_ipv4_address: bool
+    lastresp: str
+    # Whether EPSV has not failed on this control connection.
+    _epsv_works = True
 
     def connect(
         self,
@@ -50,6 +57,7 @@ class _Proxied(ftplib.FTP):
         if source_address is not None:
             self.source_address = source_address
         sys.audit("ftplib.connect", self, self.host, self.port)
+        self._epsv_works = True
         self.sock = self._tunnel(self.host, self.port)
         self.af = self.sock.family
         self.file = self.sock.makefile("r", encoding=self.encoding)
@@ -57,22 +65,44 @@ class _Proxied(ftplib.FTP):
         return self.welcome
 
     def makepasv(self) -> tuple[str, int]:
-        """Asks where to connect to for data: by EPSV (RFC 2428), which suits IPv4 and IPv6.
+        """Ask the server where to connect to for data: by EPSV (RFC 2428), or else by PASV.
 
-        A server that has no EPSV is asked by PASV. The host is that of the control connection;
-        the one that PASV tells counts only with `trust_server_pasv_ipv4_address`.
+        EPSV suits IPv4 and IPv6. If the server answers EPSV with anything but a good 229, it is
+        asked by PASV, now and for the rest of the control connection. The host is that of the
+        control connection; the one that PASV tells counts only with
+        `trust_server_pasv_ipv4_address`.
+
+        Returns:
+            The (host, port) to ask the proxy for.
+
+        Raises:
+            ftplib.Error: The server does not answer PASV with a good 227.
         """
+        if not self._epsv_works:
+            return self._ask_by_pasv()
         try:
-            response = self.sendcmd("EPSV")
-            host, port = ftplib.parse229(response, (self.host, self.port))
-        except ftplib.error_perm:
-            response = self.sendcmd("PASV")
-            host, port = ftplib.parse227(response)
-            if not self.trust_server_pasv_ipv4_address:
-                host = self.host
-        if not 0 < port <= 0xFFFF:
-            raise ftplib.error_proto(response)
-        return host, port
+            return self._ask_by_epsv()
+        except ftplib.Error:
+            # If PASV fails as well, its error has that of EPSV as its context.
+            return self._ask_by_pasv()
+
+    def _ask_by_epsv(self) -> tuple[str, int]:
+        response = self.sendcmd("EPSV")
+        try:
+            _, port = ftplib.parse229(response, (self.host, self.port))
+        except ValueError as error:
+            # parse229 lets through that the port is no number.
+            raise ftplib.error_proto(response) from error
+        return self.host, _good_port(port, response)
+
+    def _ask_by_pasv(self) -> tuple[str, int]:
+        response = self.sendcmd("PASV")
+        host, port = ftplib.parse227(response)
+        _good_port(port, response)
+        # Not before: many servers that are connected to by IPv6 have no good answer to PASV, and
+        # are to be asked by EPSV again.
+        self._epsv_works = False
+        return (host if self.trust_server_pasv_ipv4_address else self.host), port
 
     def makeport(self) -> Listener:  # type: ignore[override] # of a socket, ftplib needs no more
         """Has the proxy listen for the server, and tells the server where, by PORT or EPRT.
@@ -82,7 +112,8 @@ class _Proxied(ftplib.FTP):
         """
         # The server that the proxy is to let in is the one that the control connection goes to.
         server = (self.host, self.port)
-        listener = bind(server, self.timeout, self.source_address, proxy=self.proxy)
+        with _data_connection():
+            listener = bind(server, self.timeout, self.source_address, proxy=self.proxy)
         host, port = listener.address
         try:
             if not is_address(host):
@@ -99,13 +130,21 @@ class _Proxied(ftplib.FTP):
     def ntransfercmd(
         self, cmd: str, rest: int | str | None = None
     ) -> tuple[socket.socket, int | None]:
-        """Begins a transfer, as `ftplib.FTP.ntransfercmd` does.
+        """Begin a transfer, as `ftplib.FTP.ntransfercmd` does.
+
+        In the passive mode, if the proxy cannot connect to the port that EPSV has told, PASV is
+        asked for another one, as after an EPSV that fails: firewalls between the proxy and the
+        server may know PASV only. The timeout holds for each of the two connections.
 
         Returns:
             The data connection, and how many octets to expect, if the server says that.
+
+        Raises:
+            SocksError: The data connection cannot be made. The text says that it is that one.
+            ftplib.Error: The server refuses.
         """
         if self.passiveserver:
-            conn = self._tunnel(*self.makepasv())
+            conn = self._connect_to_server()
             try:
                 response = self._begin(cmd, rest)
             except BaseException:
@@ -114,7 +153,8 @@ class _Proxied(ftplib.FTP):
         else:
             with self.makeport() as listener:
                 response = self._begin(cmd, rest)
-                conn, _ = listener.accept()
+                with _data_connection():
+                    conn, _ = listener.accept()
         return conn, ftplib.parse150(response) if response.startswith("150") else None
 
     def abort(self) -> str:
@@ -129,6 +169,28 @@ class _Proxied(ftplib.FTP):
             raise ftplib.error_proto(response)
         return response
 
+    def _connect_to_server(self) -> socket.socket:
+        """Return a data connection of the passive mode."""
+        address = self.makepasv()
+        told_by_epsv = self.lastresp == "229"
+        try:
+            with _data_connection():
+                return self._tunnel(*address)
+        except SocksError as error:
+            # PASV can help only if the last proxy was asked for the port, and failed.
+            asked = error.phase == "request" and error.hop == len(self.proxy) - 1
+            if not (told_by_epsv and asked):
+                raise
+            try:
+                address = self._ask_by_pasv()
+            except ftplib.Error as refusal:
+                # PASV is not for IPv6, so that the first error tells more.
+                notes = getattr(error, "__notes__", ())
+                error.__notes__ = [*notes, f"the server was asked by PASV then: {refusal}"]
+                raise error from error.__cause__
+            with _data_connection():
+                return self._tunnel(*address)
+
     def _tunnel(self, host: str, port: int) -> socket.socket:
         return create_connection((host, port), self.timeout, self.source_address, proxy=self.proxy)
 
@@ -142,6 +204,27 @@ class _Proxied(ftplib.FTP):
         if not response.startswith("1"):
             raise ftplib.error_reply(response)
         return response
+
+
+def _good_port(port: int, response: str) -> int:
+    """Return `port`, which the server has told in `response`, if it can be one."""
+    if not 0 < port <= 0xFFFF:
+        raise ftplib.error_proto(response)
+    return port
+
+
+@contextmanager
+def _data_connection() -> Iterator[None]:
+    """Have the text of an error say that it is the data connection that has failed."""
+    try:
+        yield
+    except OSError as error:
+        what = "the FTP data connection failed"
+        if error.strerror:
+            error.strerror = f"{what}: {error.strerror}"
+        else:
+            error.args = (f"{what}: {error}",)
+        raise
 
 
 class FTP(_Proxied):
@@ -200,6 +283,8 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         ValueError: The proxy cannot be, or speaks TLS.
     """
 
+    _protects_data = False
+
     def __init__(
         self,
         host: str = "",
@@ -231,3 +316,37 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         except BaseException:
             self.close()
             raise
+
+    def auth(self) -> str:
+        """Begin TLS on the control connection, as `ftplib.FTP_TLS.auth` does."""
+        # ftplib takes the name for TLS from `host`. The proxy got that name with its dot.
+        host = self.host
+        self.host = server_name(host)
+        try:
+            return super().auth()
+        finally:
+            self.host = host
+
+    def prot_p(self) -> str:
+        """Have the data connections protected by TLS."""
+        response = super().prot_p()
+        self._protects_data = True
+        return response
+
+    def prot_c(self) -> str:
+        """Have the data connections not protected."""
+        response = super().prot_c()
+        self._protects_data = False
+        return response
+
+    def ntransfercmd(
+        self, cmd: str, rest: int | str | None = None
+    ) -> tuple[socket.socket, int | None]:
+        """Begin a transfer, as `FTP.ntransfercmd` does, with TLS after `prot_p`."""
+        # Not by that of ftplib.FTP_TLS, whose errors do not say of which connection they are.
+        conn, size = _Proxied.ntransfercmd(self, cmd, rest)
+        if self._protects_data:
+            with _data_connection():
+                tls = start_tls(conn, self.context, server_name(self.host))
+            conn = cast("ssl.SSLSocket", tls)
+        return conn, size

@@ -6,6 +6,7 @@ import asyncio
 import ftplib
 import hashlib
 import os
+import pickle
 import random
 import socket
 import ssl
@@ -14,11 +15,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from socksclient import ProtocolError, Proxy, ProxyTimeout, Reply, ReplyError, SocksError
+from socksclient import (
+    ProtocolError,
+    Proxy,
+    ProxyClosed,
+    ProxyLike,
+    ProxyTimeout,
+    Reply,
+    ReplyError,
+    SocksError,
+)
 from socksclient.ftp import FTP, FTP_TLS
 from socksclient.testing import Faults, SocksServer
 from socksclient.wire import Command
@@ -39,6 +49,9 @@ needs_servers = needs(MISSING)
 both_modes = pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
 
 Client = FTP | FTP_TLS
+
+REFUSING = Faults(reply=0x04)
+FAILED = "the FTP data connection failed: "
 
 SIZE = 20_000_000
 SOON = 0.05  # seconds, of a timeout that is to pass
@@ -231,6 +244,67 @@ def test_a_proxy_without_bind_does_for_the_passive_mode_and_says_so_in_the_activ
 
 
 @needs_servers
+def test_pasv_does_where_the_port_that_epsv_tells_is_out_of_reach(
+    server: FTPServer, tls: bool
+) -> None:
+    (server.directory / "here").write_bytes(b"here")
+    with SocksServer(faults=[Faults(), REFUSING]) as proxy:
+        with logged_in(server, tls, proxy.url) as client:
+            # PASV is not for IPv6, but vsftpd answers it there too, with 0.0.0.0.
+            if ":" in server.address[0] and server.user != "anonymous":
+                with pytest.raises(ReplyError, match=FAILED):
+                    client.nlst()
+            else:
+                assert "here" in client.nlst()
+            assert "here" in client.nlst()
+
+
+class ByAnyName(dict[Address, Address]):
+    """Routes that lead to `host`, whatever the host that the proxy was asked for."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+    def get(self, asked: Address, _default: Any = None) -> Any:
+        return self.host, asked[1]
+
+
+@needs_servers
+@pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
+@both_modes
+def test_the_dot_at_the_end_of_a_name_is_not_for_tls(server: FTPServer, passive: bool) -> None:
+    (server.directory / "here").write_bytes(b"here")
+    with SocksServer() as proxy:
+        proxy.routes = ByAnyName(server.address[0])
+        with FTP_TLS(context=server.trust(), timeout=20, proxy=proxy.url) as client:
+            client.connect("localhost.", server.address[1])
+            client.login(server.user, server.password)
+            client.prot_p()
+            client.set_pasv(passive)
+            assert "here" in client.nlst()
+            assert client.host == "localhost."
+        assert {request.destination[0] for request in proxy.requests if request.destination} == {
+            "localhost."
+        }
+
+
+@needs_servers
+@pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
+@both_modes
+def test_an_error_in_the_tls_of_the_data_connection_says_so(
+    server: FTPServer, passive: bool
+) -> None:
+    with SocksServer() as proxy, nothing_left_open():
+        with logged_in(server, True, proxy.url, passive) as client:
+            assert isinstance(client, FTP_TLS)
+            client.context = ssl.create_default_context()
+            with pytest.raises(ssl.SSLCertVerificationError, match=f"^{FAILED}") as held:
+                client.nlst()
+            client.close()
+        assert held
+
+
+@needs_servers
 @pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
 def test_a_certificate_that_is_not_trusted(server: FTPServer, dante: str) -> None:
     with nothing_left_open():
@@ -314,7 +388,7 @@ class ScriptedServer:
 
 
 def client_of(
-    server: ScriptedServer, proxy: str, passive: bool = True, timeout: float | None = 10.0
+    server: ScriptedServer, proxy: ProxyLike, passive: bool = True, timeout: float | None = 10.0
 ) -> FTP:
     client = FTP(timeout=timeout, proxy=proxy)
     client.connect(*server.address)
@@ -328,9 +402,21 @@ def listing(client: ftplib.FTP) -> list[str]:
     return lines
 
 
+def asked_by(server: ScriptedServer) -> list[str]:
+    """The commands that have asked the server where to connect to."""
+    return [command for command in server.commands if command in ("EPSV", "PASV")]
+
+
+FAILURES_OF_EPSV = [
+    *("500 what?", "502 not here", "522 (1)", "425 cannot", "421 busy", "200 fine", "331 say more"),
+    *("227 here (127,0,0,1,0,0)", "what?", "229 here", "229 here ()", "229 here (|||)"),
+    *("229 here (|||port|)", "229 here (|||0|)", "229 here (|||65536|)", "229 here (|||-1|)"),
+]
+
+
 class TestResponses:
     @pytest.mark.parametrize("trusts", [False, True])
-    @pytest.mark.parametrize("refusal", ["500 what?", "502 not here", "522 (1)"])
+    @pytest.mark.parametrize("refusal", FAILURES_OF_EPSV)
     def test_a_server_without_epsv_is_asked_by_pasv_and_trusted_only_if_so_it_is_wanted(
         self, refusal: str, trusts: bool
     ) -> None:
@@ -340,11 +426,30 @@ class TestResponses:
             with client_of(server, proxy.url) as client:
                 client.trust_server_pasv_ipv4_address = trusts
                 assert listing(client) == LISTING
+                assert listing(client) == LISTING
             assert proxy.requests[1].destination == (told if trusts else server.passive)
-        assert [command for command in server.commands if command in ("EPSV", "PASV")] == [
-            "EPSV",
-            "PASV",
-        ]
+        assert asked_by(server) == ["EPSV", "PASV", "PASV"]
+
+    def test_another_control_connection_begins_with_epsv_again(self) -> None:
+        with ScriptedServer({"EPSV": "500 what?"}) as server, SocksServer() as proxy:
+            with client_of(server, proxy.url) as client:
+                assert listing(client) == LISTING
+                client.quit()
+                server.answers["EPSV"] = f"229 here (|||{server.passive[1]}|)"
+                client.connect(*server.address)
+                assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
+
+    def test_where_pasv_fails_as_well_epsv_is_tried_again(self) -> None:
+        answers = {"EPSV": "425 later", "PASV": "500 not with IPv6"}
+        with ScriptedServer(answers) as server, SocksServer() as proxy:
+            with client_of(server, proxy.url) as client:
+                with pytest.raises(ftplib.error_perm, match="IPv6") as caught:
+                    listing(client)
+                assert isinstance(caught.value.__context__, ftplib.error_temp)
+                server.answers["EPSV"] = f"229 here (|||{server.passive[1]}|)"
+                assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
 
     def test_the_host_in_the_answer_to_epsv_does_not_count(self) -> None:
         with ScriptedServer() as server, SocksServer() as proxy:
@@ -441,14 +546,131 @@ class TestResponses:
                 assert held
                 client.close()
 
-    @pytest.mark.parametrize("port", [0, 65536])
-    def test_a_port_that_cannot_be_is_the_servers_fault(self, port: int) -> None:
-        answers = {"EPSV": f"229 here (|||{port}|)"}
+    @pytest.mark.parametrize("answer", ["227 here (127,0,0,1,0,0)", "227 here (127,0,0,1,256,0)"])
+    def test_a_port_that_cannot_be_is_the_servers_fault(self, answer: str) -> None:
+        answers = {"EPSV": "229 here (|||0|)", "PASV": answer}
         with ScriptedServer(answers) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client:
-                with pytest.raises(ftplib.error_proto, match="229 here"):
+                with pytest.raises(ftplib.error_proto, match="227 here"):
                     listing(client)
             assert len(proxy.requests) == 1
+
+
+class Patient(FTP):
+    """It has more time after PASV."""
+
+    def sendcmd(self, cmd: str) -> str:
+        if cmd == "PASV":
+            self.timeout = 10
+        return super().sendcmd(cmd)
+
+
+class TestDataConnection:
+    """One that the proxy cannot make."""
+
+    @pytest.mark.parametrize(
+        "faults",
+        [Faults(reply=0x05), Faults(reply=0x02), Faults(close_after=2), Faults(stall_after=2)],
+        ids=str,
+    )
+    def test_is_made_by_pasv_if_epsv_has_told_where_to(self, faults: Faults) -> None:
+        with ScriptedServer() as server, SocksServer(faults=[Faults(), faults]) as proxy:
+            with Patient(proxy=proxy.url) as client:
+                client.connect(*server.address)
+                client.timeout = SOON if faults.stall_after else 10
+                with nothing_left_open():
+                    assert listing(client) == LISTING
+                    assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "PASV", "PASV"]
+
+    @pytest.mark.parametrize("kind", ["socks5h", "socks4a", "http"])
+    def test_is_made_by_pasv_through_each_kind_of_proxy(self, kind: str) -> None:
+        faults = [Faults(), Faults(reply={"socks5h": 0x04, "socks4a": 0x5B, "http": 503}[kind])]
+        with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
+            with client_of(server, proxy.url_as(kind)) as client:
+                assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "PASV"]
+
+    def test_is_made_by_pasv_at_the_end_of_a_chain_only(self) -> None:
+        with ScriptedServer() as server, ExitStack() as stack:
+            first, last = (stack.enter_context(SocksServer()) for _ in range(2))
+            client = stack.enter_context(client_of(server, [first.url, last.url]))
+            last.misbehave([REFUSING])
+            assert listing(client) == LISTING
+            assert asked_by(server) == ["EPSV", "PASV"]
+            client.quit()
+            client.connect(*server.address)
+            first.misbehave([REFUSING])
+            with pytest.raises(ReplyError, match=FAILED) as caught:
+                listing(client)
+            assert caught.value.hop == 0
+        assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
+
+    def test_fails_if_that_of_pasv_does(self) -> None:
+        faults = [Faults(), Faults(reply=0x05), Faults(reply=0x04), Faults(reply=0x03)]
+        with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
+            with client_of(server, proxy.url) as client, nothing_left_open():
+                for reply in (Reply.HOST_UNREACHABLE, Reply.NETWORK_UNREACHABLE):
+                    with pytest.raises(ReplyError, match=f"^{FAILED}") as held:
+                        listing(client)
+                    assert held.value.reply == reply
+                client.voidcmd("NOOP")
+        assert asked_by(server) == ["EPSV", "PASV", "PASV"]
+
+    def test_fails_as_at_first_where_there_is_no_pasv(self) -> None:
+        faults = [Faults(), Faults(close_after=2)]
+        with ScriptedServer({"PASV": "500 not with IPv6"}, "::1") as server:
+            with SocksServer(faults=faults) as proxy, client_of(server, proxy.url) as client:
+                with pytest.raises(ProxyClosed, match=FAILED) as caught:
+                    listing(client)
+                assert isinstance(caught.value.__cause__, ConnectionResetError)
+                assert caught.value.__notes__ == [
+                    "the server was asked by PASV then: 500 not with IPv6"
+                ]
+                assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
+
+    def test_is_not_tried_twice_where_the_proxy_itself_is_to_blame(self) -> None:
+        faults = [Faults(), Faults(answers={"method selection": b"HTTP"})]
+        with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
+            with client_of(server, proxy.url) as client:
+                with pytest.raises(ProtocolError, match=FAILED):
+                    listing(client)
+                assert listing(client) == LISTING
+        assert asked_by(server) == ["EPSV", "EPSV"]
+
+    def test_is_left_to_who_asks_in_a_way_of_his_own(self) -> None:
+        class Own(FTP):
+            def makepasv(self) -> tuple[str, int]:
+                return ftplib.parse227(self.sendcmd("PASV"))
+
+        with ScriptedServer() as server, SocksServer(faults=[Faults(), REFUSING]) as proxy:
+            with Own(proxy=proxy.url, timeout=10) as client:
+                client.connect(*server.address)
+                with pytest.raises(ReplyError, match=FAILED):
+                    listing(client)
+        assert asked_by(server) == ["PASV"]
+
+    @pytest.mark.parametrize("refused", [Faults(reply=0x07), Faults(second_reply=0x01)], ids=str)
+    def test_says_that_it_is_that_in_the_active_mode(self, refused: Faults) -> None:
+        with ScriptedServer() as server, SocksServer(faults=[Faults(), refused]) as proxy:
+            with client_of(server, proxy.url, passive=False) as client:
+                with pytest.raises(ReplyError, match=FAILED) as caught:
+                    client.transfercmd("LIST")
+        error = caught.value
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+    def test_says_that_it_is_that_if_there_is_no_error_number(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_args: object, **_options: object) -> None:
+            raise OSError("of a method of authentication")
+
+        with ScriptedServer() as server, SocksServer() as proxy:
+            with client_of(server, proxy.url) as client:
+                monkeypatch.setattr("socksclient.ftp.create_connection", fail)
+                with pytest.raises(OSError, match=f"^{FAILED}of a method"):
+                    listing(client)
 
 
 class TestActive:
@@ -528,7 +750,7 @@ class TestTimeout:
 
     @both_modes
     def test_a_proxy_that_stalls_on_the_data_connection(self, passive: bool) -> None:
-        faults = [Faults(), Faults(stall_after=2)]
+        faults = [Faults(), *[Faults(stall_after=2)] * 2]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url, passive) as client, nothing_left_open():
                 client.timeout = SOON
@@ -638,6 +860,15 @@ class TestConstructor:
             ) as client:
                 client.voidcmd("NOOP")
                 assert isinstance(client.sock, ssl.SSLSocket) is tls
+
+    def test_protection_of_the_data_is_asked_for_and_given_up(self) -> None:
+        with ScriptedServer() as server, SocksServer() as proxy:
+            with FTP_TLS(timeout=10, proxy=proxy.url) as client:
+                client.connect(*server.address)
+                assert client.prot_p() == "200 fine"
+                assert client.prot_c() == "200 fine"
+                assert listing(client) == LISTING
+        assert server.commands[:3] == ["PBSZ 0", "PROT P", "PROT C"]
 
     def test_connects_to_nothing_without_a_host(self) -> None:
         with SocksServer() as proxy:
