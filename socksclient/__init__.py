@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from socksclient.exceptions import (
         AssociationClosed,
         AuthenticationError,
+        ConnectionNotAllowed,
+        ConnectionRefused,
         HTTPReply,
         ProtocolError,
         ProxyClosed,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         ResolveError,
         Socks4Reply,
         SocksError,
+        TTLExpired,
     )
     from socksclient.flows import NO_AUTHENTICATION, USERNAME_PASSWORD, Exchange, Flow, Method
     from socksclient.httpx import AsyncSocksTransport, SocksTransport
@@ -52,6 +55,8 @@ __all__ = [
     "AssociationClosed",
     "AsyncSocksTransport",
     "AuthenticationError",
+    "ConnectionNotAllowed",
+    "ConnectionRefused",
     "Exchange",
     "Flow",
     "HTTPReply",
@@ -70,6 +75,7 @@ __all__ = [
     "SocksError",
     "SocksSocket",
     "SocksTransport",
+    "TTLExpired",
     "UDPAssociation",
     "bind",
     "create_connection",

@@ -11,9 +11,11 @@ import errno
 import os
 import socket
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
+from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSAttribute
 
 from socksclient.anyio import connect_tcp
 from socksclient.anyio import udp_associate as async_udp_associate
@@ -21,6 +23,7 @@ from socksclient.deadline import Deadline
 from socksclient.exceptions import SocksError
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sync import create_connection, udp_associate
+from socksclient.tls import server_name
 from socksclient.wire import is_address, parse_host, parse_port
 
 try:
@@ -221,6 +224,13 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
     not heeded: the proxy has its own.
 
+    DNS over QUIC does not go through it: `dns.asyncquery.quic` raises `dns.query.NoDOQ`. DNS over
+    HTTPS does not ask a backend, but goes through a proxy by a client that does so:
+    ``dns.asyncquery.https(query, url, client=client)`` with
+    ``client = httpx2.AsyncClient(transport=AsyncSocksTransport(proxy))``, and likewise
+    ``dns.query.https(query, url, session=client)`` with a blocking one. It is a client of httpx2
+    and its transport from `socksclient.httpx2` (dnspython 2.9), or of httpx before (2.7 and 2.8).
+
     Beware of what does not ask a backend: in a resolver, name servers of DNS over HTTPS (URLs
     among them), TLS and QUIC, `DoHNameserver` and its kind, connect directly (dnspython 2.9).
 
@@ -232,8 +242,19 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         self.proxy = as_chain(proxy)
 
     def name(self) -> str:
-        """Called by dnspython, as all the others."""
-        return "socksclient"
+        """Called by dnspython, as all the others: to find its classes for DNS over QUIC."""
+        return _Name("socksclient")
+
+    def get_transport_class(self) -> NoReturn:
+        """Not called by dnspython, which asks its default backend.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "DNS over HTTPS does not go through this backend; give dns.asyncquery.https a client"
+            " with an AsyncSocksTransport"
+        )
 
     async def make_socket(
         self,
@@ -246,9 +267,20 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         ssl_context: Any = None,
         server_hostname: str | None = None,
     ) -> _DatagramSocket | _StreamSocket:
-        """A UDP association, or a connection to `destination`, with TLS if there is a context."""
+        """Return a UDP association, or a connection to `destination`, with TLS by a context.
+
+        Raises:
+            NotImplementedError: `socktype` is neither SOCK_STREAM nor SOCK_DGRAM.
+            ValueError: There is no `destination` for a connection.
+            dns.exception.Timeout: The connection was not there in time.
+            SocksError: The proxy cannot be reached, refuses, or gets it wrong.
+        """
         if socktype == socket.SOCK_DGRAM:
             return _DatagramSocket(af, self.proxy, destination)
+        if socktype != socket.SOCK_STREAM:
+            raise NotImplementedError(f"there is no socket of type {socktype!r} through a proxy")
+        if destination is None:
+            raise ValueError("a connection needs a destination")
         host, port = destination[:2]
         with _dnspython_errors(), anyio.fail_after(timeout):
             stream = await connect_tcp(
@@ -257,7 +289,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
                 proxy=self.proxy,
                 tls=ssl_context is not None,
                 ssl_context=ssl_context,
-                tls_hostname=server_hostname,
+                tls_hostname=None if server_hostname is None else server_name(server_hostname),
                 tls_standard_compatible=False,  # every message tells its length
             )
         return _StreamSocket(af, stream, destination)
@@ -272,8 +304,21 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
             return await awaitable
 
 
+class _Name(str):
+    """The name of the `Backend`: any string, but of no use as a key."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> NoReturn:
+        # dnspython looks up its classes for QUIC by this name, and for nothing else. They would
+        # connect directly.
+        raise dns.query.NoDOQ(  # type: ignore[no-untyped-call]
+            "DNS over QUIC does not go through socksclient's Backend; UDP, TCP and TLS do"
+        )
+
+
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
-    """Associates when it first sends, for only then dnspython says how long that may take."""
+    """Associates when it is first used, for only then dnspython says how long that may take."""
 
     def __init__(self, family: int, proxy: Chain, peer: Any) -> None:
         super().__init__(family, socket.SOCK_DGRAM)
@@ -281,20 +326,33 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         self._peer = peer
         self._udp: AsyncUDPAssociation | None = None
 
+    async def _association(self) -> AsyncUDPAssociation:
+        if self._udp is None:
+            self._udp = await async_udp_associate(proxy=self._proxy)
+            if self._peer is not None:  # for zone transfers: nobody else is to be heard
+                await self._udp.connected(*self._peer[:2])
+        return self._udp
+
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
+        destination = destination or self._peer
+        if destination is None:
+            raise ValueError("a datagram needs a destination")
         with _dnspython_errors(), anyio.fail_after(timeout):
-            if self._udp is None:
-                self._udp = await async_udp_associate(proxy=self._proxy)
-                if self._peer is not None:  # for zone transfers: nobody else is to be heard
-                    await self._udp.connected(*self._peer[:2])
-            await self._udp.sendto(what, *(destination or self._peer)[:2])
+            udp = await self._association()
+            await udp.sendto(what, *destination[:2])
         return len(what)
 
     async def recvfrom(self, size: int, timeout: float | None) -> tuple[bytes, Any]:
-        assert self._udp is not None  # a query comes before its answer
         with _dnspython_errors(), anyio.fail_after(timeout):
-            data, (host, port) = await self._udp.receive()
+            udp = await self._association()
+            data, (host, port) = await udp.receive()
         return data[:size], (host, port, 0, 0) if ":" in host else (host, port)
+
+    async def getpeername(self) -> Any:
+        return self._peer
+
+    async def getsockname(self) -> Any:
+        return (await self._association()).extra(SocketAttribute.local_address)
 
     async def close(self) -> None:
         if self._udp is not None:
@@ -318,6 +376,12 @@ class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined
 
     async def getpeername(self) -> Any:
         return self._destination
+
+    async def getsockname(self) -> Any:
+        return self._stream.extra(SocketAttribute.local_address)
+
+    async def getpeercert(self, timeout: float | None) -> Any:  # noqa: ARG002 - it is there
+        return self._stream.extra(TLSAttribute.peer_certificate, None)
 
     async def close(self) -> None:
         await self._stream.aclose()

@@ -223,7 +223,11 @@ class SocksServer:
         return self.url_as("socks5h")
 
     def url_as(self, scheme: str) -> str:
-        """Its URL with another scheme, such as "socks4a" or "http"; with TLS, if it speaks that."""
+        """Return its URL with another scheme, such as "socks4a" or "http".
+
+        If it speaks TLS, so does the URL: "http" and "https" become "https", and any other scheme
+        ends with "+tls", whether it was given so or not.
+        """
         userinfo = ""
         for username, password in itertools.islice(self._accounts.items(), 1):
             userinfo = quote(username, safe="")
@@ -231,7 +235,8 @@ class SocksServer:
                 userinfo += f":{quote(password, safe='')}"
             userinfo += "@"
         if self._tls is not None:
-            scheme = "https" if scheme == "http" else f"{scheme}+tls"
+            bare = scheme.removesuffix("+tls")
+            scheme = "https" if bare in ("http", "https") else f"{bare}+tls"
         where = host_port(*self.address) if self._path is None else f"localhost{quote(self._path)}"
         return f"{scheme}://{userinfo}{where}"
 

@@ -3,6 +3,7 @@
 It serves:
     /                   the request as JSON: the HTTP version, the headers, the client's address
     /echo               the body of the request
+    /dns-query          an answer to a query of DNS over HTTPS (RFC 8484): that there is none
     /download?octets=n  so many octets, always the same ones: see `content`
     /upload             SHA-256 and length of the body of the request, as JSON
     /redirect?to=url    a redirection
@@ -25,6 +26,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
+import dns.message
 import trustme
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
@@ -153,6 +155,14 @@ async def _echo(scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCa
     await _respond(send, [piece async for piece in _body(receive)])
 
 
+async def _answer_query(
+    scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    query = dns.message.from_wire(b"".join([piece async for piece in _body(receive)]))
+    answer = dns.message.make_response(query).to_wire()
+    await _respond(send, [answer], [(b"content-type", b"application/dns-message")])
+
+
 async def _download(scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     octets = int(_query(scope, "octets"))
     await _respond(send, content(octets), [(b"content-length", str(octets).encode())])
@@ -202,6 +212,7 @@ async def _stall(scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendC
 _HANDLERS: dict[str, Handler] = {
     "/": _show,
     "/echo": _echo,
+    "/dns-query": _answer_query,
     "/download": _download,
     "/upload": _upload,
     "/redirect": _redirect,

@@ -48,6 +48,8 @@ from socksclient.wire import Command, encode_datagram_header
 
 import real_servers
 import real_services
+from http_clients import routes_to
+from origin import Origin
 from support import BACKENDS, REFUSED_PORT, Address, descriptors, eventually, needs, resolved_names
 
 LOOPS = ["asyncio", "trio"]
@@ -56,6 +58,8 @@ LOOPS = ["asyncio", "trio"]
 IPV4 = ("192.0.2.53", 53)
 IPV6 = ("2001:db8::53", 53)
 NAME = ("dns.test", 53)
+
+DNS_QUERY = "https://origin.test/dns-query"
 
 
 @pytest.fixture(autouse=True)
@@ -596,6 +600,46 @@ class TestBackend:
             await backend.wait_for(anyio.sleep_forever(), 0.01)
         async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM):
             pass  # nobody has been asked for anything
+        assert not backend.datagram_connection_required()
+        with pytest.raises(NotImplementedError, match="client with an AsyncSocksTransport"):
+            backend.get_transport_class()
+
+    async def test_dns_over_quic_is_not_for_it(self) -> None:
+        with SocksServer() as proxy:
+            with pytest.raises(dns.query.NoDOQ, match="does not go through socksclient's Backend"):
+                await dns.asyncquery.quic(
+                    self.query, "127.0.0.1", 10, REFUSED_PORT, backend=Backend(proxy.url)
+                )
+            assert proxy.connections == []
+
+    async def test_a_socket_needs_a_kind_and_a_destination(self) -> None:
+        backend = Backend("socks5h://127.0.0.1")
+        with pytest.raises(NotImplementedError, match="SOCK_RAW"):
+            await backend.make_socket(socket.AF_INET, socket.SOCK_RAW)
+        with pytest.raises(ValueError, match="a connection needs a destination"):
+            await backend.make_socket(socket.AF_INET, socket.SOCK_STREAM)
+        async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            with pytest.raises(ValueError, match="a datagram needs a destination"):
+                await sock.sendto(b"", None, 10)
+
+    async def test_its_sockets_tell_where_they_are(self) -> None:
+        with proxied() as proxy:
+            backend = Backend(proxy.url)
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+                async with await backend.make_socket(socket.AF_INET, kind, 0, None, IPV4) as sock:
+                    host, port, *_ = await sock.getsockname()
+                    assert host in ("127.0.0.1", "0.0.0.0")
+                    assert port
+                    assert await sock.getpeername() == IPV4
+            assert await sock.getpeercert(10) is None
+
+    async def test_a_socket_that_hears_before_it_speaks(self) -> None:
+        with proxied(answer) as proxy:
+            backend = Backend(proxy.url)
+            async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                with pytest.raises(dns.exception.Timeout):
+                    await sock.recvfrom(512, 0.2)
+        assert proxy.requests[0].command == Command.UDP_ASSOCIATE
 
     @pytest.mark.parametrize(
         ("by_udp", "forged"),
@@ -646,12 +690,23 @@ class TestBackendOverTLS:
             backend=Backend(proxy.url),
         )
 
-    @pytest.mark.parametrize("hostname", ["dns.test", None])
+    @pytest.mark.parametrize("hostname", ["dns.test", "dns.test.", None])
     async def test_it_goes_through_the_proxy(self, hostname: str | None) -> None:
         with proxied(tls=self.context()) as proxy:
             response = await self.ask(proxy, self.authority, hostname)
         assert texts(response) == ["192.0.2.1"]
         assert [seen.destination for seen in proxy.requests] == [IPV4]
+
+    async def test_its_socket_tells_of_the_certificate(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.authority.configure_trust(context)
+        with proxied(tls=self.context()) as proxy:
+            sock = await Backend(proxy.url).make_socket(
+                *(socket.AF_INET, socket.SOCK_STREAM, 0, None, IPV4, 10, context)
+            )
+            async with sock:
+                certificate = await sock.getpeercert(10)
+        assert ("DNS", "dns.test") in certificate["subjectAltName"]
 
     async def test_a_server_that_hangs_up(self) -> None:
         with proxied(tcp=hang_up, tls=self.context()) as proxy:
@@ -682,6 +737,47 @@ class TestBackendOverTLS:
     async def test_a_server_that_says_nothing(self) -> None:
         with proxied(tcp=say_nothing) as proxy, pytest.raises(dns.exception.Timeout):
             await self.ask(proxy, self.authority, None, 0.2)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 is for Python 3.11 and later")
+class TestOverHTTPS:
+    """By a client of httpx2, as the docstring of `Backend` says."""
+
+    query = dns.message.make_query("a.test", "A")
+
+    @pytest.fixture
+    def proxy(self, origin: Origin) -> Iterator[SocksServer]:
+        with SocksServer(routes=routes_to(origin)) as proxy:
+            yield proxy
+
+    def test_blocking(self, proxy: SocksServer, origin: Origin) -> None:
+        import httpx2
+
+        from socksclient.httpx2 import SocksTransport
+
+        transport = SocksTransport(proxy.url, verify=origin.trust())
+        with resolved_names() as names, httpx2.Client(transport=transport) as client:
+            response = dns.query.https(self.query, DNS_QUERY, 10, session=client)
+        assert (response.id, names) == (self.query.id, [])
+        assert [seen.destination for seen in proxy.requests] == [("origin.test", 443)]
+
+    @pytest.mark.parametrize("anyio_backend", LOOPS, indirect=True)
+    @pytest.mark.anyio
+    async def test_awaited(
+        self, proxy: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import httpx2
+
+        from socksclient.httpx2 import AsyncSocksTransport
+
+        # dnspython goes on with the event loop that it has seen first.
+        monkeypatch.setattr("dns.asyncbackend._default_backend", None)
+        transport = AsyncSocksTransport(proxy.url, verify=origin.trust())
+        with resolved_names() as names:
+            async with httpx2.AsyncClient(transport=transport) as client:
+                response = await dns.asyncquery.https(self.query, DNS_QUERY, 10, client=client)
+        assert (response.id, names) == (self.query.id, [])
+        assert [seen.destination for seen in proxy.requests] == [("origin.test", 443)]
 
 
 def test_without_dnspython_it_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,14 @@ def test_every_public_name_is_there() -> None:
         assert name in dir(socksclient)
 
 
+def test_every_error_is_a_public_name() -> None:
+    for name in socksclient.exceptions.__all__:
+        found = getattr(socksclient.exceptions, name)
+        if isinstance(found, type) and issubclass(found, socksclient.SocksError):
+            assert getattr(socksclient, name) is found
+            assert name in socksclient.__all__
+
+
 def test_a_name_that_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'socksclient' has no attribute 'nothing'"):
         socksclient.nothing  # noqa: B018

@@ -670,6 +670,8 @@ class TestTLS:
             ("socks4a", "socks4a+tls", "SOCKS4"),
             ("socks4", "socks4+tls", "SOCKS4"),
             ("http", "https", "HTTP"),
+            ("https", "https", "HTTP"),
+            ("socks5h+tls", "socks5h+tls", "SOCKS5"),
         ],
     )
     def test_it_is_spoken_with_every_protocol(
