@@ -325,13 +325,17 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         self._proxy = proxy
         self._peer = peer
         self._udp: AsyncUDPAssociation | None = None
+        self._turn = anyio.Lock()
 
     async def _association(self) -> AsyncUDPAssociation:
-        if self._udp is None:
-            self._udp = await async_udp_associate(proxy=self._proxy)
-            if self._peer is not None:  # for zone transfers: nobody else is to be heard
-                await self._udp.connected(*self._peer[:2])
-        return self._udp
+        # One task may receive while another sends for the first time.
+        async with self._turn:
+            if self._udp is None:
+                self._udp = await async_udp_associate(proxy=self._proxy)
+                # For zone transfers: nobody but the peer is to be heard.
+                if self._peer is not None:
+                    await self._udp.connected(*self._peer[:2])
+            return self._udp
 
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
         destination = destination or self._peer

@@ -30,9 +30,7 @@ class _Proxied(ftplib.FTP):
     """What `ftplib.FTP` does with sockets of its own, done through `proxy`."""
 
     proxy: Chain
-    # ftplib has these two, its type stubs do not.
-    trust_server_pasv_ipv4_address: bool
-    lastresp: str
+    trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
     # Whether EPSV has not failed on this control connection.
     _epsv_works = True
 

@@ -637,9 +637,16 @@ class TestBackend:
         with proxied(answer) as proxy:
             backend = Backend(proxy.url)
             async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                with pytest.raises(dns.exception.Timeout):
-                    await sock.recvfrom(512, 0.2)
-        assert proxy.requests[0].command == Command.UDP_ASSOCIATE
+                async with anyio.create_task_group() as group:
+
+                    async def hear() -> None:
+                        octets, source = await sock.recvfrom(512, 10)
+                        assert texts(dns.message.from_wire(octets)) == ["192.0.2.1"]
+                        assert source == IPV4
+
+                    group.start_soon(hear)
+                    await sock.sendto(self.query.to_wire(), IPV4, 10)
+        assert [seen.command for seen in proxy.requests] == [Command.UDP_ASSOCIATE]
 
     @pytest.mark.parametrize(
         ("by_udp", "forged"),
