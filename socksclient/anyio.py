@@ -6,11 +6,13 @@ It runs on asyncio (uvloop too) and trio. Nothing here has a timeout: use `anyio
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Literal, cast, overload
+import ssl
+from types import TracebackType
+from typing import Literal, cast, overload
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from socksclient.anyio_driver import (
@@ -31,12 +33,6 @@ from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sockets import HasPeer, check_source, listening_at
 from socksclient.wire import Command
-
-if TYPE_CHECKING:
-    import ssl
-    from types import TracebackType
-
-    from anyio.abc import SocketStream
 
 __all__ = [
     "ConnectedUDPAssociation",

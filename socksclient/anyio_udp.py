@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
 from socksclient.anyio_driver import first_ready
-
-if TYPE_CHECKING:
-    import socket
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from socksclient.association import Address, Association
+from socksclient.association import Address, Association
 
 __all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
 

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,6 @@ from socksclient.proxy import Proxy, as_chain
 from socksclient.wire import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import httpx
 
     from socksclient.proxy import Chain

@@ -10,20 +10,23 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import anyio
-from anyio.abc import SocketAttribute
+from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
+from socksclient.anyio import UDPAssociation as AsyncUDPAssociation
 from socksclient.anyio import connect_tcp
 from socksclient.anyio import udp_associate as async_udp_associate
 from socksclient.deadline import Deadline
 from socksclient.exceptions import SocksError
-from socksclient.proxy import ProxyLike, as_chain
+from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sync import create_connection, udp_associate
 from socksclient.tls import server_name
+from socksclient.udp import UDPAssociation
 from socksclient.wire import is_address, parse_host, parse_port
 
 try:
@@ -36,15 +39,6 @@ except ImportError as error:
     raise ImportError(
         "socksclient.dnspython needs dnspython: pip install 'socksclient[dns]'"
     ) from error
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
-
-    from anyio.abc import ByteStream
-
-    from socksclient.anyio import UDPAssociation as AsyncUDPAssociation
-    from socksclient.proxy import Chain
-    from socksclient.udp import UDPAssociation
 
 __all__ = ["Backend", "Nameserver", "udp_with_fallback"]
 

@@ -10,14 +10,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from socksclient.proxy import Proxy
+from socksclient.proxy import Proxy, scheme_without_slashes
 from socksclient.wire import parse_host, parse_port
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Environment", "all_proxy"]
 
@@ -136,7 +134,8 @@ def _proxy(values: Mapping[str, str], *variables: str) -> Proxy | str | None:
     if variable is None:
         return None
     url = values[variable]
-    if "://" not in url:  # as for curl and urllib
+    # As for curl and urllib. What only lacks the slashes is left as it is: the error says so.
+    if "://" not in url and not scheme_without_slashes(url):
         url = f"http://{url}"
     try:
         return Proxy.from_url(url)

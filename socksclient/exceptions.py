@@ -22,10 +22,10 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from socksclient.proxy import Proxy
+# Not socksclient.proxy, which itself imports this module.
+import socksclient
 
 __all__ = [
     "AssociationClosed",
@@ -222,7 +222,7 @@ class SocksError(OSError):
         strerror: What went wrong, without the place.
     """
 
-    proxy: Proxy | None = None
+    proxy: socksclient.Proxy | None = None
     hop: int = 0
     next_hop: tuple[str, int] | None = None
     destination: tuple[str, int] | None = None

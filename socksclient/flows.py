@@ -13,9 +13,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from socksclient.exceptions import ProxyClosed
+from socksclient.exceptions import Phase, ProxyClosed
+from socksclient.proxy import Proxy
 from socksclient.wire import (
     NO_ACCEPTABLE_METHODS,
     SOCKS4_REPLY_SIZE,
@@ -35,10 +36,6 @@ from socksclient.wire import (
     reply_size,
     socks4_carries,
 )
-
-if TYPE_CHECKING:
-    from socksclient.exceptions import Phase
-    from socksclient.proxy import Proxy
 
 __all__ = [
     "NO_AUTHENTICATION",

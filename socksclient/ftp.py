@@ -8,20 +8,18 @@ that is BIND, which few proxies offer.
 from __future__ import annotations
 
 import ftplib
+import socket
+import ssl
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from socksclient.exceptions import ProtocolError, SocksError
 from socksclient.proxy import Chain, ProxyLike, as_chain
 from socksclient.sync import DEFAULT_TIMEOUT, Listener, bind, create_connection
 from socksclient.tls import server_name, start_tls
 from socksclient.wire import is_address
-
-if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Iterator
 
 __all__ = ["FTP", "FTP_TLS"]
 

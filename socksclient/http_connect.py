@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
     AuthenticationError,
@@ -19,12 +19,8 @@ from socksclient.exceptions import (
     reply_error,
 )
 from socksclient.flows import Exchange, Flow
+from socksclient.proxy import Proxy
 from socksclient.wire import not_what_speaks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from socksclient.proxy import Proxy
 
 __all__ = ["MAX_HEAD_SIZE", "http_connect"]
 

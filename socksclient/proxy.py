@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
+import socksclient
 from socksclient.exceptions import host_port
+from socksclient.lazy import LazyModule
 from socksclient.wire import (
     NOT_IN_A_NAME,
     encode_credential,
@@ -19,20 +21,14 @@ from socksclient.wire import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
-
-    from socksclient.flows import Method
+else:
+    ssl = LazyModule("ssl")
 
 __all__ = ["Chain", "Proxy", "ProxyLike", "as_chain"]
 
-_URL = re.compile(
-    r"""(?P<scheme>[a-z][a-z0-9.-]*)(?P<tls>\+tls)? ://
-        (?:(?P<userinfo>[^/?#\x00-\x20\x7f]*)@)?
-        (?:\[(?P<ipv6>[^\[\]@/?#]*)\] | (?P<name>[^\[\]:@/?#%]*))
-        (?::(?P<port>[0-9]{0,5}))?
-        (?:/(?P<path>[^@?#\x00-\x20\x7f]+)?)?""",
-    re.IGNORECASE | re.VERBOSE,
-)
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_QUOTED = re.compile(r"""\A["'“”‘’]|["'“”‘’]\Z""")
+_PADDED = re.compile(r"\A[\s\ufeff]|[\s\ufeff]\Z")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _ZONED = re.compile(r"(.*:.*)%([\w.-]+)", re.ASCII)
 
@@ -42,14 +38,30 @@ _SCHEMES = (
     "socks5h://, socks5://, socks://, socks4a://, socks4:// (each also with +tls), http://"
     " or https://"
 )
+_KNOWN_SCHEMES = (
+    *("socks5h", "socks5", "socks", "socks4a", "socks4", "http", "https"),
+    *("socks5h+tls", "socks5+tls", "socks+tls", "socks4a+tls", "socks4+tls"),
+)
+_A_SCHEME = "|".join(map(re.escape, sorted(_KNOWN_SCHEMES, key=len, reverse=True)))
+_ANOTHER_URL = re.compile(rf"(?:\A|[\s,;|])(?:{_A_SCHEME})://", re.IGNORECASE)
+_NO_SLASHES = re.compile(rf"({_A_SCHEME})(?!://)(?:[/\\]|:(?![0-9]*/?\Z))", re.IGNORECASE)
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_A_VALUE = re.compile(r"[^\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
+_OF_CONNECT = ("host", "content-length", "transfer-encoding", "upgrade")
+_AUTHORIZATION = "proxy-authorization"
+
+_ANY_PROXY = "a str, a socksclient.Proxy or a sequence of these"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, init=False)
 class Proxy:
     """A proxy, as a value: frozen, comparable, hashable.
 
-    Its `repr` and `str` show the URL without the credentials. It can be pickled, with them, unless
-    it has an `ssl.SSLContext`.
+    Its `repr` and `str` show the URL without the credentials and without the headers. A pickle of
+    it has both; a `Proxy` with an `ssl.SSLContext` cannot be pickled. A copy, a deep one too,
+    shares the context. A pydantic model can have a field of this type, which takes a URL or a
+    `Proxy`, and which its JSON shows as `str` does.
 
     Args:
         host: The proxy's name or IP address; an IPv6 address with or without brackets. The name
@@ -68,104 +80,100 @@ class Proxy:
             is used as it is and never changed. It verifies the certificate against `host`.
         methods: The SOCKS5 methods of authentication to offer, in the order of preference. Empty
             means: no authentication and, with a username, username/password.
+        headers: The fields that an HTTP proxy gets with each CONNECT, beside those of the library:
+            a mapping, or (name, value) pairs. A User-Agent here takes the place of the library's,
+            and a Proxy-Authorization that of `username` and `password`. The values are sent as
+            UTF-8, and are kept as secret as a password; error texts may show the names.
 
     Raises:
-        ValueError: One of these cannot be; the text names the field and never the password.
+        ValueError: A field has a value that no proxy of that scheme can have; the text names the
+            field, and never shows the credentials or the value of a header. The headers must not
+            include Host, Content-Length, Transfer-Encoding or Upgrade, which would break the
+            CONNECT, nor Proxy-Authorization beside a username.
+        TypeError: A field has a value of the wrong type.
     """
 
-    host: str = ""
-    port: int = None  # type: ignore[assignment]  # that of the scheme, as soon as it is known
-    _: KW_ONLY
-    scheme: str = "socks5h"
-    username: str | None = None
-    password: str | None = None
-    path: str | None = None
-    tls: ssl.SSLContext | bool | None = None
-    methods: tuple[Method, ...] = ()
+    host: str
+    port: int
+    scheme: str
+    username: str | None
+    password: str | None
+    path: str | None
+    tls: ssl.SSLContext | bool | None
+    methods: tuple[socksclient.Method, ...]
+    headers: tuple[tuple[str, str], ...]
 
-    def __post_init__(self) -> None:
-        settle = object.__setattr__  # as the dataclass itself does when it is frozen
-        scheme, tls = _parse_scheme(self.scheme, self.tls)
-        settle(self, "scheme", scheme)
-        settle(self, "tls", tls)
-        _check_path(self.path)
-        host = "localhost" if self.path and self.host == "" else self.host
-        settle(self, "host", _parse_host(host))
+    def __init__(
+        self,
+        host: str = "",
+        port: int | None = None,
+        *,
+        scheme: str = "socks5h",
+        username: str | None = None,
+        password: str | None = None,
+        path: str | None = None,
+        tls: ssl.SSLContext | bool | None = None,
+        methods: Iterable[socksclient.Method] = (),
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+    ) -> None:
+        scheme, tls = _parse_scheme(scheme, tls)
+        _check_path(path)
+        host = _parse_host("localhost" if path and host == "" else host)
         if tls:
-            _check_server_name(self.host)
+            _check_server_name(host)
         default_port = 1080 if scheme != "http" else 443 if tls else 80
-        settle(self, "port", _parse_port(self.port, default_port))
-        settle(self, "password", self._parse_credentials())
-        settle(self, "methods", _parse_methods(self.methods, scheme, self.username))
-
-    def _parse_credentials(self) -> str | None:
-        """The password; it is empty if there is a user name only, and none for SOCKS4."""
-        if self.username is None:
-            if self.password is not None:
-                raise ValueError("proxy password is given without a username")
-            return None
-        password = "" if self.password is None else self.password
-        limit = None if self.scheme == "http" else 255
-        encode_credential("proxy username", self.username, limit)
-        encode_credential("proxy password", password, limit)
-        if self.scheme == "http":
-            if ":" in self.username:
-                raise ValueError("proxy username has a colon in it, which HTTP cannot carry")
-            if _CONTROLS.search(self.username + password):
-                raise ValueError("proxy credentials have a control character in them")
-        if self.scheme not in ("socks4", "socks4a"):
-            return password
-        if password:
-            raise ValueError("proxy password is given, and SOCKS4 cannot carry one")
-        if "\0" in self.username:
-            raise ValueError("proxy username has a NUL in it, which SOCKS4 cannot carry")
-        return None
+        # As a dataclass itself does when it is frozen.
+        settle = object.__setattr__
+        settle(self, "host", host)
+        settle(self, "port", _parse_port(port, default_port))
+        settle(self, "scheme", scheme)
+        settle(self, "username", username)
+        settle(self, "password", _parse_credentials(scheme, username, password))
+        settle(self, "path", path)
+        settle(self, "tls", tls)
+        settle(self, "methods", _parse_methods(methods, scheme, username))
+        settle(self, "headers", _parse_headers(headers, scheme, username))
 
     @classmethod
     def from_url(cls, url: str, *, tls: ssl.SSLContext | bool | None = None) -> Proxy:
-        """The proxy of a URL such as ``socks5h://user:pass@proxy.example:1080``.
+        """Return the proxy of a URL such as ``socks5h://user:pass@proxy.example:1080``.
 
         User name and password are percent-encoded UTF-8, and a user name without a password has
         the empty one. ``socks5h://localhost/run/tor/socks`` is the unix socket /run/tor/socks, as
-        for curl.
+        for curl. SOCKS4 carries no password: one in the URL of a SOCKS4 proxy is dropped, as by
+        other programs, with a warning of the logger ``socksclient``.
 
         Args:
             url: The schemes are those of the class.
-            tls: As of the class: the context for TLS with the proxy.
+            tls: The context for TLS with the proxy, or True, as the class takes it.
 
         Raises:
-            ValueError: The URL is not of that form; the text never repeats what could be a
-                password.
+            ValueError: The URL is not of that form, or the class refuses what it says. The text
+                says what is wrong, and never repeats what could be a password.
+            TypeError: The URL is not a str.
         """
-        if "://" not in url:
-            raise ValueError(f"proxy URL has no scheme: it must begin with {_SCHEMES}")
-        parts = _URL.fullmatch(url)
-        if parts is None or (parts["path"] and not _is_unix(parts)):
-            raise ValueError(
-                "proxy URL is not of the form scheme://[username[:password]@]host[:port];"
-                " in username and password, white space and / ? # must be percent-encoded;"
-                " a unix socket is at scheme://localhost/path"
-            )
-        userinfo: list[str | None] = [None, None]
-        if parts["userinfo"] is not None:
-            username, colon, password = parts["userinfo"].partition(":")
-            userinfo = [username, password if colon else ""]
-        host = parts["name"]
-        if host is None:
-            host = parts["ipv6"].replace("%25", "%")  # before a zone id (RFC 6874 §2)
-            if ":" not in host:
-                raise ValueError("proxy host is in brackets but is no IPv6 address")
-        elif not host:
-            raise ValueError("proxy host is empty")
-        return cls(
+        scheme, rest = _split_scheme(url)
+        userinfo, at, server = rest.rpartition("@")
+        username, password = _parse_userinfo(userinfo) if at else (None, None)
+        host, port, path = _parse_server(server, scheme)
+        dropped = bool(password) and scheme.startswith("socks4")
+        proxy = cls(
             host,
-            *([int(parts["port"])] if parts["port"] else []),
-            scheme=parts["scheme"] + (parts["tls"] or ""),
-            username=_percent_decode("username", userinfo[0]),
-            password=_percent_decode("password", userinfo[1]),
-            path=parts["path"] and _percent_decode("path", f"/{parts['path']}"),
+            port,
+            scheme=scheme,
+            username=username,
+            password=None if dropped else password,
+            path=path,
             tls=tls,
         )
+        if dropped:
+            import logging
+
+            logger = logging.getLogger("socksclient")
+            logger.warning(
+                "%s: the URL has a password, which SOCKS4 cannot carry; it is dropped", proxy
+            )
+        return proxy
 
     @classmethod
     def from_env(cls, destination: str | tuple[str, int] | None = None) -> Proxy | None:
@@ -192,14 +200,14 @@ class Proxy:
         return all_proxy(destination)
 
     def isolated(self, token: str | None = None) -> Proxy:
-        """The same Tor, but with circuits of their own.
+        """Return the same Tor with credentials that give its streams circuits of their own.
 
-        Tor never has streams with different credentials share a circuit (IsolateSOCKSAuth). So
-        the proxy returned has, in place of any credentials of its own, those by which Tor tells
-        streams apart and nothing else: it is for Tor only.
+        Tor never puts streams with different credentials on one circuit (IsolateSOCKSAuth). The
+        proxy returned has, in place of this one's credentials and of a Proxy-Authorization among
+        its headers, credentials that mean nothing but that. It is for Tor only.
 
         Args:
-            token: Those with the same token, at most 255 octets in UTF-8, share their circuits.
+            token: Proxies with the same token, at most 255 octets in UTF-8, share their circuits.
                 None makes a random one.
 
         Raises:
@@ -214,7 +222,8 @@ class Proxy:
         if self.methods and all(method.code != 0x02 for method in self.methods):
             raise ValueError("isolation needs username/password (02) among the methods")
         # The form that Tor reserves for this (proposal 351); older ones take any user name.
-        return replace(self, username="<torS0X>0", password=token)
+        headers = tuple(pair for pair in self.headers if pair[0].lower() != _AUTHORIZATION)
+        return replace(self, username="<torS0X>0", password=token, headers=headers)
 
     @property
     def remote_dns(self) -> bool:
@@ -239,6 +248,42 @@ class Proxy:
     def __repr__(self) -> str:
         return f"<Proxy {self}>"
 
+    def __deepcopy__(self, _memo: object) -> Proxy:
+        # It never changes, and an `ssl.SSLContext` cannot be copied.
+        return self
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> Any:
+        """Return the schema of a field for pydantic 2, which asks its types for one."""
+        from pydantic_core import (
+            InitErrorDetails,
+            PydanticCustomError,
+            ValidationError,
+            core_schema,
+        )
+
+        def validate(value: object) -> Proxy:
+            try:
+                if isinstance(value, cls):
+                    return value
+                if isinstance(value, str):
+                    return cls.from_url(value)
+                raise _not_a_proxy(type(value).__name__, "a str or a socksclient.Proxy")
+            except (TypeError, ValueError) as error:
+                reason = PydanticCustomError("proxy", "{reason}", {"reason": str(error)})
+            # Of an error raised here by itself, pydantic would show the input, with its password.
+            hidden = InitErrorDetails(type=reason, loc=(), input="(hidden)")
+            raise ValidationError.from_exception_data("Proxy", [hidden])
+
+        return core_schema.no_info_plain_validator_function(
+            validate, serialization=core_schema.to_string_ser_schema()
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, str]:
+        """Return the JSON schema of a field for pydantic 2: that of a URL."""
+        return {"type": "string", "format": "uri"}
+
 
 ProxyLike: TypeAlias = str | Proxy | Sequence[str | Proxy]
 """What every `proxy` argument takes: a URL or a `Proxy`; or a sequence of them, which is a chain,
@@ -249,19 +294,20 @@ Chain: TypeAlias = tuple[Proxy, ...]
 
 
 def as_chain(proxy: ProxyLike) -> Chain:
-    """The hops that are meant.
+    """Return the hops that `proxy` stands for.
 
     Raises:
-        ValueError: A URL cannot be, the sequence is empty, or a hop behind the nearest is a unix
-            socket.
+        ValueError: `Proxy.from_url` refuses a URL, the sequence is empty, or a hop behind the
+            nearest is a unix socket.
+        TypeError: `proxy` is nothing that `ProxyLike` names.
     """
     if isinstance(proxy, str | Proxy):
         return (_as_proxy(proxy),)
     if not isinstance(proxy, Sequence):
-        raise _not_a_proxy(type(proxy).__name__)
+        raise _not_a_proxy(type(proxy).__name__, _ANY_PROXY)
     for hop in proxy:
         if not isinstance(hop, str | Proxy):
-            raise _not_a_proxy(f"{type(hop).__name__} in a {type(proxy).__name__}")
+            raise _not_a_proxy(f"{type(hop).__name__} in a {type(proxy).__name__}", _ANY_PROXY)
     chain = tuple(map(_as_proxy, proxy))
     if not chain:
         raise ValueError("proxy is an empty sequence; a chain has one hop at least")
@@ -275,30 +321,144 @@ def _as_proxy(proxy: str | Proxy) -> Proxy:
     return proxy if isinstance(proxy, Proxy) else Proxy.from_url(proxy)
 
 
-def _not_a_proxy(found: str) -> TypeError:
-    return TypeError(
-        f"proxy must be a str, a socksclient.Proxy or a sequence of these, not {found}"
-    )
+def _not_a_proxy(found: str, wanted: str) -> TypeError:
+    return TypeError(f"proxy must be {wanted}, not {found}")
 
 
-def _is_unix(parts: re.Match[str]) -> bool:
-    """Whether the path of a URL means a unix socket: curl's form, for SOCKS only."""
-    return (
-        parts["name"] is not None
-        and parts["name"].lower() == "localhost"
-        and parts["port"] is None
-        and parts["scheme"].lower() not in ("http", "https")
-    )
+def _split_scheme(url: str) -> tuple[str, str]:
+    """Return the scheme of a URL in lower case, and what stands behind its ``://``."""
+    if not isinstance(url, str):
+        raise TypeError(f"proxy URL must be a str, not {type(url).__name__}")
+    if not url:
+        raise ValueError("proxy URL is empty")
+    if _QUOTED.search(url):
+        raise ValueError("proxy URL begins or ends with a quotation mark; remove it")
+    if _PADDED.search(url):
+        raise ValueError("proxy URL begins or ends with white space or a line end; remove it")
+    scheme, slashes, rest = url.partition("://")
+    scheme = scheme.lower()
+    if scheme == "direct":
+        raise ValueError(
+            "proxy URL direct:// means that there is no proxy, and socksclient connects through a"
+            " proxy only"
+        )
+    if known := scheme_without_slashes(url):
+        raise ValueError(f"proxy URL has {known!r} and no :// behind it; write {known}://host:port")
+    # What is no scheme is not repeated: it may be a user name and a part of a password.
+    if not (slashes and _SCHEME.fullmatch(scheme)):
+        raise ValueError(f"proxy URL has no scheme: it must begin with {_SCHEMES}")
+    _parse_scheme(scheme, None)
+    if _ANOTHER_URL.search(rest):
+        raise ValueError(
+            "proxy URL has a second scheme in it; a chain of proxies is a list of their URLs"
+        )
+    return scheme, rest
+
+
+def scheme_without_slashes(url: str) -> str | None:
+    """Return the scheme that `url` begins with, if something else than ``://`` follows it.
+
+    A single number does not count: ``socks5:1080`` may be a host of that name, and a port.
+    """
+    found = _NO_SLASHES.match(url)
+    return found and found[1].lower()
+
+
+def _parse_userinfo(userinfo: str) -> tuple[str, str]:
+    """Return the user name and the password of what stands before the last ``@`` of a URL."""
+    if re.search(r"[/?#]", userinfo):
+        raise ValueError(
+            "proxy URL has / ? or # before its last @; in a user name or password they must be"
+            " percent-encoded (%2F, %3F, %23), and in a path the @ must (%40)"
+        )
+    if re.search(r"[\x00-\x20\x7f]", userinfo):
+        raise ValueError(
+            "proxy URL has white space or a control character in its user name or password, where"
+            " it must be percent-encoded (a space is %20)"
+        )
+    if userinfo == "***":
+        raise ValueError(
+            "proxy URL has *** in the place of its credentials: it is the text of a Proxy, which"
+            " hides them"
+        )
+    username, _, password = userinfo.partition(":")
+    return _percent_decode("username", username), _percent_decode("password", password)
+
+
+def _parse_server(server: str, scheme: str) -> tuple[str, int | None, str | None]:
+    """Return the host, the port and the path of what stands behind the credentials of a URL."""
+    if re.search(r"[\s\x00-\x1f\x7f]", server):
+        raise ValueError(
+            "proxy URL has white space or a control character in its host, its port or its path"
+            " (in a path, a space is %20)"
+        )
+    if "?" in server or "#" in server:
+        raise ValueError(
+            "proxy URL has a query or a fragment, which mean nothing to a proxy (in a path, ? is"
+            " %3F and # is %23)"
+        )
+    place, slash, path = server.partition("/")
+    if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?:(:)(.*))?", place):
+        # %25 is the % before a zone id (RFC 6874 §2).
+        host, colon, port = bracketed[1].replace("%25", "%"), bracketed[2], bracketed[3]
+        if not _is_ipv6(host):
+            raise ValueError("proxy host is in brackets but is no IPv6 address")
+    else:
+        host, colon, port = place.partition(":")
+        _check_place(place)
+    if not host:
+        hint = "; the URL of a unix socket is socks5h://localhost/path" if path else ""
+        raise ValueError(f"proxy host is empty{hint}")
+    if port and not re.fullmatch(r"[0-9]+", port):
+        raise ValueError(
+            "proxy port is not a number; user name and password stand before the host:"
+            " scheme://username:password@host:port"
+        )
+    # The number is not repeated: where the host is missing, it may be a password.
+    if port and not (len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise ValueError("proxy port is not in the range from 1 to 65535")
+    if not path:
+        return host, int(port) if port else None, None
+    if host.lower() != "localhost" or colon or scheme in ("http", "https"):
+        raise ValueError(
+            "proxy URL has a path, and only that of a SOCKS proxy at a unix socket has one:"
+            " socks5h://localhost/path, without a port"
+        )
+    return host, None, _percent_decode("path", slash + path)
+
+
+def _check_place(place: str) -> None:
+    """Refuse what can be no host:port; an IPv6 address in brackets is not given to it."""
+    if "[" in place or "]" in place:
+        raise ValueError(
+            "proxy URL has a bracket in the wrong place; an IPv6 address alone stands in brackets,"
+            " and a port behind them: scheme://[address]:port"
+        )
+    if _is_ipv6(place) or _is_ipv6(place.rpartition(":")[0]):
+        raise ValueError(
+            "proxy host is an IPv6 address without brackets; write scheme://[address]:port"
+        )
+    if "%" in place:
+        raise ValueError(
+            "proxy URL has a % in its host or its port, where nothing is percent-encoded"
+        )
+    if place.count(":") > 1:
+        raise ValueError(
+            "proxy URL has more than one colon behind its host; user name and password stand"
+            " before it: scheme://username:password@host:port"
+        )
 
 
 def _parse_scheme(
     scheme: str, tls: ssl.SSLContext | bool | None
 ) -> tuple[str, ssl.SSLContext | bool | None]:
-    """The scheme without TLS, and whether there is TLS."""
+    """Return the scheme without TLS, and whether there is TLS."""
+    if not isinstance(scheme, str):
+        raise TypeError(f"proxy scheme must be a str, not {type(scheme).__name__}")
     bare = scheme.lower().removesuffix("+tls")
     bare, implied = _OTHER_NAMES.get(bare, (bare, None))
     if bare not in _REMOTE_DNS or (bare == "http" and "+" in scheme):
-        raise ValueError(f"proxy scheme {scheme!r} is not one of {_SCHEMES}")
+        raise ValueError(_unknown_scheme(scheme))
     if "+" in scheme:
         implied = True
     # Without ssl, which few need: a context has that method.
@@ -307,6 +467,26 @@ def _parse_scheme(
     if implied and tls is False:
         raise ValueError(f"proxy scheme {scheme!r} means TLS, and tls is False")
     return bare, tls or implied
+
+
+def _unknown_scheme(scheme: str) -> str:
+    """Return the text of an error that says what the schemes are, and which is the nearest."""
+    from difflib import get_close_matches
+
+    # A whole URL in the place of a scheme may have a password in it.
+    shown = f"proxy scheme {scheme!r}" if _SCHEME.fullmatch(scheme.lower()) else "proxy scheme"
+    text = f"{shown} is not one of {_SCHEMES}"
+    # By the letters alone, the nearest of these would be a scheme that resolves names here.
+    near = {"socks5a": "socks5h", "socks4h": "socks4a"}.get(scheme.lower())
+    if near is None:
+        near = next(iter(get_close_matches(scheme.lower(), _KNOWN_SCHEMES, 1, 0.7)), None)
+    return text if near is None else f"{text}; did you mean {near}://?"
+
+
+def _is_ipv6(host: str) -> bool:
+    """Return whether `host` is an IPv6 address, perhaps with a zone id, without brackets."""
+    zoned = _ZONED.fullmatch(host)
+    return ":" in host and is_address(zoned[1] if zoned else host)
 
 
 def _check_path(path: str | None) -> None:
@@ -319,7 +499,7 @@ def _check_path(path: str | None) -> None:
 
 
 def _parse_host(host: str) -> str:
-    """As for a destination; but a zone id (``fe80::1%eth0``) means something on this machine."""
+    """Return the host as `parse_host` does; but a zone id (``fe80::1%eth0``) may stand here."""
     if not isinstance(host, str):
         raise TypeError(f"proxy host must be a str, not {type(host).__name__}")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -338,7 +518,7 @@ def _parse_host(host: str) -> str:
 
 
 def _check_server_name(host: str) -> None:
-    """That TLS can name it; a long label is fine for a resolver only."""
+    """Refuse a host that TLS cannot name: a resolver takes long labels, a certificate does not."""
     labels = host.partition("%")[0].removesuffix(".").split(".")
     if not all(0 < len(label) < 64 for label in labels):
         raise ValueError(f"proxy host {host!r} can be in no certificate")
@@ -351,9 +531,33 @@ def _parse_port(port: int | None, default: int) -> int:
         raise ValueError(f"proxy {error}") from None
 
 
+def _parse_credentials(scheme: str, username: str | None, password: str | None) -> str | None:
+    """Return the password: the empty one beside a user name alone, and none for SOCKS4."""
+    if username is None:
+        if password is not None:
+            raise ValueError("proxy password is given without a username")
+        return None
+    password = "" if password is None else password
+    limit = None if scheme == "http" else 255
+    encode_credential("proxy username", username, limit)
+    encode_credential("proxy password", password, limit)
+    if scheme == "http":
+        if ":" in username:
+            raise ValueError("proxy username has a colon in it, which HTTP cannot carry")
+        if _CONTROLS.search(username + password):
+            raise ValueError("proxy credentials have a control character in them")
+    if scheme not in ("socks4", "socks4a"):
+        return password
+    if password:
+        raise ValueError("proxy password is given, and SOCKS4 cannot carry one")
+    if "\0" in username:
+        raise ValueError("proxy username has a NUL in it, which SOCKS4 cannot carry")
+    return None
+
+
 def _parse_methods(
-    methods: Iterable[Method], scheme: str, username: str | None
-) -> tuple[Method, ...]:
+    methods: Iterable[socksclient.Method], scheme: str, username: str | None
+) -> tuple[socksclient.Method, ...]:
     parsed = tuple(methods)
     if parsed and scheme not in ("socks5h", "socks5"):
         raise ValueError(f"proxy methods are of SOCKS5, and the scheme is {scheme}")
@@ -365,11 +569,49 @@ def _parse_methods(
     return parsed
 
 
-def _percent_decode(field: str, text: str | None) -> str | None:
-    if text is None:
-        return None
+def _parse_headers(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]], scheme: str, username: str | None
+) -> tuple[tuple[str, str], ...]:
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    parsed = tuple(map(_parse_header, pairs))
+    if parsed and scheme != "http":
+        raise ValueError(f"proxy headers are for HTTP proxies, and the scheme is {scheme}")
+    if username is not None and any(name.lower() == _AUTHORIZATION for name, _ in parsed):
+        raise ValueError(
+            "proxy headers have a Proxy-Authorization, and there is a username; give only one of"
+            " them"
+        )
+    return parsed
+
+
+def _parse_header(pair: tuple[str, str]) -> tuple[str, str]:
+    """Return a (name, value) pair that HTTP can carry (RFC 9110 §5.1, §5.5)."""
+    if not isinstance(pair, tuple | list) or [type(part) for part in pair] != [str, str]:
+        raise TypeError("proxy headers must be a mapping or (name, value) pairs, of str")
+    name, value = pair
+    if not _TOKEN.fullmatch(name):
+        # Not repeated here: it may be a whole line, with the value in it.
+        raise ValueError(
+            "proxy headers have a name that is empty or has characters other than letters, digits"
+            " and !#$%&'*+-.^_`|~"
+        )
+    if name.lower() in _OF_CONNECT:
+        raise ValueError(f"proxy headers have {name}, which would break the CONNECT")
+    if _NOT_IN_A_VALUE.search(value):
+        raise ValueError(
+            f"proxy headers have a line end, another control character or half a surrogate pair in"
+            f" the value of {name}"
+        )
+    if value != value.strip(" \t"):
+        raise ValueError(f"proxy headers have white space around the value of {name}; remove it")
+    return name, value
+
+
+def _percent_decode(field: str, text: str) -> str:
     if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise ValueError(f"proxy {field} has a % that is not followed by two hex digits")
+        raise ValueError(
+            f"proxy {field} has a % that is not followed by two hex digits; a % itself is %25"
+        )
     try:
         return unquote_to_bytes(text).decode()
     except UnicodeError:

@@ -9,6 +9,10 @@ It needs nothing of PySocks, and leaves alone what requests itself does with ``p
 from __future__ import annotations
 
 import io
+import socket
+import ssl
+import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakSet
 
@@ -16,8 +20,11 @@ from socksclient.attempt import Attempt
 from socksclient.deadline import Deadline
 from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyTimeout, ResolveError
-from socksclient.proxy import ProxyLike, as_chain
+from socksclient.lazy import LazyModule
+from socksclient.proxy import Chain, ProxyLike, as_chain
+from socksclient.sockets import SocketOption
 from socksclient.tls import (
+    TLSChannel,
     TLSSocket,
     check_not_shared,
     check_not_wrapped,
@@ -39,6 +46,7 @@ try:
         NewConnectionError,
         ProxyError,
     )
+    from urllib3.util.retry import Retry
     from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs, resolve_ssl_version
 except ImportError as error:
     raise ImportError(
@@ -46,16 +54,10 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-    from collections.abc import Iterable
-
-    from typing_extensions import Unpack
-    from urllib3.util.retry import Retry
-
-    from socksclient.proxy import Chain
-    from socksclient.sockets import SocketOption
-    from socksclient.tls import TLSChannel
+    import typing_extensions
+else:
+    # typing itself has Unpack since Python 3.11.
+    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 11) else "typing_extensions")
 
 __all__ = ["Session", "SocksAdapter"]
 
@@ -104,7 +106,9 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
     # What goes into pickles.
     __attrs__ = [*requests.adapters.HTTPAdapter.__attrs__, "proxy"]  # noqa: RUF012
 
-    def __init__(self, proxy: ProxyLike, **options: Unpack[AdapterOptions]) -> None:
+    def __init__(
+        self, proxy: ProxyLike, **options: typing_extensions.Unpack[AdapterOptions]
+    ) -> None:
         self.proxy: Chain = as_chain(proxy)
         super().__init__(**options)
 
@@ -188,7 +192,9 @@ class Session(requests.Session):
         ValueError: The proxy cannot be.
     """
 
-    def __init__(self, proxy: ProxyLike, **options: Unpack[AdapterOptions]) -> None:
+    def __init__(
+        self, proxy: ProxyLike, **options: typing_extensions.Unpack[AdapterOptions]
+    ) -> None:
         super().__init__()
         adapter = SocksAdapter(proxy, **options)
         self.mount("https://", adapter)

@@ -6,8 +6,10 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any
 
 from socksclient.association import Granted, associate, attempts_for, bind_udp
 from socksclient.attempt import NOT_KNOWN, Attempt
@@ -15,17 +17,10 @@ from socksclient.deadline import Deadline
 from socksclient.driver import exchange, open_socket, open_tunnel, targets
 from socksclient.exceptions import ProxyTimeout, SocksError, host_port
 from socksclient.flows import next_reply
-from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import MAX_TIMEOUT, check_source, listening_at
+from socksclient.proxy import Chain, ProxyLike, as_chain
+from socksclient.sockets import MAX_TIMEOUT, SocketOption, check_source, listening_at
 from socksclient.udp import UDPAssociation
 from socksclient.wire import Command
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
-
-    from socksclient.proxy import Chain
-    from socksclient.sockets import SocketOption
 
 __all__ = [
     "Listener",

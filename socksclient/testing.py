@@ -18,19 +18,17 @@ import errno
 import itertools
 import os
 import socket
+import ssl
 import sys
 import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Literal
+from types import TracebackType
+from typing import Literal
 from urllib.parse import quote
 
 from socksclient.exceptions import Phase, host_port
 from socksclient.testing_session import Session
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from types import TracebackType
 
 __all__ = ["Connection", "Faults", "SocksServer"]
 

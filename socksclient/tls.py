@@ -8,17 +8,15 @@ import errno
 import functools
 import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from socksclient.deadline import Deadline
 from socksclient.exceptions import ProxyConnectError
+from socksclient.proxy import Chain, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import TypeIs
-
-    from socksclient.proxy import Chain, Proxy
 
 __all__ = [
     "Channel",

@@ -11,7 +11,11 @@ and for their types, where there is a need, in `socksclient.httpx` and in `socks
 from __future__ import annotations
 
 import os
+import ssl
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from types import ModuleType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,22 +28,18 @@ from typing import (
     cast,
 )
 
-from socksclient.backends import AsyncBackend, Backend, errors_by_name, httpx_errors
+from socksclient.backends import AsyncBackend, Backend, ErrorMap, errors_by_name, httpx_errors
 from socksclient.environment import Environment
-from socksclient.proxy import Proxy, ProxyLike, as_chain
-from socksclient.sockets import check_source
+from socksclient.lazy import LazyModule
+from socksclient.proxy import Chain, Proxy, ProxyLike, as_chain
+from socksclient.sockets import SocketOption, check_source
 from socksclient.tls import check_not_shared
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-    from types import ModuleType
-
-    from typing_extensions import Unpack
-
-    from socksclient.backends import ErrorMap
-    from socksclient.proxy import Chain
-    from socksclient.sockets import SocketOption
+    import typing_extensions
+else:
+    # typing itself has Unpack since Python 3.11.
+    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 11) else "typing_extensions")
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -179,7 +179,7 @@ class _Base(ABC, Generic[Transport]):
 
     @classmethod
     @abstractmethod
-    def from_env(cls, **options: Unpack[Options]) -> Transport:
+    def from_env(cls, **options: typing_extensions.Unpack[Options]) -> Transport:
         """A transport that goes by the proxies of the environment, as they are now.
 
         For each request that is the one of http_proxy or https_proxy, or else that of all_proxy,
@@ -195,7 +195,7 @@ class _Base(ABC, Generic[Transport]):
         """
 
     @classmethod
-    def mounts_from_env(cls, **options: Unpack[Options]) -> dict[str, Transport]:
+    def mounts_from_env(cls, **options: typing_extensions.Unpack[Options]) -> dict[str, Transport]:
         """The same for ``httpx.Client(mounts=…, trust_env=False)``, where others are mounted too.
 
         Without ``trust_env=False`` httpx mounts its own for the environment's proxies beside it,
@@ -215,7 +215,7 @@ class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
         return self._pair.httpcore.ConnectionPool(network_backend=backend, **options)
 
     @classmethod
-    def from_env(cls, **options: Unpack[Options]) -> Transport:
+    def from_env(cls, **options: typing_extensions.Unpack[Options]) -> Transport:
         def new(proxy: Proxy | None) -> Any:
             if proxy is not None and proxy.scheme != "http":
                 return cls(proxy, **options)
@@ -246,7 +246,7 @@ class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response
         return self._pair.httpcore.AsyncConnectionPool(network_backend=backend, **options)
 
     @classmethod
-    def from_env(cls, **options: Unpack[Options]) -> Transport:
+    def from_env(cls, **options: typing_extensions.Unpack[Options]) -> Transport:
         def new(proxy: Proxy | None) -> Any:
             if proxy is not None and proxy.scheme != "http":
                 return cls(proxy, **options)

@@ -6,19 +6,16 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from socksclient.association import Address, Association
 from socksclient.exceptions import host_port
 from socksclient.sockets import MAX_TIMEOUT, SocketAddress, writable
 from socksclient.wire import is_address
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from socksclient.association import Address, Association
-
-    Data: TypeAlias = bytes | bytearray | memoryview
+Data: TypeAlias = bytes | bytearray | memoryview
 
 __all__ = ["UDPAssociation"]
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import socket
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from http.client import HTTPConnection, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from typing import Any
 from urllib.error import URLError
-from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler
+from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler, Request
 
 from socksclient.proxy import ProxyLike, as_chain
 from socksclient.sync import create_connection
 from socksclient.tls import server_name
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable
-    from http.client import HTTPResponse
-    from urllib.request import Request
 
 __all__ = ["SocksHandler"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import operator
 import re
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from socksclient.exceptions import (
     AuthenticationError,
@@ -20,9 +20,6 @@ from socksclient.exceptions import (
     Socks4Reply,
     reply_error,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "MAX_HEADER_SIZE",

@@ -319,6 +319,7 @@ SAME = [
     *((f"{scheme}://{{a}}", ("a" * 64 + ".test", 80)) for scheme in ("socks4a", "socks5h", "http")),
     *((f"{scheme}://{user}{{a}}", SITE) for scheme in SCHEMES for user in CREDENTIALS),
     *((f"{scheme}://{user}{{a}}", SITE) for scheme in ("socks5h", "http") for user in PASSWORDS),
+    *((f"{scheme}://user:pass@{{a}}", SITE) for scheme in ("socks4", "socks4a")),
     *((f"{scheme}://localhost{{path}}", SITE) for scheme in SCHEMES if scheme != "http"),
     ("socks5h://user:pass@LOCALHOST{path}", SITE),
 ]
@@ -463,13 +464,6 @@ DIFFERENT = [
         b"\x04\x01\x00\x50\x00\x00\x00\x01\x002001:db8::9\x00",
         None,
         "SOCKS4A has names, and this is none",
-    ),
-    Difference(
-        "socks4a://user:pass@{a}",
-        SITE,
-        b"\x04\x01\x00\x50\x00\x00\x00\x01user\x00site.test\x00",
-        None,
-        "SOCKS4 has no password: who gives one thinks that it counts",
     ),
     Difference(
         "socks4a://" + "u" * 256 + "@{a}",

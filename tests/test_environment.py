@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -178,7 +179,8 @@ class TestValues:
             "socks5h://user:s3cret%zz@proxy.test",
             "socks5h://user:s3cret\udcff@proxy.test",
             "socks5h://user:s3cret@proxy.test/path",
-            "socks4://user:s3cret@proxy.test",
+            "direct://s3cret",
+            "'socks5h://user:s3cret@proxy.test'",
             "user:s3cret@proxy.test/path",
             "user:s3cret://x@proxy.test",
             "://s3cret",
@@ -193,6 +195,50 @@ class TestValues:
             environment.proxy_for("https", "site.test", 443)
         assert "s3cret" not in f"{caught.value!r} {environment!r}"
         assert caught.value.__cause__ is caught.value.__context__ is None
+
+    @pytest.mark.parametrize(
+        ("value", "text"),
+        [
+            (
+                "direct://",
+                "HTTPS_PROXY: proxy URL direct:// means that there is no proxy, and socks",
+            ),
+            ('"socks5h://p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),
+            ('"p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),
+            (
+                "socks5:p:1",
+                "HTTPS_PROXY: proxy URL has 'socks5' and no :// behind it; write socks5",
+            ),
+            (
+                "socks5h:/p",
+                "HTTPS_PROXY: proxy URL has 'socks5h' and no :// behind it; write socks",
+            ),
+            ("http://socks5://p", "HTTPS_PROXY: proxy URL has a second scheme in it"),
+            ("::1:1080", "HTTPS_PROXY: proxy host is an IPv6 address without brackets"),
+            ("sock5://p", "HTTPS_PROXY: proxy scheme 'sock5' is not one of"),
+        ],
+    )
+    def test_what_is_wrong_with_them(
+        self, value: str, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+            Environment.of({"HTTPS_PROXY": value}).proxy_for("https")
+        monkeypatch.setenv("all_proxy", value)
+        with pytest.raises(ValueError, match=f"^all_proxy: {re.escape(text[13:])}"):
+            Proxy.from_env()
+
+    @pytest.mark.parametrize("value", ["socks5:1080", "http:1080", "socks5"])
+    def test_a_host_with_the_name_of_a_scheme(self, value: str) -> None:
+        proxy = Environment.of({"all_proxy": value}).proxy_for(None)
+        assert proxy == Proxy.from_url(f"http://{value}")
+
+    def test_a_password_that_socks4_cannot_carry(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("ALL_PROXY", "socks4a://user:s3cret@proxy.test")
+        assert Proxy.from_env() == Proxy("proxy.test", scheme="socks4a", username="user")
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "s3cret" not in caplog.text
 
     def test_no_text_shows_a_password(self) -> None:
         environment = Environment.of({"all_proxy": "socks5h://user:s3cret@proxy.test"})

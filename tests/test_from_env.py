@@ -222,8 +222,8 @@ def test_mounted_beside_others(
     ("variable", "value", "text"),
     [
         ("ALL_PROXY", "ftp://us3r:p4ss@h", "ALL_PROXY: proxy scheme 'ftp' is not one of"),
-        ("https_proxy", "socks5h://us3r:p4ss@h:x", "https_proxy: proxy URL is not of the form"),
-        ("http_proxy", "us3r:p4ss@h:99999", "http_proxy: proxy port 99999 is not in the range"),
+        ("https_proxy", "socks5h://us3r:p4ss@h:x", "https_proxy: proxy port is not a number"),
+        ("http_proxy", "us3r:p4ss@h:99999", "http_proxy: proxy port is not in the range"),
     ],
 )
 def test_a_value_that_is_none(

@@ -231,7 +231,10 @@ class TestWhatItCannotCarry:
         ("userinfo", "words"),
         [
             ("us%3Aer:pass", "proxy username has a colon in it, which HTTP cannot carry"),
-            ("user:pa%0D%0AX-Evil: yes", "proxy URL is not of the form"),
+            (
+                "user:pa%0D%0AX-Evil: yes",
+                "proxy URL has white space or a control character in its user",
+            ),
             ("user:pa%0D%0AX-Evil:yes", "proxy credentials have a control character in them"),
             ("us%00er:pass", "proxy credentials have a control character in them"),
             ("us%7Fer:pass", "proxy credentials have a control character in them"),

@@ -8,10 +8,12 @@ import re
 import ssl
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -126,64 +128,145 @@ def test_a_path_of_any_kind() -> None:
 
 
 NOTHING = NO_AUTHENTICATION.negotiate
-MALFORMED = "proxy URL is not of the form scheme://[username[:password]@]host[:port]; in"
+NO_SCHEME = "proxy URL has no scheme: it must begin with socks5h://, socks5://, socks://"
+QUOTED = "proxy URL begins or ends with a quotation mark; remove it"
+PADDED = "proxy URL begins or ends with white space or a line end; remove it"
+DIRECT = (
+    "proxy URL direct:// means that there is no proxy, and socksclient connects through a proxy"
+)
+UNENCODED = (
+    "proxy URL has / ? or # before its last @; in a user name or password they must be percent"
+)
+BLANK_IN_USERINFO = "proxy URL has white space or a control character in its user name or password"
+BLANK_IN_HOST = "proxy URL has white space or a control character in its host, its port or its path"
+QUERY = "proxy URL has a query or a fragment, which mean nothing to a proxy"
+PATH = "proxy URL has a path, and only that of a SOCKS proxy at a unix socket has one"
+EMPTY_HOST = "proxy host is empty"
+NOT_A_NUMBER = "proxy port is not a number; user name and password stand before the host"
+RANGE = "proxy port is not in the range from 1 to 65535"
+BRACKETS = "proxy URL has a bracket in the wrong place; an IPv6 address alone stands in brackets"
+UNBRACKETED = "proxy host is an IPv6 address without brackets; write scheme://[address]:port"
+NO_IPV6 = "proxy host is in brackets but is no IPv6 address"
+COLONS = "proxy URL has more than one colon behind its host; user name and password stand before it"
+PERCENT = "proxy URL has a % in its host or its port, where nothing is percent-encoded"
+SECOND = "proxy URL has a second scheme in it; a chain of proxies is a list of their URLs"
+STARS = "proxy URL has *** in the place of its credentials: it is the text of a Proxy"
 
 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        # In each the secrets are us3r, p4ss and w0rd.
-        ("proxy.example:1080", "has no scheme: it must begin with socks5h://, socks5://, socks://"),
-        ("us3r:p4ssw0rd@proxy.example:1080", "proxy URL has no scheme"),
-        ("", "proxy URL has no scheme"),
+        # In each the secrets are us3r, p4ss, w0rd and 12345.
+        ("", "proxy URL is empty"),
+        ("proxy.example:1080", NO_SCHEME),
+        ("us3r:p4ssw0rd@proxy.example:1080", NO_SCHEME),
+        ("us3r:p4ss://w0rd@proxy.example:1080", NO_SCHEME),
+        ("://p4ssw0rd", NO_SCHEME),
+        ("p4ss_w0rd://h", NO_SCHEME),
+        ("socks5:1080", NO_SCHEME),
+        ("http:", NO_SCHEME),
+        (
+            "socks5:us3r:p4ssw0rd@h:1080",
+            "proxy URL has 'socks5' and no :// behind it; write socks5",
+        ),
+        ("socks5h:/us3r:p4ssw0rd@h", "proxy URL has 'socks5h' and no :// behind it"),
+        (
+            "Socks5H+tls:h:1080",
+            "proxy URL has 'socks5h+tls' and no :// behind it; write socks5h+tls:",
+        ),
+        ("socks4a//h:1080", "proxy URL has 'socks4a' and no :// behind it"),
+        ("http:\\\\h:1080", "proxy URL has 'http' and no :// behind it"),
+        ('"socks5h://us3r:p4ssw0rd@h:1"', QUOTED),
+        ("'socks5h://us3r:p4ssw0rd@h:1'", QUOTED),
+        ("“socks5h://us3r:p4ssw0rd@h:1”", QUOTED),
+        ("'us3r:p4ssw0rd@h:1'", QUOTED),
+        ('socks5h://h"', QUOTED),
+        ("'", QUOTED),
+        ("socks5h://us3r:p4ssw0rd@h:1\n", PADDED),
+        ("socks5h://us3r:p4ssw0rd@h\r\n", PADDED),
+        (" socks5h://us3r:p4ssw0rd@h", PADDED),
+        ("\ufeffsocks5h://us3r:p4ssw0rd@h", PADDED),
+        ("socks5h://us3r:p4ssw0rd@h\u2029", PADDED),
+        ("h:1080\n", PADDED),
+        ("direct://", DIRECT),
+        ("DIRECT://us3r", DIRECT),
         ("ftp://us3r:p4ssw0rd@h", "proxy scheme 'ftp' is not one of socks5h://, "),
         ("https+tls://us3r@h", "proxy scheme 'https+tls' is not one of"),
-        ("http+tls://us3r@h", "proxy scheme 'http+tls' is not one of"),
-        ("socks5h+ssl://us3r@h", MALFORMED),
-        ("socks4://us3r:p4ssw0rd@h", "proxy password is given, and SOCKS4 cannot carry one"),
-        ("socks4a://us3r%00@h", "proxy username has a NUL in it"),
-        ("http://us3r%3Aus3r:p4ssw0rd@h", "proxy username has a colon in it"),
-        ("http://us3r:p4ss%0Aw0rd@h", "proxy credentials have a control character"),
-        ("http://us3r:p4ss%0Aw0rd@localhost/path", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@localhost:1/p4ss", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@localhost/p4ss@h", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@localhost/p4ss%zz", "proxy path has a % that is not followed"),
-        ("socks5h://us3r:p4ssw0rd@h:0", "proxy port 0 is not in the range from 1 to 65535"),
-        ("socks5h://us3r:p4ssw0rd@h:65536", "proxy port 65536 is not in the range"),
-        ("socks5h://us3r:p4ssw0rd@h:http", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@h:-1", MALFORMED),
-        ("socks5h://h:us3r:p4ssw0rd", MALFORMED),
-        ("socks5h://us3r:p4ss/w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:p4ss?w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:p4ss#w0rd@h:1", MALFORMED),
-        ("socks5h://us3r:1/p4ssw0rd@h:1", MALFORMED),
+        ("socks5h://us3r:p4ss%0Aw0rd@localhost/path\x01", BLANK_IN_HOST),
+        ("socks5h://a:1,socks5h://b:1", SECOND),
+        ("socks5h://us3r:p4ssw0rd@a:1 http://us3r:p4ssw0rd@b:1", SECOND),
+        ("http://SOCKS5://us3r:p4ssw0rd@h:1", SECOND),
+        ("socks5h://us3r:p4ss/w0rd@h:1", UNENCODED),
+        ("socks5h://us3r:p4ss?w0rd@h:1", UNENCODED),
+        ("socks5h://us3r:p4ss#w0rd@h:1", UNENCODED),
+        ("socks5h://us3r:12345/p4ssw0rd@h:1", UNENCODED),
+        ("socks5h://us3r:p4ssw0rd@localhost/p4ss@h", UNENCODED),
+        ("socks5h://us3r:p4ss w0rd@h", BLANK_IN_USERINFO),
+        ("socks5h://us3r:p4ss\tw0rd@h", BLANK_IN_USERINFO),
+        ("socks5h://a b:1", BLANK_IN_HOST),
+        ("socks5h://us3r:p4ss w0rd", BLANK_IN_HOST),
+        ("socks5h://us3r:p4ssw0rd@h\n:1", BLANK_IN_HOST),
+        ("socks5h://localhost/run/a b", BLANK_IN_HOST),
+        ("socks5h://us3r:p4ssw0rd@h?p4ss=w0rd", QUERY),
+        ("socks5h://us3r:p4ssw0rd@h/#w0rd", QUERY),
+        ("socks5h://us3r:p4ss#w0rd", QUERY),
+        ("socks5h://us3r:p4ssw0rd@h/path", PATH),
+        ("http://p:1/x", PATH),
+        ("http://us3r:p4ss%0Aw0rd@localhost/path", PATH),
+        ("https://localhost/path", PATH),
+        ("socks5h://us3r:p4ssw0rd@localhost:1/p4ss", PATH),
+        ("socks5h://localhost:/path", PATH),
+        ("socks5h://[::1]/path", PATH),
+        ("socks5h://us3r:p4ssw0rd@", EMPTY_HOST),
+        ("socks5h://us3r:p4ssw0rd@:1080", EMPTY_HOST),
+        ("socks5h://", EMPTY_HOST),
+        ("socks5h:///", EMPTY_HOST),
+        (
+            "socks5h:///run/tor/socks",
+            "proxy host is empty; the URL of a unix socket is socks5h://localhost/path",
+        ),
+        ("socks5h://us3r:p4ssw0rd@h:http", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd@h:-1", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd@h:1080w0rd", NOT_A_NUMBER),
+        ("socks5h://h:1080@us3r:p4ssw0rd", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd@h:١", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd@[::1]:1:1", NOT_A_NUMBER),
+        ("socks5h://us3r:p4ssw0rd@h:0", RANGE),
+        ("socks5h://us3r:p4ssw0rd@h:65536", RANGE),
+        ("socks5h://us3r:1234567890", RANGE),
+        ("socks5h://us3r:" + "1" * 5000, RANGE),
+        ("socks5h://us3r:p4ssw0rd@[::1", BRACKETS),
+        ("socks5h://us3r:p4ssw0rd@[::1]9050", BRACKETS),
+        ("socks5h://us3r:p4ssw0rd@x[::1]", BRACKETS),
+        ("socks5h://us3r:p4ssw0rd@::1]", BRACKETS),
+        ("socks5h://::1", UNBRACKETED),
+        ("socks5h://::1:1080", UNBRACKETED),
+        ("socks5h://us3r:p4ssw0rd@2001:db8::1:1080/", UNBRACKETED),
+        ("socks5h://2001:db8:1:2:3:4:5:6:1080", UNBRACKETED),
+        ("socks5h://fe80::1%eth0:1080", UNBRACKETED),
+        ("socks5h://us3r:p4ssw0rd@[name]", NO_IPV6),
+        ("socks5h://us3r:p4ssw0rd@[1.2.3.4]", NO_IPV6),
+        ("socks5h://us3r:p4ssw0rd@[::g]:1", NO_IPV6),
+        ("socks5h://h:1080:us3r:p4ssw0rd", COLONS),
+        ("socks5h://h:us3r:p4ssw0rd", COLONS),
+        ("socks5h://us3r:p4ssw0rd@h%41", PERCENT),
         ("socks5h://us3r:p4ss%w0rd@h", "proxy password has a % that is not followed by two hex"),
         ("socks5h://us3r:p4ssw0rd%@h", "proxy password has a % that"),
         ("socks5h://us3r%4:p4ssw0rd@h", "proxy username has a % that"),
+        ("socks5h://us3r:p4ssw0rd@localhost/p4ss%zz", "proxy path has a % that is not followed"),
         ("socks5h://us3r:p4ss%FFw0rd@h", "proxy password is not UTF-8 when percent-decoded"),
         ("socks5h://us3r%ed%a0%80:p4ssw0rd@h", "proxy username is not UTF-8"),
+        ("socks5h://us3r:p4ss\ud800w0rd@h", "proxy password is not UTF-8"),
+        ("socks5h://***@h:1080", STARS),
+        ("socks4a://us3r%00@h", "proxy username has a NUL in it"),
+        ("http://us3r%3Aus3r:p4ssw0rd@h", "proxy username has a colon in it"),
+        ("http://us3r:p4ss%0Aw0rd@h", "proxy credentials have a control character"),
         (f"socks5h://us3r:{'p4ss' * 64}@h", "proxy password is 256 octets long in UTF-8"),
         (f"socks5h://{'us3r' * 64}:p4ssw0rd@h", "proxy username is 256 octets long in UTF-8"),
         (f"socks5h://us3r:p4ss{'%C3%BC' * 126}@h", "proxy password is 256 octets long in UTF-8"),
-        ("socks5h://us3r:p4ssw0rd@h/path", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@h?p4ss=w0rd", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@h/#w0rd", MALFORMED),
-        (" socks5h://us3r:p4ssw0rd@h", MALFORMED),
-        ("socks5h://us3r:p4ss w0rd@h", MALFORMED),
-        ("socks5h://us3r:p4ss\tw0rd@h", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@h\n", "proxy host is no name and no IP address"),
-        ("socks5h://us3r:p4ssw0rd@", "proxy host is empty"),
-        ("socks5h://us3r:p4ssw0rd@:1080", "proxy host is empty"),
         (f"socks5h://us3r:p4ssw0rd@{'h' * 256}", "proxy host is 256 octets long"),
         ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is no valid internationalised name"),
-        ("socks5h://us3r:p4ssw0rd@[::1", MALFORMED),
-        ("socks5h://::1", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@[::1]9050", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@x[::1]", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@h%41", MALFORMED),
-        ("socks5h://us3r:p4ssw0rd@[name]", "proxy host is in brackets but is no IPv6 address"),
-        ("socks5h://us3r:p4ssw0rd@[1.2.3.4]", "proxy host is in brackets but is no IPv6 address"),
-        ("socks5h://us3r:p4ss\ud800w0rd@h", "proxy password is not UTF-8"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
@@ -192,8 +275,69 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         Proxy.from_url(url)
     shown = repr(caught.value) + "".join(traceback.format_exception(caught.value))
-    for secret in ("us3r", "p4ss", "w0rd"):
+    for secret in ("us3r", "p4ss", "w0rd", "12345", "1111"):
         assert secret not in shown.lower()
+
+
+@pytest.mark.parametrize("url", [None, b"socks5h://h", 1080])
+def test_a_url_that_is_no_text(url: Any) -> None:
+    with pytest.raises(TypeError, match=f"proxy URL must be a str, not {type(url).__name__}"):
+        Proxy.from_url(url)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "nearest"),
+    [
+        *[("sock5", "socks5"), ("socks6", "socks"), ("sock", "socks"), ("SOCKS-5", "socks5")],
+        *[("socks5a", "socks5h"), ("socks4h", "socks4a"), ("socks5hh", "socks5h")],
+        *[("htttp", "http"), ("httpss", "https"), ("http+tls", "https"), ("https+tls", "https")],
+        *[("socks5h+ssl", "socks5h+tls"), ("socks4-tls", "socks4+tls")],
+        *[
+            (other, None)
+            for other in ("ftp", "gopher", "ss", "ssh", "tcp", "trojan", "shadowsocks")
+        ],
+    ],
+)
+def test_an_unknown_scheme_is_told_the_nearest(scheme: str, nearest: str | None) -> None:
+    makes: list[Callable[[], Proxy]] = [
+        lambda: Proxy.from_url(f"{scheme}://h"),
+        lambda: Proxy("h", scheme=scheme),
+    ]
+    for make in makes:
+        with pytest.raises(ValueError, match=r"^proxy scheme '.*' is not one of ") as caught:
+            make()
+        assert repr(scheme.lower()) in str(caught.value).lower()
+        hint = f"https://; did you mean {nearest}://?" if nearest else "or https://"
+        assert str(caught.value).endswith(hint)
+
+
+class TestPasswordOfSOCKS4:
+    @pytest.mark.parametrize("scheme", ["socks4", "socks4a", "SOCKS4A", "socks4+tls"])
+    def test_in_a_url_is_dropped_with_a_warning(
+        self, scheme: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        proxy = Proxy.from_url(f"{scheme}://us3r:p4ss@h:1")
+        assert proxy == Proxy("h", 1, scheme=scheme, username="us3r")
+        [record] = caplog.records
+        assert (record.name, record.levelname) == ("socksclient", "WARNING")
+        assert record.getMessage() == (
+            f"{proxy}: the URL has a password, which SOCKS4 cannot carry; it is dropped"
+        )
+        for secret in ("us3r", "p4ss"):
+            assert secret not in caplog.text
+            assert secret not in repr(vars(record))
+        assert proxy.isolated("token") == Proxy("h", 1, scheme=scheme, username="token")
+
+    def test_that_is_empty_needs_no_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert Proxy.from_url("socks4://us3r:@h") == Proxy.from_url("socks4://us3r@h")
+        assert caplog.records == []
+
+    def test_in_the_constructor_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="proxy password is given, and SOCKS4 cannot carry"):
+            Proxy("h", scheme="socks4a", username="us3r", password="p4ss")
+        with pytest.raises(ValueError, match="SOCKS4 cannot carry") as caught:
+            replace(PROXY, scheme="socks4")
+        assert "p4ss" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +359,8 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
         ({"port": 65536}, "port 65536 is not in the range"),
         ({"port": "1080"}, "port must be an integer"),
         ({"scheme": "ftp"}, "proxy scheme 'ftp' is not one of socks5h://, socks5://, socks://"),
+        ({"scheme": "socks5h://us3r:p4ss@h"}, "proxy scheme is not one of socks5h://, socks5://"),
+        ({"scheme": ""}, "proxy scheme is not one of"),
         ({"scheme": "https", "tls": False}, "proxy scheme 'https' means TLS, and tls is False"),
         ({"scheme": "socks5+tls", "tls": False}, "means TLS, and tls is False"),
         ({"scheme": "socks4", "username": "us3r", "password": "p4ss"}, "SOCKS4 cannot carry one"),
@@ -272,10 +418,13 @@ OTHERS = [
     replace(PROXY, methods=(USERNAME_PASSWORD,)),
     replace(PROXY, path="/run/tor/socks"),
     replace(PROXY, tls=True),
+    replace(PROXY, scheme="http", headers=(("X-Tenant", "s3cret"),)),
 ]
 
 
 def test_proxies_that_differ_in_one_field_are_different() -> None:
+    assert OTHERS[-1] != replace(OTHERS[-1], headers=())
+    assert OTHERS[-1] != replace(OTHERS[-1], headers=(("X-Tenant", "other"),))
     assert len({PROXY, *OTHERS}) == 1 + len(OTHERS)
     assert len(OTHERS) == len(fields(Proxy))
     assert OTHERS[1] == Proxy("h", scheme="socks5", username="us3r", password="p4ss")
@@ -309,6 +458,7 @@ def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
         ({"host": "h", "username": "u", "password": 1}, "proxy password must be a str, not int"),
         ({"path": b"/x"}, "proxy path must be a str, not bytes"),
         ({"path": 1}, "proxy path must be a str, not int"),
+        ({"host": "h", "scheme": None}, "proxy scheme must be a str, not NoneType"),
         ({"host": "h", "tls": "ca.pem"}, "proxy tls must be an ssl.SSLContext or a bool, not str"),
         ({"host": "h", "tls": 1}, "proxy tls must be an ssl.SSLContext or a bool, not int"),
     ],
@@ -342,6 +492,14 @@ def test_a_proxy_can_be_pickled_and_copied(proxy: Proxy) -> None:
 def test_its_text_is_the_url_without_credentials(proxy: Proxy, text: str) -> None:
     assert str(proxy) == f"{proxy}" == text
     assert repr(proxy) == f"<Proxy {text}>"
+
+
+def test_a_copy_shares_the_context_for_tls() -> None:
+    proxy = Proxy("h", tls=CONTEXT, username="us3r", methods=(USERNAME_PASSWORD,))
+    held = {"proxies": [proxy, proxy]}
+    for double in (copy.copy(proxy), copy.deepcopy(proxy), *copy.deepcopy(held)["proxies"]):
+        assert double == proxy
+        assert double.tls is CONTEXT
 
 
 def test_a_context_for_tls_is_kept_as_it_is() -> None:
@@ -420,6 +578,104 @@ class TestIsolated:
     def test_a_token_that_is_too_long(self) -> None:
         with pytest.raises(ValueError, match="proxy password is 256 octets long"):
             PROXY.isolated("t" * 256)
+
+
+class TestHeaders:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"X-Tenant": "a", "x-trace": "1\t2 3"},
+            httpx.Headers({"X-Tenant": "a", "x-trace": "1\t2 3"}),
+            [("X-Tenant", "a"), ("x-trace", "1\t2 3")],
+            [["X-Tenant", "a"], ["x-trace", "1\t2 3"]],
+            iter({"X-Tenant": "a", "x-trace": "1\t2 3"}.items()),
+        ],
+    )
+    def test_are_kept_as_pairs(self, headers: Any) -> None:
+        proxy = Proxy("h", scheme="http", headers=headers)
+        names = tuple((name.lower(), value) for name, value in proxy.headers)
+        assert names == (("x-tenant", "a"), ("x-trace", "1\t2 3"))
+        assert all(type(pair) is tuple for pair in proxy.headers)
+        assert hash(proxy) == hash(replace(proxy))
+        assert replace(proxy, port=81).headers == proxy.headers
+        assert replace(proxy, headers=()) == Proxy("h", scheme="http")
+
+    def test_keep_their_order_their_case_and_their_number(self) -> None:
+        pairs = (("b", "1"), ("A", "2"), ("b", "3"), ("!#$%&'*+-.^_`|~09Zz", ""))
+        assert Proxy("h", scheme="https", headers=pairs).headers == pairs
+        assert Proxy("h", scheme="http").headers == ()
+        assert Proxy("h", headers={}).headers == ()
+
+    @pytest.mark.parametrize("value", ["", "Bearer s3cret", "ü€😀", "a\tb", "a=b; c", "\xa0"])
+    def test_values_of_any_text(self, value: str) -> None:
+        assert Proxy("h", scheme="http", headers={"X": value}).headers == (("X", value),)
+
+    @pytest.mark.parametrize("name", ["Proxy-Authorization", "proxy-authorization"])
+    def test_credentials_of_another_scheme(self, name: str) -> None:
+        headers = {name: "Bearer s3cret"}
+        proxy = Proxy("h", scheme="http", headers=headers)
+        assert proxy.username is None
+        for username in ("us3r", ""):
+            with pytest.raises(ValueError, match="have a Proxy-Authorization, and there is a user"):
+                replace(proxy, username=username)
+        isolated = Proxy("h", scheme="http", headers={"X": "s3cret", **headers}).isolated("token")
+        assert isolated.headers == (("X", "s3cret"),)
+        assert isolated.password == "token"
+
+    @pytest.mark.parametrize(
+        ("headers", "text"),
+        [
+            ({"Host": "s3cret"}, "proxy headers have Host, which would break the CONNECT"),
+            ({"content-length": "0"}, "proxy headers have content-length, which would break the"),
+            ({"Transfer-Encoding": "chunked"}, "have Transfer-Encoding, which would break"),
+            ({"Upgrade": "s3cret"}, "have Upgrade, which would break"),
+            (
+                {"": "s3cret"},
+                "proxy headers have a name that is empty or has characters other than",
+            ),
+            ({"X Y": "s3cret"}, "proxy headers have a name that is empty or has characters other"),
+            ({"X: s3cret\r\nY": "a"}, "have a name that is empty or has characters other than"),
+            ({"Ä": "a"}, "have a name that is empty or has characters other than"),
+            ({"X\n": "a"}, "have a name that is empty or has characters other than"),
+            *(
+                ({"X": f"s3cret{bad}s3cret"}, "half a surrogate pair in the value of X")
+                for bad in ("\r", "\n", "\r\nEvil: 1", "\0", "\x0b", "\x7f", "\x85", "\ud800")
+            ),
+            ({"X": "s3cret\n"}, "proxy headers have a line end, another control character or half"),
+            ({"X": " s3cret"}, "proxy headers have white space around the value of X; remove it"),
+            ({"X": "s3cret\t"}, "proxy headers have white space around the value of X; remove it"),
+        ],
+    )
+    def test_that_would_break_the_request(self, headers: dict[str, str], text: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(text)) as caught:
+            Proxy("h", scheme="http", headers=headers)
+        assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+    @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4a", "socks4"])
+    def test_of_a_socks_proxy(self, scheme: str) -> None:
+        text = f"proxy headers are for HTTP proxies, and the scheme is {scheme}"
+        with pytest.raises(ValueError, match=text):
+            Proxy("h", scheme=scheme, headers={"X": "s3cret"})
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            "X: s3cret",
+            ["X: s3cret"],
+            ["ab"],
+            [("X", "s3cret", "Y")],
+            [("X",)],
+            {"X": b"s3cret"},
+            {b"X": "s3cret"},
+            {"X": None},
+            [None],
+        ],
+    )
+    def test_of_the_wrong_type(self, headers: Any) -> None:
+        text = r"proxy headers must be a mapping or \(name, value\) pairs, of str"
+        with pytest.raises(TypeError, match=text) as caught:
+            Proxy("h", scheme="http", headers=headers)
+        assert "s3cret" not in str(caught.value)
 
 
 CREDENTIALS = st.text().filter(lambda text: len(text.encode()) <= 255)

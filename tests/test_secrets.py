@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import traceback
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -80,6 +82,32 @@ def test_in_values() -> None:
     ):
         assert_no_secret_in(f"{proxy} {proxy!r} {[proxy]} {SocksTransport(proxy)!r}")
         assert str(proxy) == "socks5h://***@proxy.example:1080"
+
+
+def test_in_headers() -> None:
+    headers = {"Proxy-Authorization": f"Bearer {DECODED}", "X-Token": USERNAME}
+    proxy = Proxy("proxy.example", scheme="https", headers=headers)
+    assert_no_secret_in(f"{proxy} {proxy!r} {[proxy]} {SocksTransport(proxy)!r}")
+    assert str(proxy) == "https://proxy.example:443"
+    assert pickle.loads(pickle.dumps(proxy)).headers == tuple(headers.items())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Proxy.from_url(f"socks5h://{USERNAME}:{PASSWORD}@h:x"),
+        lambda: Proxy.from_url(f"socks5h://{USERNAME}:{PASSWORD}@h/path"),
+        lambda: Proxy.from_url(f"'http://{USERNAME}:{PASSWORD}@h'"),
+        lambda: Proxy("h", scheme="http", headers={"X": f"{DECODED}\n"}),
+        lambda: Proxy("h", scheme="http", headers={f"X: {DECODED}": ""}),
+        lambda: Proxy("h", scheme=f"http://{USERNAME}:{PASSWORD}@h"),
+        lambda: Proxy("h", scheme="socks4", username=USERNAME, password=DECODED),
+    ],
+)
+def test_in_what_refuses_a_value(make: Callable[[], Proxy]) -> None:
+    with pytest.raises(ValueError, match="proxy") as caught:
+        make()
+    assert_no_secret_in("".join(traceback.format_exception(caught.value)))
 
 
 def test_the_log_has_a_line_for_each_step(

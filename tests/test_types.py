@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import socket
 import ssl
-from collections.abc import Generator
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import socksclient
+from socksclient import Exchange, Method, Proxy
 
 if TYPE_CHECKING:
     import ftplib
@@ -16,8 +24,6 @@ if TYPE_CHECKING:
     from anyio.streams.tls import TLSStream
     from typing_extensions import assert_type
 
-    import socksclient
-    from socksclient import Exchange, Method, Proxy
     from socksclient.anyio import bind, connect_socket, connect_tcp, udp_associate
     from socksclient.exceptions import Phase
     from socksclient.ftp import FTP, FTP_TLS
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
         assert_type(proxy.password, str | None)
         assert_type(proxy.remote_dns, bool)
         assert_type(proxy.methods, tuple[Method, ...])
+        assert_type(proxy.headers, tuple[tuple[str, str], ...])
         assert_type(proxy.path, str | None)
         assert_type(proxy.tls, ssl.SSLContext | bool | None)
         assert_type(proxy.isolated(), Proxy)
@@ -42,6 +49,10 @@ if TYPE_CHECKING:
         Proxy("127.0.0.1", 443, scheme="http", tls=ssl.create_default_context())
         Proxy("127.0.0.1", 1080, scheme="socks5", username="user", password="pass")
         Proxy("127.0.0.1", methods=(socksclient.NO_AUTHENTICATION, Method(0x80, negotiate)))
+        Proxy("127.0.0.1", methods=[socksclient.NO_AUTHENTICATION])
+        Proxy("127.0.0.1", scheme="http", headers={"X-Tenant": "a"})
+        Proxy("127.0.0.1", scheme="http", headers=[("X-Tenant", "a"), ("X-Tenant", "b")])
+        Proxy("127.0.0.1", scheme="http", headers={"X-Tenant": b"a"})  # type: ignore[arg-type]
         Proxy("127.0.0.1", "1080")  # type: ignore[arg-type]
         Proxy("127.0.0.1", 1080, "socks5")  # type: ignore[call-arg]
         proxy.port = 1081  # type: ignore[misc]
@@ -163,6 +174,79 @@ if TYPE_CHECKING:
             assert_type(server.url, str)
             assert_type(server.address, tuple[str, int])
             assert_type(server.requests, list[Connection])
+
+
+def public_names() -> Iterator[tuple[str, Any]]:
+    """Every class, function and method that a module of the package exports, with its place."""
+    modules = [
+        importlib.import_module(f"socksclient.{module.name}")
+        for module in pkgutil.iter_modules(socksclient.__path__)
+        # httpx2 has never been there for Python 3.10.
+        if module.name != "__main__" and (module.name != "httpx2" or sys.version_info >= (3, 11))
+    ]
+    for module in [socksclient, *modules]:
+        for name in getattr(module, "__all__", []):
+            value = getattr(module, name)
+            place = f"{module.__name__}.{name}"
+            if inspect.isfunction(value):
+                yield place, value
+            elif inspect.isclass(value):
+                for owner in value.__mro__:
+                    if owner.__module__.startswith("socksclient"):
+                        yield from names_of(owner, place)
+
+
+def names_of(owner: type, place: str) -> Iterator[tuple[str, Any]]:
+    """What a class itself has, without its bases: they may be another library's."""
+    own = type(owner.__name__, (), {"__module__": owner.__module__})
+    own.__annotations__ = inspect.get_annotations(owner)
+    yield place, own
+    for name, member in vars(owner).items():
+        function = getattr(member, "__func__", getattr(member, "fget", member))
+        if inspect.isfunction(function):
+            yield f"{place}.{name}", function
+
+
+def test_the_annotations_of_every_public_name_can_be_evaluated() -> None:
+    failures = {}
+    places = set()
+    for place, value in public_names():
+        places.add(place)
+        try:
+            get_type_hints(value)
+        except NameError as error:
+            failures[place] = str(error)
+    assert failures == {}
+    assert {
+        "socksclient.create_connection",
+        "socksclient.Proxy",
+        "socksclient.Proxy.from_url",
+        "socksclient.Proxy.place",
+        "socksclient.SocksError",
+        "socksclient.anyio.connect_tcp",
+        "socksclient.exceptions.SocksError",
+        "socksclient.httpx.SocksTransport.from_env",
+        "socksclient.requests.SocksAdapter.__init__",
+        "socksclient.testing.Faults",
+        "socksclient.udp.UDPAssociation.sendto",
+    } <= places
+
+
+def test_annotations_are_those_that_a_type_checker_sees() -> None:
+    hints = get_type_hints(Proxy)
+    assert hints["tls"] == ssl.SSLContext | bool | None
+    assert hints["methods"] == tuple[Method, ...]
+    assert hints["headers"] == tuple[tuple[str, str], ...]
+    assert get_type_hints(socksclient.SocksError)["proxy"] == Proxy | None
+
+
+def test_a_module_for_annotations_is_loaded_when_they_are_evaluated() -> None:
+    code = (
+        "import sys, typing, socksclient; Proxy = socksclient.Proxy; print('ssl' in sys.modules);"
+        " typing.get_type_hints(Proxy); print('ssl' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout == "False\nTrue\n"
 
 
 def test_the_package_says_that_it_is_typed() -> None:
