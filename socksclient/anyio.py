@@ -31,7 +31,7 @@ from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import SocksError, host_port
 from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import HasPeer, check_source, listening_at
+from socksclient.sockets import HasPeer, PlainSocket, check_source, listening_at
 from socksclient.wire import Command
 
 __all__ = [
@@ -221,7 +221,7 @@ async def bind(
     channel, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
     try:
         sock: HasPeer
-        if isinstance(channel, socket.socket):
+        if isinstance(channel, PlainSocket):
             sock = channel
         else:
             sock = channel.extra(SocketAttribute.raw_socket)
@@ -393,7 +393,7 @@ class Listener:
         """Has the proxy listen no more. A stream that `accept` returned stays open."""
         if self.peer_address is None and not self._closed:
             self._closed = True
-            if isinstance(self._channel, socket.socket):
+            if isinstance(self._channel, PlainSocket):
                 anyio.notify_closing(self._channel)
             await close(self._channel)
         await anyio.lowlevel.checkpoint()

@@ -31,6 +31,7 @@ from socksclient.flows import Exchange, Flow, handshake
 from socksclient.sockets import (
     PEEK_SIZE,
     Address,
+    PlainSocket,
     SocketOption,
     Wait,
     addresses_found,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Stream: TypeAlias = SocketStream | TLSStream
-Channel: TypeAlias = socket.socket | Stream
+Channel: TypeAlias = PlainSocket | Stream
 """What a tunnel goes through: a non-blocking socket or, with TLS, a stream."""
 
 _MAX_THREADS = 40
@@ -83,10 +84,10 @@ async def open_stream(
 
 async def stream_of(attempt: Attempt, channel: Channel) -> Stream:
     """The stream that `channel` is, or makes."""
-    return await wrap(attempt, channel) if isinstance(channel, socket.socket) else channel
+    return await wrap(attempt, channel) if isinstance(channel, PlainSocket) else channel
 
 
-async def wrap(attempt: Attempt, sock: socket.socket) -> SocketStream:
+async def wrap(attempt: Attempt, sock: PlainSocket) -> SocketStream:
     """The socket as a stream; closes it if that cannot be."""
     try:
         if not is_internet(sock.family):
@@ -153,7 +154,7 @@ async def targets(attempt: Attempt) -> list[tuple[str, int]]:
     return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
 
 
-async def _through(attempt: Attempt, sock: socket.socket) -> tuple[Channel, tuple[str, int]]:
+async def _through(attempt: Attempt, sock: PlainSocket) -> tuple[Channel, tuple[str, int]]:
     """From one hop to the next, each on the connection through those before; closes it if not."""
     channel: Channel = sock
     bound_address = ("", 0)
@@ -176,7 +177,7 @@ async def _through(attempt: Attempt, sock: socket.socket) -> tuple[Channel, tupl
 
 async def close(channel: Channel) -> None:
     """Closes it at once."""
-    if isinstance(channel, socket.socket):
+    if isinstance(channel, PlainSocket):
         channel.close()
     else:
         await anyio.aclose_forcefully(channel)
@@ -201,7 +202,7 @@ async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
 async def run(flow: Flow[T], channel: Channel) -> T:
     """Drive `flow` on `channel`, which stays open whatever happens."""
     ssl_object = None
-    if not isinstance(channel, socket.socket):
+    if not isinstance(channel, PlainSocket):
         # uvloop tells nothing of a connection that has failed, so it is asked before.
         ssl_object = channel.extra(TLSAttribute.ssl_object)
     with closing(flow):
@@ -232,9 +233,9 @@ async def exchange(
     """
     octets = b""
     try:
-        if step.send and isinstance(channel, socket.socket):
+        if step.send and isinstance(channel, PlainSocket):
             octets = await _say_to_socket(channel, step)
-        elif step.send and not isinstance(channel, socket.socket):
+        elif step.send and not isinstance(channel, PlainSocket):
             octets = await _say_to_stream(channel, step)
         while len(octets) < (step.enough or step.read):
             received = await _receive(channel, step, octets, ssl_object)
@@ -253,7 +254,7 @@ async def exchange(
 # They await outside of `except`: a cancellation is to have no other error as its context.
 
 
-async def _say_to_socket(sock: socket.socket, step: Exchange) -> bytes:
+async def _say_to_socket(sock: PlainSocket, step: Exchange) -> bytes:
     left = memoryview(step.send)
     failure: OSError | None = None
     try:
@@ -312,7 +313,7 @@ async def _receive(
 ) -> bytes:
     """Receive more of what the step asks for, after `octets`."""
     size = step.read - len(octets)
-    if not isinstance(channel, socket.socket):
+    if not isinstance(channel, PlainSocket):
         try:
             return await channel.receive(size)
         except anyio.EndOfStream:
@@ -344,7 +345,7 @@ async def _connect(
             while True:
                 step = steps.send(await _writable(step))
         except StopIteration as won:
-            sock: socket.socket = won.value
+            sock: PlainSocket = won.value
             return sock
 
 
@@ -364,7 +365,7 @@ async def first_ready(
     ready: list[socket.socket] = []
     failures: list[Exception] = []
 
-    async def wait_for(sock: socket.socket) -> None:
+    async def wait_for(sock: PlainSocket) -> None:
         try:
             await wait(sock)
             ready.append(sock)

@@ -23,7 +23,7 @@ from socksclient.exceptions import (
     ProxyConnectError,
     host_port,
 )
-from socksclient.sockets import SocketAddress, reachable
+from socksclient.sockets import PlainSocket, SocketAddress, reachable
 from socksclient.wire import (
     MAX_HEADER_SIZE,
     Command,
@@ -320,7 +320,7 @@ class SelectorPoll:
 def bind_udp(local_address: Address) -> socket.socket:
     """A UDP socket bound to the (IP address, port) to send from; port 0 lets the system choose."""
     host, port = local_address
-    udp = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    udp = PlainSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
     try:
         udp.bind((host, port))
     except BaseException:
@@ -365,7 +365,7 @@ def associate(
             host = str(relays[0][0])
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             if udp is None:
-                udp = socket.socket(family, socket.SOCK_DGRAM)
+                udp = PlainSocket(family, socket.SOCK_DGRAM)
             udp.setblocking(False)
             try:
                 if udp.family != family:

@@ -36,6 +36,12 @@ SocketOption: TypeAlias = (
 )
 """The arguments of `socket.setsockopt`."""
 
+PlainSocket: TypeAlias = socket.socket
+"""The class of every socket that the library itself makes, as it was when this was imported.
+
+A program may replace `socket.socket` later, by a `SocksSocket` for example, which needs plain ones.
+"""
+
 CONNECTION_ATTEMPT_DELAY = 0.25
 """Seconds before the next address is tried beside the one that has not answered (RFC 8305 §5)."""
 
@@ -329,7 +335,7 @@ def make_socket(
     family: int, source_address: tuple[str, int] | None, socket_options: Iterable[SocketOption]
 ) -> socket.socket:
     """A TCP socket, or one of Unix, ready to connect."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = PlainSocket(family, socket.SOCK_STREAM)
     try:
         for option in socket_options:
             if option[0] == socket.IPPROTO_TCP and not is_internet(family):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from socksclient.attempt import Attempt
 from socksclient.deadline import Deadline
 from socksclient.driver import open_socket
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import check_source
+from socksclient.sockets import PlainSocket, check_source, is_internet
 from socksclient.sync import Listener, listen
 
 if TYPE_CHECKING:
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SocksSocket"]
 
+_LOCAL_FAMILIES = [
+    getattr(socket, name) for name in ("AF_UNIX", "AF_NETLINK") if hasattr(socket, name)
+]
 
-class SocksSocket(socket.socket):
+
+class SocksSocket(PlainSocket):
     """A `socket.socket` that connects through a proxy.
 
     `connect` and `connect_ex` go through it; a host name goes to it as it is, or is resolved here,
@@ -33,18 +38,26 @@ class SocksSocket(socket.socket):
 
     It cannot connect without blocking: `socksclient.anyio.connect_socket` does, also for asyncio,
     whose `sock_connect` would resolve the name first. Nor can TLS be put around it before it has
-    connected. `create_connection` is simpler where it can be used. Give it to a program as its
-    `socket` (``functools.partial(SocksSocket, proxy)``), but never assign it to `socket.socket`:
-    the library makes its own by that.
+    connected. `create_connection` is simpler where it can be used.
+
+    A subclass that knows its proxy can stand in the place of `socket.socket`, where code makes its
+    own sockets: the library makes its sockets from the class that it found when it was imported.
+    For such code a socket of AF_UNIX or AF_NETLINK is a plain one: these never leave this machine.
+    A socket made of a descriptor (`fileno`) is what that is, connected or listening, and does not
+    connect by itself. All other sockets could go past the proxy, and are refused.
 
     Args:
         proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
-        family: `socket.AF_INET` or `socket.AF_INET6`.
-        type: `socket.SOCK_STREAM`. For UDP, there is `udp_associate`.
-        proto: As of a socket.
+        family: `socket.AF_INET`, `socket.AF_INET6`, AF_UNIX or AF_NETLINK; -1 is AF_INET.
+        type: `socket.SOCK_STREAM`, or -1, which is the same. For UDP, there is `udp_associate`.
+        proto: The protocol's number, as `socket.socket` takes it; -1 is 0.
+        fileno: The descriptor of a socket, which this object owns then. Family, type and protocol
+            are those of the descriptor.
 
     Raises:
-        ValueError: The proxy or the type cannot be.
+        ValueError: The proxy is not valid or has TLS, or the socket could go past the proxy: it is
+            of another family, or of the internet and not SOCK_STREAM. A descriptor that is refused
+            stays open.
     """
 
     def __init__(
@@ -53,30 +66,61 @@ class SocksSocket(socket.socket):
         family: int = socket.AF_INET,
         type: int = socket.SOCK_STREAM,  # noqa: A002 - as it is called in the original
         proto: int = 0,
+        fileno: int | None = None,
     ) -> None:
         self._chain = as_chain(proxy)
         if any(hop.tls for hop in self._chain):
             raise ValueError("TLS with a proxy makes another socket; create_connection returns it")
-        if family not in (socket.AF_INET, socket.AF_INET6):
-            raise ValueError("family must be AF_INET or AF_INET6")
+        self._made_of_descriptor = fileno is not None
         self._connected = False
         self._options: list[SocketOption] = []
         self._source_address: tuple[str, int] | None = None
         self._listener: Listener | None = None
-        super().__init__(family, type, proto)
-        if self.type != socket.SOCK_STREAM:
+        if fileno is not None:
+            super().__init__(fileno=fileno)
+            with suppress(OSError):
+                self.getpeername()
+                self._connected = True
+        else:
+            super().__init__(
+                socket.AF_INET if family == -1 else family,
+                socket.SOCK_STREAM if type == -1 else type,
+                0 if proto == -1 else proto,
+            )
+        self._is_local = self.family in _LOCAL_FAMILIES
+        if not self._is_local and (refusal := self._refusal()):
+            # The descriptor remains the caller's.
+            if self._made_of_descriptor:
+                self.detach()
             self.close()
-            raise ValueError("type must be SOCK_STREAM; for datagrams there is udp_associate")
+            raise ValueError(refusal)
+
+    def _refusal(self) -> str | None:
+        """Return why the socket would go past the proxy, if it would."""
+        if not is_internet(self.family):
+            return "family must be AF_INET, AF_INET6 or AF_UNIX, as others could go past the proxy"
+        if self.type != socket.SOCK_STREAM:
+            return (
+                "type must be SOCK_STREAM, as other sockets would go past the proxy; for datagrams"
+                " there is udp_associate"
+            )
+        return None
 
     def connect(self, address: Any, /) -> None:
-        """Connects to `address`, a (host, port), through the proxy.
+        """Connect to `address`, a (host, port), through the proxy.
 
         Raises:
-            OSError: EISCONN if it is connected; else as of `create_connection`, all of whose
-                errors but the following are of this kind.
-            ValueError: The destination cannot be, or the socket is non-blocking; nothing has been
-                sent.
+            OSError: EISCONN if it is connected, or made of a descriptor; otherwise what
+                `create_connection` raises, all of whose errors but the following are of this kind.
+            ValueError: The destination is not valid, or the socket is non-blocking; nothing has
+                been sent.
         """
+        if self._is_local:
+            return super().connect(address)
+        if self._made_of_descriptor:
+            raise OSError(
+                errno.EISCONN, "a SocksSocket that is made of a descriptor does not connect"
+            )
         timeout = self._timeout_to("connect", "connect_socket")
         if self._connected:
             raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
@@ -99,9 +143,15 @@ class SocksSocket(socket.socket):
             raise
         self._connected = True
         self.settimeout(timeout)
+        return None
 
     def connect_ex(self, address: Any, /) -> int:
-        """As `connect`, but returns an error number; EIO stands for an error that has none."""
+        """Connect as `connect` does, but return an error number.
+
+        EIO stands for an error that has none.
+        """
+        if self._is_local:
+            return super().connect_ex(address)
         try:
             self.connect(address)
         except OSError as error:
@@ -109,25 +159,32 @@ class SocksSocket(socket.socket):
         return 0
 
     def bind(self, address: Any, /) -> None:
-        """The (IP address, port) to connect to the proxy from; or port 0, to listen.
+        """Take the (IP address, port) to connect to the proxy from; or port 0, to listen.
 
         Raises:
             ValueError: The host is no IP address.
         """
+        if self._is_local:
+            return super().bind(address)
+        if self._made_of_descriptor:
+            self._refuse(errno.EINVAL)
         host, port, *_ = address
         check_source(host)
         self._source_address = (host, port) if host or port else None
+        return None
 
-    def listen(self, _backlog: int = 1, /) -> None:
-        """Has the proxy listen for one connection, of anyone, whatever the backlog is.
+    def listen(self, *backlog: int) -> None:
+        """Have the proxy listen for one connection, of anyone, whatever the backlog is.
 
         Raises:
-            OSError: EOPNOTSUPP if the port bound to is not 0, for the proxy chooses it; EINVAL if
-                it is connected; else as of `socksclient.bind`.
+            OSError: EOPNOTSUPP if the port bound to is not 0, as the proxy chooses it; EINVAL if
+                it is connected, or made of a descriptor; otherwise what `socksclient.bind` raises.
             ValueError: The socket is non-blocking.
         """
+        if self._is_local:
+            return super().listen(*backlog)
         timeout = self._timeout_to("listen", "bind")
-        if self._connected or self._listener is not None:
+        if self._connected or self._made_of_descriptor or self._listener is not None:
             self._refuse(errno.EINVAL)
         if super().fileno() < 0:
             self._refuse(errno.EBADF)
@@ -135,71 +192,79 @@ class SocksSocket(socket.socket):
             raise OSError(errno.EOPNOTSUPP, "the proxy chooses the port to listen at: bind to 0")
         anyone = ("::" if self.family == socket.AF_INET6 else "0.0.0.0", 0)
         self._listener = listen(self._chain, anyone, timeout, self._source_address, self._options)
+        return None
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Waits for the peer; it comes once.
+        """Wait for the peer; it comes once.
 
         Returns:
-            A plain socket, and the peer's address, as of a plain socket.
+            A plain socket, and the peer's address in the form that a plain socket gives it.
 
         Raises:
-            OSError: EINVAL if the proxy does not listen; else as of `Listener.accept`.
+            OSError: EINVAL if the proxy does not listen; otherwise what `Listener.accept` raises.
             ValueError: The socket is non-blocking.
         """
+        if self._is_local or self._made_of_descriptor:
+            return super().accept()
         if self._listener is None:
             self._refuse(errno.EINVAL)
         sock, peer = self._listener.accept(self._timeout_to("accept", "bind"))
         return sock, _as_sockaddr(peer)
 
     def getsockname(self) -> Any:
-        """Where the proxy listens, if it does; else as of a plain socket."""
+        """Return where the proxy listens, if it does; otherwise this socket's own address."""
         if self._listener is not None:
             return _as_sockaddr(self._listener.address)
         return super().getsockname()
 
     def fileno(self) -> int:
-        """A descriptor that has something to read when `accept` has a peer, or `recv` data."""
+        """Return a descriptor that becomes readable when `accept` has a peer, or `recv` data."""
         return super().fileno() if self._listener is None else self._listener.fileno()
 
     def setsockopt(self, *args: Any) -> None:
-        """As of a plain socket; before it is connected, for the connection to the proxy."""
+        """Set an option; before the socket is connected, also on the connection to the proxy."""
         super().setsockopt(*args)
-        if not self._connected:
+        if not (self._connected or self._is_local):
             self._options.append(args)
 
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
-        """As of a plain socket."""
+        """Return the value of an option."""
         # That is what SSLContext.wrap_socket asks first; what it makes would connect directly.
-        if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE) and not self._connected:
+        asked = (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE)
+        if asked and not (self._connected or self._is_local):
             raise ValueError("connect a SocksSocket before TLS is put around it")
         return super().getsockopt(level, optname, *args)
 
-    def sendto(self, *_args: Any) -> int:
-        """Refuses: it would go past the proxy."""
+    def sendto(self, *args: Any) -> int:
+        """Send to an address; only a local socket can, as others would go past the proxy."""
+        if self._is_local:
+            return super().sendto(*args)
         raise OSError(errno.EOPNOTSUPP, "sendto would go past the proxy; see udp_associate")
 
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
     ) -> int:
-        """As of a plain socket, but for an `address`, with which it would go past the proxy."""
+        """Send buffers; an `address`, with which they would go past the proxy, is refused."""
+        if self._is_local:
+            return super().sendmsg(buffers, ancdata, flags, address)
         if address is not None:
             self._refuse(errno.EOPNOTSUPP)
         return super().sendmsg(buffers, ancdata, flags)
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """A plain socket with the same connection.
+        """Return a plain socket with the same connection.
 
         Raises:
-            OSError: ENOTCONN: one that is not connected would connect past the proxy.
+            OSError: ENOTCONN if this one is not connected: the other would connect past the proxy.
         """
-        if not self._connected:
+        if not (self._connected or self._is_local):
             self._refuse(errno.ENOTCONN)
-        copy = socket.fromfd(super().fileno(), self.family, self.type, self.proto)
+        copy = PlainSocket(fileno=socket.dup(super().fileno()))
         copy.settimeout(self.gettimeout())
         return copy
 
     def close(self) -> None:
-        """As of a plain socket; the proxy listens no more."""
+        """Close the socket; the proxy listens no more."""
         if self._listener is not None:
             self._listener.close()
         super().close()

@@ -11,6 +11,7 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from socksclient.sockets import PlainSocket
 from socksclient.tls import speaks_tls
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _End:
         """Has who receives come to the end."""
         with suppress(OSError):
             # An SSLSocket's own would have it receive what is encrypted as it is.
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            PlainSocket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def _read(fd: int) -> bytes:
@@ -156,7 +157,7 @@ def _close(stdout: int) -> None:
     """Lets its reader see the end, and keeps the descriptor from being anything else."""
     if stat.S_ISSOCK(os.fstat(stdout).st_mode):
         # It may be the standard input too, which holds it open.
-        with suppress(OSError), socket.socket(fileno=os.dup(stdout)) as sock:
+        with suppress(OSError), PlainSocket(fileno=os.dup(stdout)) as sock:
             sock.shutdown(socket.SHUT_WR)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stdout)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from socksclient.deadline import Deadline
 from socksclient.exceptions import ProxyConnectError
 from socksclient.proxy import Chain, Proxy
+from socksclient.sockets import PlainSocket
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -254,5 +255,5 @@ class TLSSocket:
 
 
 TLSChannel: TypeAlias = ssl.SSLSocket | TLSSocket
-Channel: TypeAlias = socket.socket | TLSSocket
+Channel: TypeAlias = PlainSocket | TLSSocket
 """What a tunnel goes through: a socket, an `ssl.SSLSocket`, or TLS within TLS."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import select
 import selectors
 import socket
 import ssl
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,6 +37,7 @@ from support import (
     nothing_left_open,
     receive_exactly,
     resolved_names,
+    serving,
     silence,
 )
 
@@ -411,6 +416,287 @@ class TestAsAPlainSocket:
             sock.listen()
 
 
+class TestOfADescriptor:
+    def test_that_is_connected(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            with socket.create_connection(listener.getsockname()) as peer:
+                accepted, _ = listener.accept()
+                with SocksSocket("socks5h://127.0.0.1", fileno=accepted.detach()) as sock:
+                    assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    assert_passes(sock, peer)
+                    assert_passes(peer, sock)
+                    with sock.dup() as double:
+                        assert_passes(double, peer)
+                    assert sock.connect_ex(("origin.test", 80)) == errno.EISCONN
+
+    def test_that_listens(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            descriptor = socket.dup(listener.fileno())
+            with SocksSocket("socks5h://127.0.0.1", fileno=descriptor) as sock:
+                with socket.create_connection(sock.getsockname()) as peer:
+                    accepted, address = sock.accept()
+                    with accepted:
+                        assert address == peer.getsockname()
+                        assert_passes(peer, accepted)
+
+    def test_that_is_not_connected(self) -> None:
+        with SocksServer() as server, resolved_names() as resolved:
+            plain = socket.socket()
+            with SocksSocket(server.url, fileno=plain.detach()) as sock:
+                with pytest.raises(OSError, match="made of a descriptor does not connect"):
+                    sock.connect(("origin.test", 80))
+                for refused in (lambda: sock.bind(("127.0.0.1", 0)), sock.listen, sock.accept):
+                    with pytest.raises(OSError, match="Invalid argument"):
+                        refused()
+                # What these make would be plain, and connect past the proxy.
+                with pytest.raises(OSError, match="not connected"):
+                    sock.dup()
+                with pytest.raises(ValueError, match="connect a SocksSocket before TLS"):
+                    ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
+            assert resolved == []
+            assert server.connections == []
+
+    def test_that_would_go_past_the_proxy_stays_open(self) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as plain, nothing_left_open():
+            with pytest.raises(ValueError, match="type must be SOCK_STREAM"):
+                SocksSocket("socks5h://127.0.0.1", fileno=plain.fileno())
+            plain.bind(("127.0.0.1", 0))
+
+    def test_that_is_none(self) -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            SocksSocket("socks5h://127.0.0.1", fileno=10**6)
+
+
+class TestWithinTheMachine:
+    """Sockets of AF_UNIX and of AF_NETLINK are plain ones: no proxy has a part in them."""
+
+    def test_a_connection(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "s")
+        url = "socks5h://127.0.0.1:1"
+        with SocksSocket(url, socket.AF_UNIX) as listener, SocksSocket(url, socket.AF_UNIX) as sock:
+            listener.bind(path)
+            listener.listen(1)
+            sock.setblocking(False)
+            sock.connect(path)
+            peer, _ = listener.accept()
+            with peer, sock.dup() as double:
+                assert_passes(sock, peer)
+                assert_passes(double, peer)
+                assert sock.getpeername() == path
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+        with SocksSocket(url, socket.AF_UNIX) as sock:
+            assert sock.connect_ex(str(tmp_path / "none")) == errno.ENOENT
+
+    def test_datagrams(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "s")
+        kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
+        with SocksSocket("socks5h://h", *kind) as one, SocksSocket("socks5h://h", *kind) as two:
+            one.bind(path)
+            two.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            two.sendto(b"a", path)
+            two.sendto(b"b", 0, path)
+            two.sendmsg([b"c"], [], 0, path)
+            two.connect(path)
+            two.sendmsg([b"d"])
+            assert [one.recv(10) for _ in range(4)] == [b"a", b"b", b"c", b"d"]
+
+    def test_a_pair(self) -> None:
+        one, two = socket.socketpair()
+        wrapped = SocksSocket("socks5h://h", socket.AF_INET, socket.SOCK_STREAM, 0, one.detach())
+        with wrapped, two:
+            assert wrapped.family == socket.AF_UNIX
+            assert_passes(wrapped, two)
+
+    def test_of_netlink(self) -> None:
+        with SocksSocket("socks5h://h", socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+            sock.bind((0, 0))
+
+
+async def mail_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Agrees to whatever an SMTP client says."""
+    writer.write(b"220 hello\r\n")
+    while line := await reader.readline():
+        writer.write(b"221 bye\r\n" if line == b"QUIT\r\n" else b"250 ok\r\n")
+
+
+class Replaced:
+    """Runs code where `socket.socket` is a class derived from `SocksSocket`."""
+
+    CODE = """
+import socket
+{before}
+from socksclient import SocksSocket
+
+class ProxiedSocket(SocksSocket):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        super().__init__({url!r}, family, type, proto, fileno)
+
+socket.socket = ProxiedSocket
+"""
+
+    def __init__(self, url: str, before: str = "") -> None:
+        self.setup = self.CODE.format(url=url, before=before)
+
+    def run(self, code: str) -> str:
+        """What the code prints, in a process of its own."""
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", self.setup + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        return run.stdout
+
+
+class TestInThePlaceOfSocket:
+    """`socket.socket = …`, as users of PySocks do."""
+
+    def test_the_library_makes_plain_sockets(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            replaced = Replaced(server.url)
+            code = """
+                with socket.socket() as sock:
+                    sock.settimeout(10)
+                    sock.connect(("origin.test", 80))
+                    sock.sendall(b"hi")
+                    print(sock.recv(2), type(sock).__name__)
+                """
+            assert replaced.run(code) == "b'hi' ProxiedSocket\n"
+            code = f"""
+                import socksclient
+
+                address, url = ("origin.test", 80), {server.url!r}
+                with socksclient.create_connection(address, 10, proxy=url) as sock:
+                    print(type(sock) is SocksSocket.__base__)
+                with socksclient.udp_associate(10, proxy=url) as udp:
+                    print(udp.sendto(b"x", address))
+                with socksclient.bind(("0.0.0.0", 0), 10, proxy=url) as listener:
+                    print(listener.address[0])
+                """
+            assert replaced.run(code) == "True\n1\n127.0.0.1\n"
+            assert [request.destination for request in server.requests[:2]] == [
+                ("origin.test", 80)
+            ] * 2
+
+    def test_by_a_partial_function(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            code = f"""
+                import functools
+
+                socket.socket = functools.partial(SocksSocket, {server.url!r})
+                with socket.socket() as sock:
+                    sock.connect(("origin.test", 80))
+                    sock.sendall(b"hi")
+                    print(sock.recv(2))
+                one, two = socket.socketpair()
+                with one, two:
+                    one.sendall(b"x")
+                    print(two.recv(1))
+                """
+            assert Replaced(server.url).run(code) == "b'hi'\nb'x'\n"
+
+    @pytest.mark.parametrize("before", ["", "import ssl"])
+    def test_modules_of_the_standard_library(
+        self, before: str, origin: Origin, tmp_path: Path
+    ) -> None:
+        certificate = tmp_path / "ca.pem"
+        origin.ca.cert_pem.write_to_path(str(certificate))
+        with serving(mail_server) as mail, SocksServer() as server:
+            server.routes["mail.test", 25] = mail
+            code = f"""
+                import ssl, smtplib, urllib.request
+
+                context = ssl.create_default_context(cafile={str(certificate)!r})
+                for url in (
+                    "http://127.0.0.1:{origin.http_port}/",
+                    "https://localhost:{origin.https_port}/",
+                ):
+                    with urllib.request.build_opener(
+                        urllib.request.ProxyHandler({{}}),
+                        urllib.request.HTTPSHandler(context=context),
+                    ).open(url, timeout=10) as response:
+                        print(response.status)
+                with socket.socket() as sock:
+                    sock.connect(("localhost", {origin.https_port}))
+                    with context.wrap_socket(sock, server_hostname="localhost") as tls:
+                        print(tls.version())
+
+                # With this one as well, a name goes to the proxy as it is.
+                import functools
+                import socksclient
+
+                connect = functools.partial(socksclient.create_connection, proxy={server.url!r})
+                socket.create_connection = connect
+                with smtplib.SMTP(
+                    "mail.test", 25, local_hostname="localhost", timeout=10
+                ) as mail:
+                    print(mail.noop())
+                """
+            printed = Replaced(server.url, before).run(code)
+            assert printed == "200\n200\nTLSv1.3\n(250, b'ok')\n"
+            hosts = [request.destination and request.destination[0] for request in server.requests]
+            assert hosts[0] == "127.0.0.1"
+            assert hosts[1] in ("127.0.0.1", "::1")
+            assert hosts[-2:] == ["localhost", "mail.test"]
+
+    def test_what_does_not_leave_the_machine(self, tmp_path: Path) -> None:
+        with SocksServer() as server:
+            code = f"""
+                import asyncio, logging.handlers, sys
+                from multiprocessing.connection import Client, Listener
+
+                async def child():
+                    process = await asyncio.create_subprocess_exec(
+                        sys.executable, "-c", "print('child')", stdout=asyncio.subprocess.PIPE
+                    )
+                    return await process.communicate()
+
+                print(asyncio.run(child()))
+                with Listener({str(tmp_path / "l")!r}, "AF_UNIX") as listener:
+                    with Client(listener.address) as client, listener.accept() as accepted:
+                        accepted.send("hi")
+                        print(client.recv())
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+                    log.bind({str(tmp_path / "log")!r})
+                    handler = logging.handlers.SysLogHandler({str(tmp_path / "log")!r})
+                    handler.emit(logging.makeLogRecord({{"msg": "line"}}))
+                    handler.close()
+                    print(log.recv(100))
+                """
+            assert Replaced(server.url).run(code) == ("(b'child\\n', None)\nhi\nb'<12>line\\x00'\n")
+            assert server.connections == []
+
+    def test_what_would_go_past_the_proxy_says_so(self, echo_server: Address) -> None:
+        with SocksServer() as server:
+            code = f"""
+                import asyncio
+
+                async def connect():
+                    await asyncio.open_connection(*{echo_server!r})
+
+                for attempt in (
+                    lambda: asyncio.run(connect()),
+                    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+                    lambda: socket.create_server(("127.0.0.1", {REFUSED_PORT})),
+                ):
+                    try:
+                        attempt()
+                    except (ValueError, OSError) as error:
+                        print(error)
+                """
+            lines = Replaced(server.url).run(code).splitlines()
+            assert len(lines) == 3
+            assert lines[0].startswith(
+                "a non-blocking SocksSocket cannot connect; socksclient.anyio"
+            )
+            assert lines[1].startswith("type must be SOCK_STREAM, as other sockets would go past")
+            assert "the proxy chooses the port to listen at: bind to 0" in lines[2]
+            assert server.connections == []
+
+
 class TestWhatItRefuses:
     @pytest.mark.parametrize(
         ("arguments", "text"),
@@ -419,8 +705,9 @@ class TestWhatItRefuses:
             ({"proxy": []}, "empty sequence"),
             ({"proxy": "socks5h+tls://h"}, "TLS with a proxy makes another socket; create_conn"),
             ({"proxy": ["socks5h://h", "https://i"]}, "TLS with a proxy makes another socket"),
-            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM; .* there is udp_associate"),
-            ({"family": socket.AF_UNIX}, "family must be AF_INET or AF_INET6"),
+            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM.* there is udp_associate"),
+            ({"family": socket.AF_INET6, "type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM"),
+            ({"family": socket.AF_VSOCK}, "family must be AF_INET, AF_INET6 or AF_UNIX"),
         ],
     )
     def test_in_the_beginning(self, arguments: dict[str, Any], text: str) -> None:
