@@ -177,23 +177,23 @@ class Proxy:
 
     @classmethod
     def from_env(cls, destination: str | tuple[str, int] | None = None) -> Proxy | None:
-        """The proxy that the environment has for `destination`.
+        """Return the proxy that the environment names for `destination`.
 
-        That is the value of all_proxy or, if that is unset or empty, of ALL_PROXY, with
-        ``http://`` before it if it has no scheme, as for curl; no_proxy or NO_PROXY names the
-        destinations that need none: hosts with all that ends in them, IP addresses, networks
-        (192.0.2.0/24), each perhaps with a port, or "*" for all.
+        all_proxy has its URL, or ALL_PROXY where all_proxy is unset or empty. A value without a
+        scheme gets ``http://`` put before it, as by curl. no_proxy or NO_PROXY names the
+        destinations that need no proxy: hosts with all names that end in them, IP addresses,
+        networks (192.0.2.0/24), each perhaps with a port, or "*" for all.
 
         Args:
             destination: A host, or a (host, port) pair. None asks for the proxy, whatever the
                 destination is.
 
         Returns:
-            None if there is none for it.
+            The proxy, or None if the environment names none or the destination needs none.
 
         Raises:
-            ValueError: The value is no URL of a proxy, and the text names the variable; or the
-                destination can be none.
+            ValueError: `from_url` refuses the value, and the text begins with the variable's name;
+                or the destination is not valid.
         """
         from socksclient.environment import all_proxy
 
