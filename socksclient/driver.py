@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -28,7 +29,6 @@ from socksclient.sockets import (
 )
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Iterable
 
