@@ -67,11 +67,11 @@ class Relay:
 
     def from_client(self, octets: bytes, sender: Address) -> None:
         """A datagram with its header."""
-        if self.client is None:
-            self.client = sender
         size = datagram_header_size(octets)
-        if sender != self.client or size == 0:
+        # Garbage does not make its sender the client.
+        if size == 0 or self.client not in (None, sender):
             return
+        self.client = sender
         destination = decode_destination(octets[3:size])
         self.seen.datagrams.append((destination, octets[size:]))
         if destination in self.targets:
