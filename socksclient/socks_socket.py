@@ -58,7 +58,19 @@ class SocksSocket(PlainSocket):
         ValueError: The proxy is not valid or has TLS, or the socket could go past the proxy: it is
             of another family, or of the internet and not SOCK_STREAM. A descriptor that is refused
             stays open.
+        NotImplementedError: eventlet has put its own class in the place of `socket.socket`.
     """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> SocksSocket:
+        """Make the object, unless its base class is eventlet's."""
+        # eventlet's GreenSocket gives its methods to each object, one by one. There they would
+        # hide those of this class, and `bind` and `listen` would go past the proxy.
+        if not hasattr(cls, "detach"):
+            raise NotImplementedError(
+                "a SocksSocket cannot be made from eventlet's sockets;"
+                " socksclient.create_connection works with them"
+            )
+        return super().__new__(cls)
 
     def __init__(
         self,
