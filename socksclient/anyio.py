@@ -251,24 +251,31 @@ async def udp_associate(
             left open, as it must be behind a NAT.
         local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
         trust_relay_address: Whether to send to where the proxy says that its relay is, and not to
-            the address of the proxy itself, at the port that it says.
+            the address of the proxy itself, at the port that it says. When the relay is at a
+            private address that is not the proxy's own, errors and the log (DEBUG) name this.
 
     Returns:
         An `anyio.abc.UDPSocket`.
 
     Raises:
-        ValueError: As `connect_tcp` does, and so the others.
+        ValueError: The proxy, `local_host` or `local_port` is not valid, or a hop cannot relay
+            UDP. Nothing has been sent.
         ReplyError: The proxy refused; many do not offer UDP.
-        ProtocolError: The relay's address is a multicast or reserved address or a name, or its
-            port is 0; nothing has been sent there.
-        ProxyConnectError: The proxy cannot be reached, or its relay.
+        ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
+            `local_host` and `local_port` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or it cannot make
+            the UDP socket or what waits for it (EAFNOSUPPORT without IPv6, EMFILE). `errno` says
+            which.
+        ProtocolError: The proxy does not speak as it should, or the relay's address is a multicast
+            or reserved address or a name, or its port is 0; nothing has been sent there.
+            `ProxyClosed` if the proxy hung up.
+        AuthenticationError: The proxy accepts no method offered, or not the credentials.
     """
     chain = as_chain(proxy)
     check_source(local_host)
     udp = None
     source = NOT_KNOWN
     if local_host is not None:
-        udp = bind_udp((local_host, local_port))
+        udp = bind_udp(chain, (local_host, local_port))
         source = udp.getsockname()[:2]
     granted: list[Granted] = []
     try:

@@ -83,7 +83,8 @@ class _Awaited:
         await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio might receive before it cancels
         while True:
             self._check_open()
-            # Before every datagram, for garbage without end is not to keep others from running.
+            # This is done before every datagram, as garbage without end must not keep other tasks
+            # from running.
             try:
                 if association.pollable >= 0:
                     await anyio.wait_readable(association.pollable)
@@ -94,7 +95,11 @@ class _Awaited:
                 self._check_open()  # or else there was nothing to wait for
                 raise
             self._check_open()
-            received = association.receive(0xFFFF)
+            try:
+                received = association.receive(0xFFFF)
+            except BlockingIOError:
+                # A proxy said something on its control connection.
+                continue
             if received is not None:
                 octets, header_size, source = received
                 return octets[header_size:], source

@@ -10,16 +10,19 @@ the next, and so on: each relay takes off its header.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import select
 import selectors
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import (
     AssociationClosed,
     ProtocolError,
+    ProxyClosed,
     ProxyConnectError,
     host_port,
 )
@@ -31,21 +34,54 @@ from socksclient.wire import (
     decode_address,
     encode_datagram_header,
     is_address,
+    parse_port,
     without_mapping,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from socksclient.proxy import Chain
 
 Address: TypeAlias = tuple[str, int]
 """The (host, port) of a destination or a source."""
 
+Received: TypeAlias = tuple[bytes, int, Address]
+"""A datagram, how many octets of it are its header, and its source."""
+
 MAX_DATAGRAM_SIZE = 0xFFFF - 20 - 8
 """Octets that a UDP datagram in an IPv4 packet can carry: 65,507."""
 
 _MANY = 4096  # addresses to remember; an association may well speak with millions
+
+_LEAST_ROOM = 256
+"""Octets of a receive buffer that a system takes for one datagram, however short: Linux 768."""
+
+_ATTEMPTS = 4
+"""How often to send one datagram when ICMP errors of earlier ones keep it from being sent."""
+
+_PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # RFC 1918
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            # RFC 4193
+            "fc00::/7",
+            # link-local: RFC 3927, RFC 4291
+            "169.254.0.0/16",
+            "fe80::/10",
+            # loopback
+            "127.0.0.0/8",
+            "::1/128",
+        ),
+    )
+)
+"""Addresses that mean one thing to the proxy and another one here."""
+
+_INSTEAD = "with trust_relay_address=False, datagrams go to the proxy's own address"
 
 
 class Granted(NamedTuple):
@@ -73,18 +109,29 @@ class Association:
         granted: By each hop, the nearest one first.
         udp: Connected to the relay of the nearest.
         relays: Where that is, and where the relays of the others are.
+        advice: What the user is told when nothing comes from the relay; empty if its address is
+            as it should be.
 
     Attributes:
         relay_address: The first of `relays`.
+        advice: The same, until anything comes from the relay.
         dropped: How many datagrams of the relay were not delivered.
         headers: What goes before the payload, for each destination that is known already.
         peer: The one destination whose datagrams are wanted, if there is only one.
+        closed: Whether `close` has been called.
         pollable: A descriptor that has something to read when any of the sockets has; -1 where
             the system has no such thing.
+
+    Raises:
+        OSError: The system has no descriptor left for `pollable`.
     """
 
     def __init__(
-        self, granted: Sequence[Granted], udp: socket.socket, relays: Sequence[Address]
+        self,
+        granted: Sequence[Granted],
+        udp: socket.socket,
+        relays: Sequence[Address],
+        advice: str = "",
     ) -> None:
         for attempt, control, _ in granted:
             attempt.phase = "relay"
@@ -93,15 +140,18 @@ class Association:
         self.controls = [control for _, control, _ in granted]
         self.udp = udp
         self.relay_address = relays[0]
+        self.advice = advice
         self.dropped = 0
         self.headers: dict[object, bytes] = {}
         self.peer: Address | None = None
         self.closed = False
         self._granted = granted
         self._ended: Attempt | None = None
-        self._poll = _poll(udp, *self.controls)
-        self.pollable = self._poll.fileno()
+        self._is_over = False
+        self._epoll = _epoll(udp, *self.controls)
+        self.pollable = -1 if self._epoll is None else self._epoll.fileno()
         self._descriptor = udp.fileno()
+        self._waiting: list[None] = []
         self._next_relays = relays[1:]
         self._outer_headers = b"".join(encode_datagram_header(*relay) for relay in relays[1:])
         self._forget_sources()
@@ -114,13 +164,19 @@ class Association:
         self.headers[address] = header
         return header
 
-    def send(self, header: bytes, data: bytes | bytearray | memoryview) -> int:
-        """Sends one datagram; returns how many octets of `data` that were, which is all.
+    def send(self, header: bytes, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        """Send one datagram; return how many octets of `data` that were, which is all.
+
+        Args:
+            header: What `learn` returned.
+            data: The payload.
+            flags: Those of `socket.socket.send`.
 
         Raises:
-            BlockingIOError: The system has no room for it now.
+            BlockingIOError: The system has no room for the datagram now.
             AssociationClosed: The proxy has ended the association.
-            OSError: EMSGSIZE if it is too long, and what else the system says of the UDP socket.
+            OSError: EMSGSIZE if the datagram is too long, EBADF if the association is closed, and
+                whatever else the system reports of the UDP socket.
         """
         try:
             datagram = header + data
@@ -129,47 +185,57 @@ class Association:
             raise TypeError(f"a contiguous bytes-like object is required, not {kind!r}") from None
         if len(datagram) > MAX_DATAGRAM_SIZE:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-        for descriptor, _ in self.wait(0):  # a fifth of a microsecond
-            if descriptor != self._descriptor:
-                self.check()
-        try:
-            return self.udp.send(datagram) - len(header)
-        except BlockingIOError:
-            raise
-        except OSError:  # it may be of a datagram before, by ICMP, and this one was not sent
+        if self._epoll is None:
             self.check()
-            if self.peer is not None:
+        else:
+            # It takes a fifth of a microsecond, and `check` a whole one.
+            for descriptor, _ in self.wait(0):
+                if descriptor != self._descriptor:
+                    self.check()
+        attempts = _ATTEMPTS
+        while True:
+            try:
+                return self.udp.send(datagram, flags) - len(header)
+            except BlockingIOError:
                 raise
-            return self.udp.send(datagram) - len(header)
+            except OSError as error:
+                self.check()
+                # An ICMP error of an earlier datagram is reported by the next `send`, which then
+                # sends nothing; and until this one is sent again, another error may come.
+                attempts -= 1
+                if self.peer is not None or attempts == 0:
+                    self._advise(error)
+                    raise
 
-    def receive(self, size: int) -> tuple[bytes, int, Address] | None:
-        """One datagram, unless there is none now or it was dropped.
+    def receive(self, size: int) -> Received | None:
+        """Receive one datagram; return None if it was dropped.
 
         Args:
             size: Octets of payload wanted at most.
 
-        Returns:
-            The datagram, how many octets of it are its header, and its source.
-
         Raises:
+            BlockingIOError: There is no datagram now.
             AssociationClosed: The proxy has ended the association.
-            OSError: What else the system says of the UDP socket.
+            OSError: EBADF if the association is closed, and whatever else the system reports of
+                the UDP socket.
         """
-        if self._ended is not None:  # some relays go on: of v2ray and shadowsocks
+        # Some relays send on after the end: those of v2ray and shadowsocks.
+        if self._is_over:
             self.check()
         try:
             octets = self.udp.recv(MAX_HEADER_SIZE * len(self.controls) + size)
         except BlockingIOError:
             self.check()
-            return None
-        except OSError:
-            # By ICMP, which Dante passes on from the destination; or else the relay itself is
-            # gone, as it may be just before the control connection ends. As with sockets, only
-            # one that is connected tells of it.
+            raise
+        except OSError as error:
+            # This is an ICMP error. Either Dante passes it on from the destination, or the relay
+            # itself is gone, which may happen just before the control connection ends. As with
+            # sockets, the error is reported only where there is one destination.
             self.check()
-            if self.peer is not None:
-                raise
-            return None
+            if self.peer is None:
+                return None
+            self._advise(error)
+            raise
         header_size = datagram_header_size(octets)
         if self._next_relays:
             header_size = self._all_headers_size(octets)
@@ -183,18 +249,44 @@ class Association:
             return None
         return octets, header_size, source
 
-    def wait(self, seconds: float) -> list[tuple[int, int]]:
-        """Waits until any of the sockets has something to read, so many seconds at most.
+    def receive_behind(self, size: int) -> Received:
+        """Receive the first datagram to deliver behind one that `receive` has just dropped.
 
-        It does not notice that another thread closes the association.
+        Whoever relies on edges (EPOLLET) receives until BlockingIOError. So every datagram that
+        was there when the call began is looked at; the system announces those that come later.
+
+        Raises:
+            BlockingIOError: There is none, or so many were dropped that all which were there when
+                the call began are among them: garbage without end does not hold the caller.
+            OSError: Whatever `receive` raises.
+        """
+        most = self.udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _LEAST_ROOM
+        for _ in range(most):
+            received = self.receive(size)
+            if received is not None:
+                return received
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def wait(self, seconds: float) -> list[tuple[int, int]]:
+        """Wait until any of the sockets has something to read, so many seconds at most.
+
+        With epoll, this does not notice that another thread closes the association.
 
         Returns:
-            The descriptors which have, each with its events.
+            The descriptors that have something to read, each with its events; with epoll only.
         """
-        try:
-            return self._poll.poll(seconds)
-        except ValueError:  # it is closed, as the sockets will say
+        if self._epoll is None:
+            self._select(selectors.EVENT_READ, seconds, self.udp, *self.controls)
             return []
+        try:
+            return self._epoll.poll(seconds)
+        except ValueError:
+            # It is closed, as the sockets will say.
+            return []
+
+    def wait_for_room(self, seconds: float) -> None:
+        """Wait until there is room for a datagram to send, so many seconds at most."""
+        self._select(selectors.EVENT_WRITE, seconds, self.udp)
 
     def connect(self, host: str, port: int) -> None:
         """From now on all datagrams of other sources are dropped."""
@@ -205,7 +297,8 @@ class Association:
         """Looks after the control connections. What the proxies say on them is ignored.
 
         Raises:
-            AssociationClosed: One has ended.
+            OSError: EBADF if the association is closed.
+            AssociationClosed: One of the control connections has ended.
         """
         self.check_open()
         cause = None
@@ -218,6 +311,7 @@ class Association:
             except OSError as error:
                 cause = error
             self._ended = attempt
+            self._is_over = True
             break
         if self._ended is None:
             return
@@ -228,17 +322,55 @@ class Association:
             del cause  # or it and this frame would hold each other
 
     def close(self) -> None:
-        """Ends the association."""
+        """End the association, and wake whoever waits, unless it is by epoll.
+
+        As long as anyone else waits, the descriptors stay open: gevent and eventlet must never
+        find one of theirs closed, and given to another socket, while they watch it. The last one
+        who waits closes them.
+        """
         self.closed = True
-        self.udp.close()
-        for control in self.controls:
-            control.close()
-        self._poll.close()
+        self._is_over = True
+        if not self._waiting:
+            self._close_sockets()
+            return
+        for sock in (self.udp, *self.controls):
+            # The proxy may have ended the connection, and so does this wake who waits.
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def check_open(self) -> None:
         """Raises OSError EBADF if it is closed."""
         if self.closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def _select(self, event: int, seconds: float, *sockets: socket.socket) -> None:
+        # Neither a lock nor a count is needed: `append` and `pop` are atomic, and `close` looks at
+        # the list after it has set `closed`, as this looks at `closed` after it has appended.
+        self._waiting.append(None)
+        try:
+            if not self.closed:
+                # Unlike the default, this needs no descriptor, which might be lacking; eventlet
+                # has no other than the second one.
+                selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+                for sock in sockets:
+                    selector.register(sock, event)
+                selector.select(seconds)
+        finally:
+            self._waiting.pop()
+            if self.closed and not self._waiting:
+                self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        self.udp.close()
+        for control in self.controls:
+            control.close()
+        if self._epoll is not None:
+            self._epoll.close()
+
+    def _advise(self, error: OSError) -> None:
+        """Raises the same error with the advice, if there is any."""
+        if self.advice:
+            raise OSError(error.errno, f"{error.strerror}; {self.advice}") from error
 
     def _forget_sources(self) -> None:
         # By header, so that each is decoded once. No header at all is that of a bad datagram.
@@ -246,6 +378,8 @@ class Association:
 
     def _judge(self, header: bytes) -> Address | None:
         """The source that the header bears; None if it is not wanted."""
+        # The relay is where it should be.
+        self.advice = ""
         if len(self._sources) >= _MANY:
             self._forget_sources()
         # In that order: another thread may connect meanwhile, and what is judged by the peer of
@@ -286,46 +420,49 @@ def _is_from(source: Address, peer: Address) -> bool:
     return host == wanted or (is_address(host) and not is_address(wanted))
 
 
-def _poll(*sockets: socket.socket) -> select.epoll | SelectorPoll:
-    # The selectors of the standard library do the same three times as slowly.
+def _epoll(*sockets: socket.socket) -> select.epoll | None:
+    """One object to wait for all of them; None where the system has no epoll, or gevent took it.
+
+    The selectors of the standard library do the same three times as slowly.
+    """
     if not hasattr(select, "epoll"):
-        return SelectorPoll(sockets)
+        return None
     epoll = select.epoll()
-    for sock in sockets:
-        epoll.register(sock, select.EPOLLIN)
+    try:
+        for sock in sockets:
+            epoll.register(sock, select.EPOLLIN)
+    except BaseException:
+        epoll.close()
+        raise
     return epoll
 
 
-class SelectorPoll:
-    """What is used here of `select.epoll`, for systems that have none."""
+def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
+    """Return a UDP socket bound to the address to send from, for an association of `chain`.
 
-    def __init__(self, sockets: Iterable[socket.socket]) -> None:
-        self._selector = selectors.DefaultSelector()
-        for sock in sockets:
-            self._selector.register(sock, selectors.EVENT_READ)
+    Args:
+        chain: Errors name its nearest hop.
+        local_address: The (IP address, port); port 0 lets the system choose.
 
-    def fileno(self) -> int:
-        """None that every event loop could wait for."""
-        return -1
-
-    def poll(self, seconds: float | None) -> list[tuple[int, int]]:
-        """As `select.epoll.poll`."""
-        return [(key.fd, events) for key, events in self._selector.select(seconds)]
-
-    def close(self) -> None:
-        """As `select.epoll.close`."""
-        self._selector.close()
-
-
-def bind_udp(local_address: Address) -> socket.socket:
-    """A UDP socket bound to the (IP address, port) to send from; port 0 lets the system choose."""
-    host, port = local_address
-    udp = PlainSocket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        udp.bind((host, port))
-    except BaseException:
-        udp.close()
-        raise
+    Raises:
+        ValueError: The port is not valid, or the nearest hop cannot relay UDP.
+        ProxyConnectError: The system has no such address, the port is taken, or the socket cannot
+            be made; `errno` says which.
+    """
+    host, port = local_address[0], parse_port(local_address[1], least=0)
+    attempt = Attempt(chain[:1], *NOT_KNOWN, Command.UDP_ASSOCIATE)
+    attempt.phase = "connect"
+    with attempt:
+        try:
+            udp = PlainSocket(_family_of(host), socket.SOCK_DGRAM)
+            try:
+                udp.bind((host, port))
+            except BaseException:
+                udp.close()
+                raise
+        except OSError as error:
+            text = f"cannot send datagrams from {host_port(host, port)}: {error.strerror}"
+            raise ProxyConnectError(text, error.errno) from error
     return udp
 
 
@@ -357,24 +494,34 @@ def associate(
             relay's family, which need not be that of the control connection: Dante takes it from
             DST.ADDR.
         trust_relay_address: Whether BND.ADDR counts; otherwise it is the proxy's address.
+
+    Raises:
+        ProtocolError: A hop's reply has no address of a relay.
+        ProxyConnectError: The UDP socket, or what waits for it, cannot be made, or the socket
+            cannot be connected to the relay; `errno` says why.
     """
     try:
         relays = [_relay_of(*one, trust_relay_address) for one in granted]
+        each = [_advice(*one) for one in zip(granted, relays, strict=True)]
         attempt, _, (_, port) = granted[0]
         with attempt:
-            host = str(relays[0][0])
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            if udp is None:
-                udp = PlainSocket(family, socket.SOCK_DGRAM)
-            udp.setblocking(False)
+            where = host_port(str(relays[0][0]), port)
+            family = _family_of(str(relays[0][0]))
+            what, advice = f"make a UDP socket for the relay, {where}", each[0]
             try:
+                if udp is None:
+                    udp = PlainSocket(family, socket.SOCK_DGRAM)
+                udp.setblocking(False)
+                what = f"reach the relay, {where}"
                 if udp.family != family:
                     raise OSError(errno.EAFNOSUPPORT, "local_address is of another family")
                 udp.connect(relays[0])
+                what, advice = f"wait for datagrams of the relay, {where}", ""
+                addresses = [(str(relay[0]), relay[1]) for relay in relays]
+                return Association(granted, udp, addresses, next(filter(None, each), ""))
             except OSError as error:
-                text = f"cannot reach the relay, {host_port(host, port)}: {error.strerror}"
+                text = f"cannot {what}: {'; '.join(filter(None, (error.strerror, advice)))}"
                 raise ProxyConnectError(text, error.errno) from error
-        return Association(granted, udp, [(str(relay[0]), relay[1]) for relay in relays])
     except BaseException:
         for _, control, _ in granted:
             control.close()
@@ -393,6 +540,37 @@ def _relay_of(
         host = str(relay[0])
         if not is_address(host) and host != attempt.own_host:
             text = f"the proxy says that its relay is at {host!r}, which is no IP address"
-            raise ProtocolError(text)
+            raise ProtocolError(f"{text}; {_INSTEAD}")
         attempt.log(f"relay {host_port(host, relay[1])!r}")
     return relay
+
+
+def _advice(granted: Granted, relay: SocketAddress) -> str:
+    """Return what the user should know of a relay that may be out of reach; empty if nothing."""
+    attempt, control, bound_address = granted
+    host = str(relay[0])
+    if not _is_private(host):
+        return ""
+    try:
+        own, *_ = reachable(control, bound_address, attempt.own_host, trust=False)
+    except ProxyClosed:
+        # The end of the association will tell of it.
+        return ""
+    if not is_address(own) or without_mapping(own) == without_mapping(host):
+        return ""
+    where = host_port(host, relay[1])
+    advice = f"the relay, {where}, has a private address that is not the proxy's own, {own}"
+    attempt.log(f"{advice}; {_INSTEAD}")
+    return f"{advice}; {_INSTEAD}"
+
+
+def _is_private(host: str) -> bool:
+    """Whether the IP address is one of a private network, of one link, or of one machine."""
+    if not is_address(host):
+        return False
+    ip = ipaddress.ip_address(without_mapping(host))
+    return any(ip in network for network in _PRIVATE)
+
+
+def _family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

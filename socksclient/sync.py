@@ -148,17 +148,24 @@ def udp_associate(
             nothing else then. By default that is left open, as it must be behind a NAT.
         trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
             it is taken to be at the address of the proxy itself, at the port that it says:
-            v2ray, for one, tells whatever address is in its configuration.
+            v2ray, for one, tells whatever address is in its configuration. When the relay is at a
+            private address that is not the proxy's own, errors and the log (DEBUG) name this.
 
     Returns:
         A `UDPAssociation`, which is used like a socket.
 
     Raises:
-        ValueError: As of `create_connection`, and so the others.
+        ValueError: The timeout, the proxy or `local_address` is not valid, or a hop cannot relay
+            UDP. Nothing has been sent.
         ReplyError: The proxy refused; many do not offer UDP.
-        ProtocolError: The relay's address is a multicast or reserved address or a name, or its
-            port is 0; nothing has been sent there.
-        ProxyConnectError: The proxy cannot be reached, or its relay.
+        ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
+            `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or it cannot make the UDP socket
+            or what waits for it (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
+        ProxyTimeout: The `timeout` passed.
+        ProtocolError: The proxy does not speak as it should, or the relay's address is a multicast
+            or reserved address or a name, or its port is 0; nothing has been sent there.
+            `ProxyClosed` if the proxy hung up.
+        AuthenticationError: The proxy accepts no method offered, or not the credentials.
     """
     chain = as_chain(proxy)
     timeout = _checked(timeout)
@@ -166,7 +173,7 @@ def udp_associate(
     source = NOT_KNOWN
     if local_address is not None:
         check_source(_pair(local_address)[0])
-        udp = bind_udp(local_address)
+        udp = bind_udp(chain, local_address)
         source = udp.getsockname()[:2]
     granted: list[Granted] = []
     try:

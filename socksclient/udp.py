@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, overload
 
-from socksclient.association import Address, Association
+from socksclient.association import Address, Association, Received
 from socksclient.exceptions import host_port
-from socksclient.sockets import MAX_TIMEOUT, SocketAddress, writable
+from socksclient.sockets import MAX_TIMEOUT, SocketAddress
 from socksclient.wire import is_address
 
 Data: TypeAlias = bytes | bytearray | memoryview
@@ -20,6 +20,11 @@ Data: TypeAlias = bytes | bytearray | memoryview
 __all__ = ["UDPAssociation"]
 
 _SLICE = 0.5  # seconds
+
+# Systems other than Linux have only some of these. Of a plain int, `&` takes a tenth of the time.
+_MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_TO_SEND = ("MSG_CONFIRM", "MSG_DONTWAIT", "MSG_NOSIGNAL")
+_TO_RECEIVE = ("MSG_DONTWAIT",)
 
 
 class UDPAssociation:
@@ -35,9 +40,11 @@ class UDPAssociation:
     receive is woken with `AssociationClosed`, and so ends every later send and receive; who waits
     for `fileno` with a selector learns of it with the next call only.
 
-    Several threads may use it at once; who waits when it is closed wakes within a second. It is a
-    context manager that closes itself. Of a socket's methods it has those that make sense here,
-    without flags.
+    Several threads may use it at once; who waits when it is closed wakes within a second. The green
+    threads of gevent and eventlet may too, but with eventlet only one may receive at a time, as
+    with its sockets. It is a context manager that closes itself. Of a socket's methods it has
+    those that make sense here, and they take the flags that do: MSG_DONTWAIT, with which this one
+    call does not wait, and to send also MSG_CONFIRM and MSG_NOSIGNAL.
 
     Attributes:
         relay_address: The (host, port) at the proxy to which all datagrams go.
@@ -77,12 +84,21 @@ class UDPAssociation:
             return self._udp.family
         return socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
 
-    def sendto(self, data: Data, address: SocketAddress) -> int:
-        """Sends one datagram.
+    @overload
+    def sendto(self, data: Data, address: SocketAddress, /) -> int: ...
+
+    @overload
+    def sendto(self, data: Data, flags: int, address: SocketAddress, /) -> int: ...
+
+    def sendto(
+        self, data: Data, flags: int | SocketAddress, address: SocketAddress | None = None, /
+    ) -> int:
+        """Sends one datagram: ``sendto(data, address)`` or ``sendto(data, flags, address)``.
 
         Args:
             data: At most 65,507 octets with its header, which takes 10 (IPv4), 22 (IPv6) or 7 and
                 the name's length. It may be empty.
+            flags: Any of MSG_CONFIRM, MSG_DONTWAIT and MSG_NOSIGNAL, or 0, which is the default.
             address: The (host, port) of the destination; a host name with ``socks5h`` goes to the
                 proxy as it is, with ``socks5`` it is resolved when it is first used.
 
@@ -90,91 +106,117 @@ class UDPAssociation:
             How many octets of `data` were sent: all.
 
         Raises:
-            ValueError: Host or port cannot be.
+            ValueError: Host or port are not valid, or the association cannot honour the flags.
+                Nothing has been sent.
             AssociationClosed: The proxy has ended the association.
             ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
                 passes that on as Dante does, or at the relay.
             ResolveError: The name has no address (``socks5`` only).
             TimeoutError: There was no room in time.
-            OSError: EMSGSIZE if it is too long, and what else the system says.
+            BlockingIOError: There is no room now, and the call is not to wait.
+            OSError: EMSGSIZE if the datagram is too long, EBADF if the association is closed, and
+                whatever else the system reports.
         """
-        return self._send(self._headers.get(address) or self._header(address), data)
+        if address is None:
+            # Two arguments: the second one is the address, or else `_target` refuses it.
+            address, flags = flags, 0  # type: ignore[assignment]
+        if flags != 0:
+            _check_flags(flags, _TO_SEND)
+        header = self._headers.get(address) or self._header(address)  # type: ignore[arg-type]
+        return self._send(header, data, flags)  # type: ignore[arg-type]
 
-    def send(self, data: Data) -> int:
+    def send(self, data: Data, flags: int = 0) -> int:
         """Sends one datagram to the connected destination; otherwise as `sendto`.
 
         Raises:
-            OSError: EDESTADDRREQ if there is none, and what `sendto` raises.
+            OSError: EDESTADDRREQ if there is none, and whatever `sendto` raises.
         """
+        if flags != 0:
+            _check_flags(flags, _TO_SEND)
         if not self._peer_header:
             self._association.check_open()
             raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
-        return self._send(self._peer_header, data)
+        return self._send(self._peer_header, data, flags)
 
-    def recvfrom(self, bufsize: int = 0xFFFF) -> tuple[bytes, SocketAddress]:
+    def recvfrom(self, bufsize: int = 0xFFFF, flags: int = 0) -> tuple[bytes, SocketAddress]:
         """Receives one datagram.
 
         Args:
             bufsize: Octets to take at most; what is longer is cut off.
+            flags: MSG_DONTWAIT, or 0.
 
         Returns:
             The payload and the address it came from, as the proxy says. A proxy may say the name
             that was sent to, or the address behind it.
 
         Raises:
-            TimeoutError: None came in time.
-            BlockingIOError: None is there, of a non-blocking association.
+            ValueError: `bufsize` is negative, or the association cannot honour the flags.
+            TimeoutError: None came in time. If nothing has ever come from the relay, and its
+                address is a private one that is not the proxy's own, the text says so.
+            BlockingIOError: None is there, and the call is not to wait.
             AssociationClosed: The proxy has ended the association.
             ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
                 passes that on as Dante does, or at the relay.
-            OSError: What else the system says.
+            OSError: EBADF if the association is closed, and whatever else the system reports.
         """
+        if flags != 0:
+            _check_flags(flags, _TO_RECEIVE)
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
-        octets, header_size, source = self._receive(bufsize)
+        octets, header_size, source = self._receive(bufsize, flags)
         return octets[header_size : header_size + bufsize], _as_sockets_have_it(source)
 
-    def recv(self, bufsize: int = 0xFFFF) -> bytes:
+    def recv(self, bufsize: int = 0xFFFF, flags: int = 0) -> bytes:
         """Receives one datagram, without its source; otherwise as `recvfrom`.
 
         For 0 octets nothing is received, as with sockets.
         """
-        return self.recvfrom(bufsize)[0] if bufsize else b""
+        if bufsize == 0:
+            _check_flags(flags, _TO_RECEIVE)
+            return b""
+        return self.recvfrom(bufsize, flags)[0]
 
     def recvfrom_into(
-        self, buffer: bytearray | memoryview, nbytes: int = 0
+        self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0
     ) -> tuple[int, SocketAddress]:
         """Receives one datagram into a buffer.
 
         Args:
             buffer: Takes the payload; any writable buffer will do.
             nbytes: Octets to take at most; by default as many as there is room for.
+            flags: MSG_DONTWAIT, or 0.
 
         Returns:
             How many octets there are, and the address they came from.
 
         Raises:
-            ValueError: `nbytes` is negative or more than there is room for.
-            OSError: As of `recvfrom`.
+            ValueError: `nbytes` is negative or more than there is room for, or the association
+                cannot honour the flags.
+            OSError: Whatever `recvfrom` raises.
         """
+        if flags != 0:
+            _check_flags(flags, _TO_RECEIVE)
         with memoryview(buffer) as view:
             if view.readonly or not view.c_contiguous:
                 raise TypeError("buffer must be writable and contiguous")
             if not 0 <= nbytes <= view.nbytes:
                 raise ValueError("nbytes is negative or greater than the length of the buffer")
             size = nbytes or view.nbytes
-            octets, header_size, source = self._receive(size)
+            octets, header_size, source = self._receive(size, flags)
             payload = memoryview(octets)[header_size : header_size + size]
             if payload:
                 view.cast("B")[: len(payload)] = payload
         return len(payload), _as_sockets_have_it(source)
 
-    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0) -> int:
+    def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
         """Receives one datagram into a buffer, without its source; else as `recvfrom_into`.
 
         Into a buffer with no room nothing is received, as with sockets.
         """
-        return self.recvfrom_into(buffer, nbytes)[0] if len(buffer) else 0
+        if len(buffer) == 0:
+            _check_flags(flags, _TO_RECEIVE)
+            return 0
+        return self.recvfrom_into(buffer, nbytes, flags)[0]
 
     def connect(self, address: SocketAddress) -> None:
         """Makes `address` the destination of `send`, and the only source to receive from.
@@ -183,13 +225,29 @@ class UDPAssociation:
         is known here, so it alone is compared, and the name if the proxy answers with one.
 
         Raises:
-            ValueError: As of `sendto`, and so the others.
+            ValueError: Host or port are not valid.
             ResolveError: The name has no address (``socks5`` only).
+            ProxyTimeout: The name was not resolved in time (``socks5`` only).
+            OSError: EBADF if the association is closed.
         """
         self._association.check_open()
         host, port = self._target(address)
         self._peer_header = self._association.learn(address, host, port)
         self._association.connect(host, port)
+
+    def connect_ex(self, address: SocketAddress) -> int:
+        """Connects as `connect` does, but returns the number of an error; 0 if there is none.
+
+        EIO stands for an error that has no number of the system, such as a name without an address.
+
+        Raises:
+            ValueError: Host or port are not valid.
+        """
+        try:
+            self.connect(address)
+        except OSError as error:
+            return error.errno if error.errno is not None and error.errno > 0 else errno.EIO
+        return 0
 
     def getpeername(self) -> SocketAddress:
         """The destination that it is connected to.
@@ -204,19 +262,22 @@ class UDPAssociation:
 
     def getsockname(self) -> SocketAddress:
         """The local address from which the datagrams go to the relay."""
+        self._association.check_open()
         address: SocketAddress = self._udp.getsockname()
         return address
 
     def fileno(self) -> int:
         """The descriptor of the UDP socket, to wait for; -1 when closed."""
-        return self._udp.fileno()
+        return -1 if self._association.closed else self._udp.fileno()
 
     def getsockopt(self, level: int, optname: int) -> int:
         """An option of the UDP socket."""
+        self._association.check_open()
         return self._udp.getsockopt(level, optname)
 
     def setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
         """Sets an option of the UDP socket, such as the size of its buffers."""
+        self._association.check_open()
         self._udp.setsockopt(level, optname, value)
 
     def gettimeout(self) -> float | None:
@@ -269,36 +330,54 @@ class UDPAssociation:
     def _header(self, address: SocketAddress) -> bytes:
         return self._association.learn(address, *self._target(address))
 
-    def _send(self, header: bytes, data: Data) -> int:
+    def _send(self, header: bytes, data: Data, flags: int) -> int:
+        association, timeout = self._association, self._timeout
         try:
-            return self._association.send(header, data)
+            return association.send(header, data, flags)
         except BlockingIOError:
-            if self._timeout == 0:
+            if timeout == 0 or flags & _MSG_DONTWAIT:
                 raise
-        end = None if self._timeout is None else time.monotonic() + self._timeout
+        end = None if timeout is None else time.monotonic() + timeout
         while True:
-            self._association.check_open()
-            with suppress(ValueError):  # closed by another thread just now
-                writable([self._udp], _slice(_left(end)))
+            association.check_open()
+            association.wait_for_room(_slice(_left(end)))
             try:
-                return self._association.send(header, data)
+                return association.send(header, data, flags)
             except BlockingIOError:
                 continue
 
-    def _receive(self, size: int) -> tuple[bytes, int, Address]:
-        timeout = self._timeout
-        if timeout == 0:
-            received = self._association.receive(size)
-            if received is None:
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return received
+    def _receive(self, size: int, flags: int) -> Received:
+        association, timeout = self._association, self._timeout
+        if timeout == 0 or flags & _MSG_DONTWAIT:
+            return association.receive(size) or association.receive_behind(size)
         end = None if timeout is None else time.monotonic() + timeout
+        # To ask epoll costs less than a receive that finds nothing; without epoll it costs more.
+        ask = association.pollable >= 0
         while True:
-            self._association.wait(_slice(timeout))
-            received = self._association.receive(size)
-            if received is not None:
-                return received
-            timeout = _left(end)  # garbage does not make it longer
+            if ask:
+                association.wait(_slice(timeout))
+            try:
+                return association.receive(size) or association.receive_behind(size)
+            except BlockingIOError:
+                ask = True
+            # Garbage does not make it longer.
+            timeout = _left(end, association.advice)
+
+
+def _check_flags(flags: object, known: Sequence[str]) -> None:
+    """Check that `flags` has none but those that are known by name.
+
+    Raises:
+        ValueError: It has another one.
+        TypeError: It is not an integer.
+    """
+    left = operator.index(flags)  # type: ignore[arg-type]
+    for name in known:
+        left &= ~int(getattr(socket, name, 0))
+    if left:
+        raise ValueError(
+            f"a UDP association cannot honour the flags {left:#x}; it takes only {', '.join(known)}"
+        )
 
 
 def _slice(seconds: float | None) -> float:
@@ -306,12 +385,12 @@ def _slice(seconds: float | None) -> float:
     return _SLICE if seconds is None else min(seconds, _SLICE)
 
 
-def _left(end: float | None) -> float | None:
+def _left(end: float | None, advice: str = "") -> float | None:
     if end is None:
         return None
     left = end - time.monotonic()
     if left <= 0:
-        raise TimeoutError("timed out")
+        raise TimeoutError(f"timed out; {advice}" if advice else "timed out")
     return left
 
 

@@ -105,7 +105,10 @@ if TYPE_CHECKING:
             assert_type(udp.gettimeout(), float | None)
             assert_type(udp.relay_address, tuple[str, int])
             assert_type(udp.dropped, int)
-            udp.sendto("data", ("name.example", 53))  # type: ignore[arg-type]
+            udp.sendto("data", ("name.example", 53))  # type: ignore[call-overload]
+            assert_type(udp.sendto(b"data", 0, ("name.example", 53)), int)
+            assert_type(udp.recvfrom(10, 0)[0], bytes)
+            assert_type(udp.connect_ex(("name.example", 53)), int)
         socksclient.udp_associate()  # type: ignore[call-arg]
 
     async def awaited_datagrams(proxy: Proxy) -> None:
