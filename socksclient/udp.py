@@ -93,7 +93,7 @@ class UDPAssociation:
     def sendto(
         self, data: Data, flags: int | SocketAddress, address: SocketAddress | None = None, /
     ) -> int:
-        """Sends one datagram: ``sendto(data, address)`` or ``sendto(data, flags, address)``.
+        """Send one datagram: ``sendto(data, address)`` or ``sendto(data, flags, address)``.
 
         Args:
             data: At most 65,507 octets with its header, which takes 10 (IPv4), 22 (IPv6) or 7 and
@@ -109,8 +109,8 @@ class UDPAssociation:
             ValueError: Host or port are not valid, or the association cannot honour the flags.
                 Nothing has been sent.
             AssociationClosed: The proxy has ended the association.
-            ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
-                passes that on as Dante does, or at the relay.
+            ConnectionRefusedError: The association is connected, and nobody listens at the relay,
+                or at the destination, if the proxy passes that on as Dante does.
             ResolveError: The name has no address (``socks5`` only).
             TimeoutError: There was no room in time.
             BlockingIOError: There is no room now, and the call is not to wait.
@@ -126,7 +126,7 @@ class UDPAssociation:
         return self._send(header, data, flags)  # type: ignore[arg-type]
 
     def send(self, data: Data, flags: int = 0) -> int:
-        """Sends one datagram to the connected destination; otherwise as `sendto`.
+        """Send one datagram to the connected destination, otherwise as `sendto` does.
 
         Raises:
             OSError: EDESTADDRREQ if there is none, and whatever `sendto` raises.
@@ -139,7 +139,7 @@ class UDPAssociation:
         return self._send(self._peer_header, data, flags)
 
     def recvfrom(self, bufsize: int = 0xFFFF, flags: int = 0) -> tuple[bytes, SocketAddress]:
-        """Receives one datagram.
+        """Receive one datagram; those that are to be dropped are passed over.
 
         Args:
             bufsize: Octets to take at most; what is longer is cut off.
@@ -155,8 +155,8 @@ class UDPAssociation:
                 address is a private one that is not the proxy's own, the text says so.
             BlockingIOError: None is there, and the call is not to wait.
             AssociationClosed: The proxy has ended the association.
-            ConnectionRefusedError: Once connected: nobody listens at the destination, if the proxy
-                passes that on as Dante does, or at the relay.
+            ConnectionRefusedError: The association is connected, and nobody listens at the relay,
+                or at the destination, if the proxy passes that on as Dante does.
             OSError: EBADF if the association is closed, and whatever else the system reports.
         """
         if flags != 0:
@@ -167,9 +167,9 @@ class UDPAssociation:
         return octets[header_size : header_size + bufsize], _as_sockets_have_it(source)
 
     def recv(self, bufsize: int = 0xFFFF, flags: int = 0) -> bytes:
-        """Receives one datagram, without its source; otherwise as `recvfrom`.
+        """Receive one datagram without its source, otherwise as `recvfrom` does.
 
-        For 0 octets nothing is received, as with sockets.
+        If `bufsize` is 0, nothing is received, as with sockets.
         """
         if bufsize == 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -179,7 +179,7 @@ class UDPAssociation:
     def recvfrom_into(
         self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0
     ) -> tuple[int, SocketAddress]:
-        """Receives one datagram into a buffer.
+        """Receive one datagram into a buffer, otherwise as `recvfrom` does.
 
         Args:
             buffer: Takes the payload; any writable buffer will do.
@@ -209,9 +209,9 @@ class UDPAssociation:
         return len(payload), _as_sockets_have_it(source)
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
-        """Receives one datagram into a buffer, without its source; else as `recvfrom_into`.
+        """Receive one datagram into a buffer, without its source, as `recvfrom_into` does.
 
-        Into a buffer with no room nothing is received, as with sockets.
+        If the buffer has no room, nothing is received, as with sockets.
         """
         if len(buffer) == 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -219,9 +219,9 @@ class UDPAssociation:
         return self.recvfrom_into(buffer, nbytes, flags)[0]
 
     def connect(self, address: SocketAddress) -> None:
-        """Makes `address` the destination of `send`, and the only source to receive from.
+        """Make `address` the destination of `send`, and the only source to receive from.
 
-        What others send is dropped from now on. Of a name that the proxy resolves only the port
+        From now on, what others send is dropped. Of a name that the proxy resolves only the port
         is known here, so it alone is compared, and the name if the proxy answers with one.
 
         Raises:
@@ -236,7 +236,7 @@ class UDPAssociation:
         self._association.connect(host, port)
 
     def connect_ex(self, address: SocketAddress) -> int:
-        """Connects as `connect` does, but returns the number of an error; 0 if there is none.
+        """Connect as `connect` does, but return the number of an error, or 0 if there is none.
 
         EIO stands for an error that has no number of the system, such as a name without an address.
 
@@ -381,7 +381,7 @@ def _check_flags(flags: object, known: Sequence[str]) -> None:
 
 
 def _slice(seconds: float | None) -> float:
-    """As much of it as to wait at once: who waits does not notice that another thread closes."""
+    """How much of it to wait at once: epoll does not notice that another thread closes."""
     return _SLICE if seconds is None else min(seconds, _SLICE)
 
 

@@ -673,6 +673,60 @@ class TestBackend:
         assert len(proxy.requests) == 1
 
 
+class TestZoneTransfersOverAnAssociation:
+    """By `dns.query.socket_factory`. What it makes is connected by its connect_ex."""
+
+    soa = "zone.test. 60 IN SOA a.test. b.test. 1 2 3 4 5"
+
+    def answer_that_there_are_no_changes(self, query: bytes) -> Iterator[bytes]:
+        # Since 2.8, dnspython takes what is no socket.socket for TCP, and puts a length before
+        # the message: the association carries that as well.
+        framed = int.from_bytes(query[:2], "big") == len(query) - 2
+        asked = dns.message.from_wire(query[2:] if framed else query)
+        response = dns.message.make_response(asked)
+        response.answer = dns.message.from_text(f";ANSWER\n{self.soa}").answer
+        wire = response.to_wire()
+        if framed:
+            yield len(wire).to_bytes(2, "big")
+        yield wire
+
+    @pytest.fixture
+    def zone(self) -> dns.zone.Zone:
+        text = f"{self.soa}\n@ 60 IN NS a.test."
+        return dns.zone.from_text(text, "zone.test", zone_factory=dns.versioned.Zone)
+
+    @contextmanager
+    def factory(self, monkeypatch: pytest.MonkeyPatch, udp: Answers) -> Iterator[SocksServer]:
+        """Within, dnspython makes associations in place of its UDP sockets."""
+
+        def associate(_family: int, kind: int, _proto: int = 0) -> socksclient.UDPAssociation:
+            assert kind == socket.SOCK_DGRAM
+            return socksclient.udp_associate(10, proxy=proxy.url)
+
+        with proxied(udp) as proxy:
+            monkeypatch.setattr(dns.query, "socket_factory", associate)
+            yield proxy
+
+    def test_inbound_xfr(self, zone: dns.zone.Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.factory(monkeypatch, self.answer_that_there_are_no_changes) as proxy:
+            dns.query.inbound_xfr(IPV4[0], zone, lifetime=10, udp_mode=dns.query.UDPMode.ONLY)
+            [seen] = proxy.requests
+        assert seen.command == Command.UDP_ASSOCIATE
+        assert {destination for destination, _ in seen.datagrams} == {IPV4}
+
+    def test_xfr(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.factory(monkeypatch, self.answer_that_there_are_no_changes):
+            [response] = dns.query.xfr(
+                IPV4[0], "zone.test", "IXFR", serial=1, lifetime=10, use_udp=True, relativize=False
+            )
+        assert [rrset.to_text() for rrset in response.answer] == [self.soa]
+
+    def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with self.factory(monkeypatch, say_nothing):
+            with pytest.raises(dns.exception.Timeout):
+                list(dns.query.xfr(IPV4[0], "zone.test", "IXFR", lifetime=0.2, use_udp=True))
+
+
 @pytest.mark.parametrize("anyio_backend", LOOPS, indirect=True)
 @pytest.mark.anyio
 class TestBackendOverTLS:

@@ -734,6 +734,11 @@ class TestWhatItRefuses:
             with pytest.raises(ValueError, match=r"cannot accept; socksclient\.anyio\.bind can"):
                 sock.accept()
 
+    def test_to_be_made_from_a_class_without_the_methods_of_sockets(self) -> None:
+        """Such a one is eventlet's, as tests/test_green_threads.py shows."""
+        with pytest.raises(NotImplementedError, match="cannot be made from eventlet's sockets"):
+            SocksSocket.__new__(type("GreenSocket", (), {}))
+
     def test_addresses_that_cannot_be(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             with pytest.raises(ValueError, match="port 0 is not in the range"):

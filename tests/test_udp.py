@@ -11,6 +11,7 @@ import select
 import selectors
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -1750,6 +1751,17 @@ def test_closing_wakes_all_threads(poll: str) -> None:
         for future in futures:
             with pytest.raises(OSError, match="Bad file descriptor"):
                 future.result(LONG)
+
+
+def test_who_comes_to_wait_when_it_has_just_been_closed_does_not(poll: str) -> None:
+    with SocksServer() as server:
+        udp = socksclient.udp_associate(None, proxy=server.url)
+        association = udp._association
+        udp.close()
+        begin = time.monotonic()
+        association.wait(LONG)
+        association.wait_for_room(LONG)
+        assert time.monotonic() - begin < LONG
 
 
 def test_closing_closes_no_descriptor_that_others_wait_for(
