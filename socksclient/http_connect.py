@@ -96,17 +96,21 @@ _HINT = (
 
 
 def _request(proxy: Proxy, target: str) -> bytes:
-    fields = [("Host", target), ("User-Agent", "socksclient"), *_secret_fields(proxy)]
+    fields = [("Host", target), *_secret_fields(proxy)]
+    # RFC 9110 §10.1.5: a client should send one. Some proxies turn others away.
+    if all(name.lower() != "user-agent" for name, _ in proxy.headers):
+        fields.insert(1, ("User-Agent", "socksclient"))
     head = "".join(f"{name}: {value}\r\n" for name, value in fields)
-    return f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1")
+    return f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode()
 
 
 def _secret_fields(proxy: Proxy) -> list[tuple[str, str]]:
     """Return the fields of a request whose values nobody else may see."""
-    if proxy.username is None:
-        return []
-    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
-    return [("Proxy-Authorization", f"Basic {credentials.decode()}")]
+    fields = list(proxy.headers)
+    if proxy.username is not None:
+        credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+        fields.append(("Proxy-Authorization", f"Basic {credentials.decode()}"))
+    return fields
 
 
 def _missing(head: bytearray) -> int:
@@ -148,11 +152,15 @@ def _shown(text: str, proxy: Proxy) -> str:
 
     A proxy may repeat what it was sent. The credentials are not shown even then.
     """
-    for _, secret in _secret_fields(proxy):
-        text = text.replace(secret, "***").replace(secret.removeprefix("Basic "), "***")
-    if proxy.password:
-        text = text.replace(proxy.password, "***")
-    return text[:_SHOWN].encode("unicode_escape").decode()[:_SHOWN]
+    secrets = {proxy.password or ""}
+    for _, value in _secret_fields(proxy):
+        # The credentials follow a scheme, which is no secret.
+        secrets |= {value, value.partition(" ")[2]}
+    octets = text.encode("latin-1")
+    # The longest first, for one may be part of another.
+    for secret in sorted(secrets - {""}, key=len, reverse=True):
+        octets = octets.replace(secret.encode(), b"***")
+    return octets[:_SHOWN].decode("latin-1").encode("unicode_escape").decode()[:_SHOWN]
 
 
 def _check(status: int, reason: str, lines: list[str], proxy: Proxy) -> None:
@@ -186,7 +194,9 @@ def _schemes(fields: list[tuple[str, str]]) -> Iterable[str]:
 
 def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> AuthenticationError:
     has_basic = "basic" in (scheme.lower() for scheme in schemes)
-    if schemes and not has_basic:
+    if any(name.lower() == "proxy-authorization" for name, _ in proxy.headers):
+        text = "the proxy refused the Proxy-Authorization that is among its headers"
+    elif schemes and not has_basic:
         offered = " or ".join(schemes)
         text = f"the proxy wants authentication by {offered}, and socksclient speaks only Basic"
     elif proxy.username is None:

@@ -8,16 +8,21 @@ import errno
 import functools
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from socksclient.deadline import Deadline
 from socksclient.exceptions import ProxyConnectError
+from socksclient.lazy import LazyModule
 from socksclient.proxy import Chain, Proxy
 from socksclient.sockets import PlainSocket
 
 if TYPE_CHECKING:
-    from typing_extensions import TypeIs
+    import typing_extensions
+else:
+    # typing itself has TypeIs since Python 3.13.
+    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 13) else "typing_extensions")
 
 __all__ = [
     "Channel",
@@ -83,7 +88,7 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
 # socksclient was imported or after (truststore.inject_into_ssl does so with the context).
 
 
-def speaks_tls(sock: Channel) -> TypeIs[TLSChannel]:
+def speaks_tls(sock: Channel) -> typing_extensions.TypeIs[TLSChannel]:
     """Return whether `sock` speaks TLS already, so that another TLS must go within that."""
     return hasattr(sock, "do_handshake")
 

@@ -577,6 +577,47 @@ def test_a_refusal_by_http_keeps_the_reason_and_the_fields() -> None:
     assert len(error.fields) == 100
 
 
+BEARER = Proxy(
+    "proxy.example",
+    scheme="http",
+    headers=[
+        ("Proxy-Authorization", "Bearer t0ken-ü"),
+        ("X-Key", "s3cret"),
+        ("USER-AGENT", "me/1"),
+    ],
+)
+
+
+@octet_by_octet
+def test_the_headers_of_a_proxy_are_sent_with_connect(least: bool) -> None:
+    played = play(tunnel(BEARER), b"HTTP/1.1 200\n\n", least=least)
+    assert played.ends == NOWHERE
+    assert bytes.fromhex(played.sent[0]).decode() == (
+        "CONNECT example.com:443 HTTP/1.1\r\n"
+        "Host: example.com:443\r\n"
+        "Proxy-Authorization: Bearer t0ken-ü\r\n"
+        "X-Key: s3cret\r\n"
+        "USER-AGENT: me/1\r\n\r\n"
+    )
+    more = replace(BASIC, headers=(("X-Key", "s3cret"),))
+    played = play(tunnel(more), b"HTTP/1.1 200\n\n", least=least)
+    assert played.sent == [(CONNECT + b"X-Key: s3cret\r\n" + LOGIN + b"\r\n").hex()]
+
+
+def test_a_proxy_authorization_of_the_callers_own_is_refused_by_name() -> None:
+    said = "Bearer t0ken-ü".encode()
+    answer = b"HTTP/1.1 407 %b\r\nProxy-Authenticate: Bearer, t0ken-\xc3\xbc\r\n\r\n" % said
+    error = play(tunnel(BEARER), answer, least=False).ends
+    assert isinstance(error, AuthenticationError)
+    text = "the proxy refused the Proxy-Authorization that is among its headers (HTTP 407)"
+    assert str(error) == text
+    assert "t0ken" not in repr(vars(error))
+    answer = b"HTTP/1.1 502 %b\r\nX-Key: the key s3cret is bad\r\n\r\n" % said
+    error = play(tunnel(BEARER), answer, least=False).ends
+    assert isinstance(error, ReplyError)
+    assert (error.reason, error.fields) == ("***", (("x-key", "the key *** is bad"),))
+
+
 @pytest.mark.parametrize("status", [b"594", b"403"])
 def test_a_proxy_that_repeats_credentials_does_not_bring_them_into_the_text(status: bytes) -> None:
     said = b"pass " + LOGIN.removesuffix(b"\r\n")
