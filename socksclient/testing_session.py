@@ -84,8 +84,12 @@ class Session:
             writer.close()
 
     def abort(self) -> None:
-        """When the server is stopped: TLS waits for the client's closing handshake until then."""
-        # asyncio stumbles at aborting a connection that it closed once the rest had been sent.
+        """Abort the connections that are still open when the server stops.
+
+        One with TLS stays open until the closing handshake of the client has come.
+        """
+        # An asyncio transport that was closed with octets unsent, has sent them since and so has
+        # closed its socket raises AttributeError from abort() (CPython 3.10 to 3.13).
         if self.sock.fileno() >= 0:
             self.writer.transport.abort()
         if self.outside is not None and self.outside.get_extra_info("socket").fileno() >= 0:

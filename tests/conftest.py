@@ -46,6 +46,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    # Hypothesis, imported at the end at the latest, wants to see who refers to trio's Random.
+    gc.unfreeze()
+
+
 @pytest.fixture(params=list(BACKENDS))
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Every event loop that tests marked `anyio` run on."""
