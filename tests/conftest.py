@@ -17,6 +17,7 @@ from socksclient import ProxyLike
 from origin import Origin
 from support import (
     BACKENDS,
+    LONG,
     Address,
     Dial,
     PlayedProxy,
@@ -64,7 +65,7 @@ def dial(request: pytest.FixtureRequest) -> Dial:
     if request.param == "blocking":
         return blocking_dial
 
-    def dial(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> socket.socket:
+    def dial(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> socket.socket:
         async def connect() -> socket.socket:
             with anyio.fail_after(timeout):
                 return await socksclient.anyio.connect_socket(*address, proxy=proxy)
@@ -77,7 +78,7 @@ def dial(request: pytest.FixtureRequest) -> Dial:
     return dial
 
 
-def blocking_dial(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> socket.socket:
+def blocking_dial(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> socket.socket:
     sock = socksclient.create_connection(address, timeout, proxy=proxy)
     assert sock.gettimeout() == timeout
     return sock

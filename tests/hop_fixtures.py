@@ -25,7 +25,7 @@ from hops import (
     connect_awaited,
     connect_blocking,
 )
-from support import BACKENDS, Address
+from support import BACKENDS, LONG, Address
 
 pytest_plugins = ["http_fixtures"]
 
@@ -70,7 +70,7 @@ def bind(request: pytest.FixtureRequest, portals: dict[str, BlockingPortal | Non
 
     def bind(address: Address, proxy: ProxyLike) -> Listening:
         if portal is None:
-            return Listening(socksclient.bind(address, 10, proxy=proxy), None)
+            return Listening(socksclient.bind(address, LONG, proxy=proxy), None)
         listener = portal.call(partial(socksclient.anyio.bind, *address, proxy=proxy))
         return Listening(listener, portal)
 
@@ -92,7 +92,7 @@ def associate(
         options: dict[str, Any] = {"proxy": proxy, "trust_relay_address": trust_relay_address}
         if portal is None:
             options["local_address"] = local_address
-            return Udp(socksclient.udp_associate(10, **options), None)
+            return Udp(socksclient.udp_associate(LONG, **options), None)
         options["local_host"], options["local_port"] = local_address or (None, 0)
         associate = partial(socksclient.anyio.udp_associate, **options)
         return Udp(portal.call(associate), portal)

@@ -27,7 +27,7 @@ from socksclient.testing import Faults, SocksServer
 from socksclient.tls import TLSSocket
 
 from http_clients import PROXY_HOST
-from support import GREETING, Address, in_thread
+from support import GREETING, LONG, Address, in_thread
 
 NAMES = ("first.test", "second.test", "third.test")
 """Of the hops of a chain."""
@@ -169,7 +169,7 @@ class Tunnel:
 
     async def _receive_awaited(self, count: int) -> Any:
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(LONG):
                 return await self.channel.receive(count)
         except anyio.EndOfStream:
             return b""
@@ -196,10 +196,10 @@ class Tunnel:
 class Connect(Protocol):
     """Connects by one of the drivers. When `timeout` passes, it is a TimeoutError in all."""
 
-    def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> Tunnel: ...
+    def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel: ...
 
 
-def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> Tunnel:
+def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel:
     """By `create_connection`; but TLS within TLS, which is no socket, as the transports do it."""
     chain = as_chain(proxy)
     if sum(hop.tls is not None for hop in chain) < 2:
@@ -212,7 +212,7 @@ def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = 10.
 def connect_awaited(portal: BlockingPortal) -> Connect:
     """By `connect_tcp`, in the event loop of that portal."""
 
-    def connect(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> Tunnel:
+    def connect(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel:
         async def connect() -> Any:
             with anyio.fail_after(timeout):
                 return await socksclient.anyio.connect_tcp(*address, proxy=proxy)
@@ -233,7 +233,7 @@ class Listening:
     def accept(self) -> tuple[Tunnel, Address]:
         """The connection of the peer, and its address."""
         if self._portal is None:
-            sock, peer = self._listener.accept(10)
+            sock, peer = self._listener.accept(LONG)
             return Tunnel(sock, None), peer
         stream = self._portal.call(self._listener.accept)
         return Tunnel(stream, self._portal), self._listener.peer_address
@@ -270,7 +270,7 @@ class Udp:
         return data, address[:2]
 
     async def _receive(self) -> Any:
-        with anyio.fail_after(10):
+        with anyio.fail_after(LONG):
             return await self.udp.receive()
 
     def receive_soon(self) -> Future[Any]:

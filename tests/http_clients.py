@@ -22,7 +22,7 @@ import socksclient.httpx
 from socksclient import ProxyLike
 
 from origin import Origin, digest_of
-from support import Address, eventually, serving
+from support import LONG, Address, eventually, serving
 
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
@@ -58,12 +58,12 @@ class Pair(NamedTuple):
     def client(self, proxy: ProxyLike, **options: Any) -> Any:
         """A blocking client that goes through `proxy`."""
         transport = self.transport(proxy, blocking=True, **options)
-        return self.httpx.Client(transport=transport, timeout=10.0)
+        return self.httpx.Client(transport=transport, timeout=LONG)
 
     def async_client(self, proxy: ProxyLike, **options: Any) -> Any:
         """The same, awaited."""
         transport = self.transport(proxy, blocking=False, **options)
-        return self.httpx.AsyncClient(transport=transport, timeout=10.0)
+        return self.httpx.AsyncClient(transport=transport, timeout=LONG)
 
 
 PAIRS = {"httpx": Pair(httpx, httpcore, socksclient.httpx)}
@@ -83,7 +83,7 @@ class Client:
         self, httpx: Any, transport: Any, portal: BlockingPortal | None, options: dict[str, Any]
     ) -> None:
         kind = httpx.Client if portal is None else httpx.AsyncClient
-        self.client = kind(transport=transport, **{"timeout": 10.0, **options})
+        self.client = kind(transport=transport, **{"timeout": LONG, **options})
         self.httpx = httpx
         self._portal = portal
 

@@ -51,8 +51,9 @@ NIQUESTS_PYTHON = str(_PROJECT / ".venv-niquests" / "bin" / "python")
 """The Python of a venv where niquests has put urllib3-future in the place of urllib3."""
 
 _PORT_ATTEMPTS = 5
-_START_SECONDS = 20.0  # dante is up after 0.1 s, ssh after 0.5 s; a busy CI machine takes longer
-_STOP_SECONDS = 5.0
+# dante is up after 0.1 s, ssh after 0.5 s; a machine that is busy with other things takes longer.
+_START_SECONDS = 120.0
+_STOP_SECONDS = 30.0
 
 # "external.protocol" has to stand before "external", and a command list has to end its line, or
 # danted calls it a syntax error. Replies need rules of their own.

@@ -29,6 +29,12 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 Address = tuple[str, int]
 T = TypeVar("T")
 
+LONG = 60.0
+"""Seconds, of a timeout that is not to pass, on a machine that is busy with other things too."""
+
+SHORT = 1.0
+"""Seconds, of a timeout that is to pass, but not before the proxy has come to where it stalls."""
+
 
 class Loop(uvloop.Loop):
     """uvloop, but with Python's resolver, which tests can watch and replace."""
@@ -60,7 +66,7 @@ class Dial(Protocol):
     """Connects by one of the drivers, and returns a blocking socket."""
 
     def __call__(
-        self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0
+        self, address: Address, *, proxy: ProxyLike, timeout: float = LONG
     ) -> socket.socket: ...
 
 
@@ -233,9 +239,9 @@ class PlayedProxy:
             stack.enter_context(self._listener)
             self.relay = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             self.relay.bind((self._host, 0))
-            self.relay.settimeout(10)
+            self.relay.settimeout(LONG)
             self._stack = stack.pop_all()
-        self._listener.settimeout(10)
+        self._listener.settimeout(LONG)
         self.url = f"socks5h://{host_port(self._host, self._listener.getsockname()[1])}"
         thread = threading.Thread(target=self._grant, daemon=True)
         thread.start()
@@ -282,7 +288,7 @@ def unix_association() -> Iterator[tuple[Association, socket.socket]]:
         for sock in (control, proxy, udp, relay):
             stack.enter_context(sock)
         udp.setblocking(False)
-        relay.settimeout(10)
+        relay.settimeout(LONG)
         [attempt] = attempts_for((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
         granted = Granted(attempt, control, ("127.0.0.1", 1))
         association = Association([granted], udp, [("127.0.0.1", 1)])
@@ -410,7 +416,7 @@ def resolved_names() -> Iterator[list[str]]:
         _resolved = None
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = LONG) -> bool:
     """Whether the condition comes true, as what it waits for goes on in another thread."""
     end = time.monotonic() + seconds
     while not condition():

@@ -222,13 +222,13 @@ class TestTheDestinationsAddresses:
     def test_a_dead_address_of_the_proxy_is_waited_for_once(
         self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("socksclient.sockets.CONNECTION_ATTEMPT_DELAY", 0.4)
+        monkeypatch.setattr("socksclient.sockets.CONNECTION_ATTEMPT_DELAY", 1.0)
         names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
         names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
         with SocksServer(faults=Faults(reply=0x05)) as server:
             proxy = f"socks5://proxy.test:{server.address[1]}"
             with silence("127.0.0.12", server.address[1]), pytest.raises(ReplyError):
-                dial(("origin.test", 80), proxy=proxy, timeout=3.0)
+                dial(("origin.test", 80), proxy=proxy, timeout=8.5)
             assert len(server.requests) == 9
 
     def test_an_address_is_not_resolved(

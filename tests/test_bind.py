@@ -43,7 +43,9 @@ from socksclient.testing import Faults, SocksServer
 import real_servers
 from support import (
     BACKENDS,
+    LONG,
     REFUSED_PORT,
+    SHORT,
     Address,
     eventually,
     in_thread,
@@ -81,7 +83,7 @@ class Bound:
         self.listener = listener
         self.address = listener.address
 
-    def accept(self, timeout: float = 10.0) -> Connection:
+    def accept(self, timeout: float = LONG) -> Connection:
         """When `timeout` passes, it is a TimeoutError in all of them."""
         sock, peer = self.listener.accept(timeout)
         assert type(sock) is socket.socket
@@ -106,7 +108,7 @@ class AwaitedBound(Bound):
         self.awaited = listener
         self.address = listener.address
 
-    def accept(self, timeout: float = 10.0) -> Connection:
+    def accept(self, timeout: float = LONG) -> Connection:
         async def accept() -> SocketStream | TLSStream:
             with anyio.fail_after(timeout):
                 return await self.awaited.accept()
@@ -136,7 +138,7 @@ class Bind(Protocol):
     """Binds by one of the drivers. When `timeout` passes, it is a TimeoutError in all of them."""
 
     def __call__(
-        self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0, source: str = ""
+        self, address: Address, *, proxy: ProxyLike, timeout: float = LONG, source: str = ""
     ) -> Bound: ...
 
 
@@ -149,7 +151,7 @@ def bind(request: pytest.FixtureRequest) -> Iterator[Bind]:
     with anyio.from_thread.start_blocking_portal(**BACKENDS[request.param]) as portal:
 
         def bind_awaited(
-            address: Address, *, proxy: ProxyLike, timeout: float = 10.0, source: str = ""
+            address: Address, *, proxy: ProxyLike, timeout: float = LONG, source: str = ""
         ) -> Bound:
             async def bind() -> socksclient.anyio.Listener:
                 with anyio.fail_after(timeout):
@@ -164,7 +166,7 @@ def bind(request: pytest.FixtureRequest) -> Iterator[Bind]:
 
 
 def bind_blocking(
-    address: Address, *, proxy: ProxyLike, timeout: float = 10.0, source: str = ""
+    address: Address, *, proxy: ProxyLike, timeout: float = LONG, source: str = ""
 ) -> Bound:
     source_address = (source, 0) if source else None
     return Bound(socksclient.bind(address, timeout, source_address, proxy=proxy))
@@ -316,7 +318,7 @@ class TestPeer:
                 accepted = in_thread(listener.accept)
                 assert not accepted.done()
                 with socket.create_connection(listener.address) as peer:
-                    connection = accepted.result(10)
+                    connection = accepted.result(LONG)
                     assert connection.peer == peer.getsockname()
                     assert_carries(connection, peer)
 
@@ -542,12 +544,12 @@ class TestTimeout:
     def test_of_accept_is_the_default_of_socket_when_bind_was_called(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 6.5)
+        monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 65.0)
         with SocksServer() as server, socksclient.bind(ANYONE, proxy=server.url) as listener:
             monkeypatch.undo()
             with socket.create_connection(listener.address):
                 sock, _ = listener.accept()
-                assert sock.gettimeout() == 6.5
+                assert sock.gettimeout() == 65.0
                 sock.close()
 
     def test_that_is_no_number_is_a_type_error_and_changes_nothing(self) -> None:
@@ -562,8 +564,8 @@ class TestTimeout:
                 with socket.create_connection(listener.address):
                     listener.accept()[0].close()
 
-    @pytest.mark.parametrize("of_bind", [7.5, None])
-    @pytest.mark.parametrize("arguments", [(), (3.5,), (None,)])
+    @pytest.mark.parametrize("of_bind", [75.0, None])
+    @pytest.mark.parametrize("arguments", [(), (35.0,), (None,)])
     def test_is_set_on_the_socket_that_comes_back(
         self, of_bind: float | None, arguments: tuple[float | None, ...]
     ) -> None:
@@ -606,7 +608,7 @@ class TestTimeout:
         faults = Faults(stall_after=stall_after)
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server:
             with pytest.raises(ProxyTimeout) as caught:
-                socksclient.bind(NOBODY, 0.5, proxy=server.url)
+                socksclient.bind(NOBODY, SHORT, proxy=server.url)
             assert_place(caught.value, server.url, NOBODY, phase)
 
     def test_in_connecting_leaves_nothing_open(self, bind: Bind) -> None:
@@ -835,7 +837,7 @@ class TestThreads:
                     listener.accept()
                 assert caught.value.errno == errno.EBUSY
             with socket.create_connection(listener.address) as peer:
-                sock, address = accepted.result(10)
+                sock, address = accepted.result(LONG)
                 with sock:
                     assert address == peer.getsockname()
             with pytest.raises(OSError, match="accepted before"):
@@ -844,7 +846,7 @@ class TestThreads:
     def test_after_a_timeout_in_one_another_may_wait(self) -> None:
         with SocksServer() as server, socksclient.bind(ANYONE, 10, proxy=server.url) as listener:
             with pytest.raises(ProxyTimeout):
-                in_thread(lambda: listener.accept(SOON)).result(10)
+                in_thread(lambda: listener.accept(SOON)).result(LONG)
             with socket.create_connection(listener.address):
                 listener.accept()[0].close()
 
@@ -854,7 +856,7 @@ class TestThreads:
                 listener = socksclient.bind(ANYONE, 10, proxy=server.url)
                 accepted = in_thread(listener.accept)
                 listener.close()
-                error = accepted.exception(10)
+                error = accepted.exception(LONG)
                 assert isinstance(error, OSError)
                 assert error.errno == errno.EBADF
                 assert not isinstance(error, SocksError)
@@ -1081,7 +1083,7 @@ class TestAwaited:
     async def test_closing_wakes_who_waits_also_when_octets_have_just_come(
         self, turns: int
     ) -> None:
-        with ScriptedProxy() as proxy, anyio.fail_after(5):
+        with ScriptedProxy() as proxy, anyio.fail_after(LONG):
             listener = await socksclient.anyio.bind(*NOBODY, proxy=proxy.url)
             async with anyio.create_task_group() as group:
                 group.start_soon(self.wait_in_vain, listener)
@@ -1117,7 +1119,7 @@ class TestAwaited:
             except (anyio.BusyResourceError, anyio.ClosedResourceError):
                 outcomes.append("refused")
 
-        with ScriptedProxy() as proxy, anyio.fail_after(5):
+        with ScriptedProxy() as proxy, anyio.fail_after(LONG):
             async with await socksclient.anyio.bind(*NOBODY, proxy=proxy.url) as listener:
                 async with anyio.create_task_group() as group:
                     group.start_soon(accept)

@@ -68,6 +68,7 @@ from http_clients import PROXY_HOST, Driver, nothing_left_open, saying_nothing
 from origin import Origin
 from support import (
     GREETING,
+    LONG,
     REFUSED_PORT,
     Address,
     eventually,
@@ -547,7 +548,7 @@ def test_the_log_tells_the_hops(
 
 # The deadline
 
-SECONDS = 1.5
+SECONDS = 3.0  # in which some forty at once come to where they stall
 
 PHASES: list[tuple[int, Phase]] = [(1, "method selection"), (3, "authentication"), (5, "request")]
 """After how many octets of a hop that asks for credentials the phases are."""
@@ -609,7 +610,7 @@ def places(hops: MakeHops) -> Iterator[list[Place]]:
 
 
 def assert_timed_out(error: object, place: Place, begin: float) -> None:
-    assert 0.95 * SECONDS <= time.monotonic() - begin < SECONDS + 1
+    assert 0.95 * SECONDS <= time.monotonic() - begin < LONG
     assert isinstance(error, ProxyTimeout)
     assert (error.hop, error.phase) == (place.hop, place.phase)
     assert error.proxy == place.chain[place.hop]

@@ -42,6 +42,7 @@ import real_servers
 from origin import Origin
 from support import (
     GREETING,
+    LONG,
     REFUSED_PORT,
     Address,
     eventually,
@@ -252,7 +253,7 @@ class TestGet:
             assert run.stderr is not None
             run.stdout.read(1)
             run.stdout.close()
-            assert run.wait(30) == 1
+            assert run.wait(LONG) == 1
             assert run.stderr.read() == b""
             run.stderr.close()
 
@@ -491,7 +492,7 @@ class TestDns:
         [
             ("nowhere.test", "10", "the name server answered NXDOMAIN"),
             ("failing.test", "10", "the name server answered SERVFAIL"),
-            ("silent.test", "0.1", "timed out"),
+            ("silent.test", "1", "timed out"),
         ],
     )
     def test_failures_of_the_name_server(
@@ -535,7 +536,7 @@ class TestDns:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         proxy.misbehave(faults)
-        assert self.run(proxy, name, timeout="0.3" if status == 4 else "10") == status
+        assert self.run(proxy, name, timeout="1" if status == 4 else "10") == status
         self.assert_one_line(capsys, words)
 
     def test_an_answer_by_tcp_that_ends_early(
@@ -618,7 +619,7 @@ def connecting(
 
 def ends_with(run: subprocess.Popen[bytes], status: int, words: str = "") -> None:
     """That it ends so, and tells of it in one line, or not at all."""
-    assert run.wait(30) == status
+    assert run.wait(LONG) == status
     assert run.stderr is not None
     err = run.stderr.read().decode()
     assert words in err
@@ -686,7 +687,7 @@ def url_of(listener: socket.socket) -> str:
 def grant(listener: socket.socket) -> socket.socket:
     """Accepts a connection and grants its request, to an address of IPv4."""
     sock, _ = listener.accept()
-    sock.settimeout(10)
+    sock.settimeout(LONG)
     receive_exactly(sock, 3)
     sock.sendall(b"\x05\x00")
     receive_exactly(sock, 10)
@@ -1014,7 +1015,7 @@ class TestConnect:
     )
     def test_errors_of_the_proxy(self, faults: Faults, status: int, words: str) -> None:
         with SocksServer(faults=faults) as server:
-            timeout = "0.3" if status == 4 else "10"
+            timeout = "1" if status == 4 else "10"
             with connecting(server.url, "echo.test", 7, "--timeout", timeout) as run:
                 ends_with(run, status, words)
 
@@ -1047,7 +1048,7 @@ class TestConnect:
         with SocksServer(routes={("echo.test", 7): echo_server}) as server:
             with connecting(server.url, "echo.test", 7, "-v") as run:
                 assert through(run, b"there and back") == b"there and back"
-                assert run.wait(10) == 0
+                assert run.wait(LONG) == 0
                 assert run.stderr is not None
                 err = run.stderr.read().decode()
         steps = [line.rpartition(": ")[2].split(",")[0] for line in err.splitlines()]
@@ -1112,7 +1113,7 @@ class SSH:
         self._listener.close()
         for process in self._processes:
             try:
-                process.wait(10)
+                process.wait(LONG)
             finally:
                 process.kill()
 
@@ -1188,7 +1189,7 @@ class TestProxyCommand:
     def test_a_proxy_that_refuses(self, echo_server: Address, tmp_path: Path) -> None:
         with SSH(tmp_path, "127.0.0.1") as ssh, SocksServer(faults=Faults(reply=0x02)) as proxy:
             with ssh.forward("sshd.test", proxy.url, echo_server) as run:
-                assert run.wait(30) == 255
+                assert run.wait(LONG) == 255
                 assert run.stderr is not None
                 assert b"socksclient: the proxy refused the request" in run.stderr.read()
 
@@ -1333,7 +1334,7 @@ def test_both_threads_never_use_the_socket_at_once() -> None:
         with os.fdopen(reading, "rb", 0) as file:
             assert read_exactly(file, len(octets)) == octets
             for future in (sending, echoing, relaying):
-                future.result(10)
+                future.result(LONG)
     os.close(stdin)
     os.close(stdout)
 
@@ -1415,5 +1416,5 @@ def test_the_relay_goes_on_when_tls_is_negotiated_anew() -> None:
             os.close(write_end)
             assert receive_exactly(there, 4) == b"over"
             there.close()
-            assert done.result(30) is None
+            assert done.result(LONG) is None
         assert sock.wants == []

@@ -14,7 +14,7 @@ from socksclient import AsyncSocksTransport, SocksTransport, create_connection
 from socksclient.testing import SocksServer
 
 from origin import Origin
-from support import Address, assert_echoes
+from support import LONG, Address, assert_echoes
 
 
 def test_200_threads(echo_server: Address) -> None:
@@ -23,7 +23,7 @@ def test_200_threads(echo_server: Address) -> None:
 
         def carry(number: int) -> None:
             ready.wait()
-            with create_connection(echo_server, 60, proxy=server.url) as sock:
+            with create_connection(echo_server, 4 * LONG, proxy=server.url) as sock:
                 assert_echoes(sock, f"token {number}".encode() * 100)
 
         with ThreadPoolExecutor(200) as pool:
@@ -55,7 +55,7 @@ async def test_1000_tasks(echo_server: Address) -> None:
                 assert received == token
                 carried.add(number)
 
-        with anyio.fail_after(60):
+        with anyio.fail_after(4 * LONG):
             async with anyio.create_task_group() as group:
                 for number in range(1000):
                     group.start_soon(carry, number)
@@ -65,7 +65,7 @@ async def test_1000_tasks(echo_server: Address) -> None:
 
 def test_one_transport_in_many_threads(origin: Origin) -> None:
     with SocksServer() as server:
-        with httpx.Client(transport=SocksTransport(server.url)) as client:
+        with httpx.Client(transport=SocksTransport(server.url), timeout=LONG) as client:
 
             def carry(number: int) -> None:
                 token = f"token {number}".encode()
@@ -81,7 +81,7 @@ def test_one_transport_in_many_threads(origin: Origin) -> None:
 async def test_one_transport_in_many_tasks(origin: Origin) -> None:
     with SocksServer() as server:
         transport = AsyncSocksTransport(server.url, verify=origin.trust(), http2=True)
-        async with httpx.AsyncClient(transport=transport) as client:
+        async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
 
             async def carry(number: int) -> None:
                 token = f"token {number}".encode()

@@ -50,7 +50,16 @@ import real_servers
 import real_services
 from http_clients import routes_to
 from origin import Origin
-from support import BACKENDS, REFUSED_PORT, Address, descriptors, eventually, needs, resolved_names
+from support import (
+    BACKENDS,
+    LONG,
+    REFUSED_PORT,
+    Address,
+    descriptors,
+    eventually,
+    needs,
+    resolved_names,
+)
 
 LOOPS = ["asyncio", "trio"]
 
@@ -80,7 +89,7 @@ class Ask(Protocol):
         kind: str = "A",
         *,
         server: Address = IPV4,
-        timeout: float = 10.0,
+        timeout: float = LONG,
     ) -> dns.message.Message: ...
 
 
@@ -160,7 +169,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
         kind: str = "A",
         *,
         server: Address = IPV4,
-        timeout: float = 10.0,
+        timeout: float = LONG,
     ) -> dns.message.Message:
         return way(proxy, name, kind, server, timeout)
 
@@ -393,7 +402,7 @@ def test_it_ends_in_time(ask: Ask, case: str) -> None:
         start = time.monotonic()
         with failing(dns.exception.Timeout, ProxyTimeout):
             ask(proxy.url, timeout=0.2)
-        assert time.monotonic() - start < 2
+        assert time.monotonic() - start < LONG / 2
 
 
 ERRORS: dict[str, tuple[Answers, Faults | list[Faults], type[Exception]]] = {
@@ -461,7 +470,7 @@ class TestUDPWithFallback:
 
     def test_resolves_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def getaddrinfo(*_args: object, **_kwargs: object) -> list[object]:
-            resolved.wait(10)
+            resolved.wait(LONG)
             return []
 
         resolved = threading.Event()
@@ -481,14 +490,14 @@ class TestUDPWithFallback:
 
     def test_has_one_deadline_for_udp_and_tcp(self) -> None:
         def truncate_at_last(query: bytes) -> Iterator[bytes]:
-            threading.Event().wait(0.6)
+            threading.Event().wait(1.5)
             yield from truncate(query)
 
         with proxied(truncate_at_last, say_nothing) as proxy:
             start = time.monotonic()
             with pytest.raises(dns.exception.Timeout):
-                udp_with_fallback(self.query, IPV4[0], 0.8, proxy=proxy.url)
-            assert 0.6 < time.monotonic() - start < 1.4
+                udp_with_fallback(self.query, IPV4[0], 3.0, proxy=proxy.url)
+            assert 2.9 < time.monotonic() - start < 4.5
         assert len(proxy.requests) == 2
 
     def test_takes_no_answer_to_another_query_by_tcp(self) -> None:
@@ -739,7 +748,7 @@ class TestBackendOverTLS:
         return context
 
     async def ask(
-        self, proxy: SocksServer, authority: trustme.CA, hostname: str | None, timeout: float = 10
+        self, proxy: SocksServer, authority: trustme.CA, hostname: str | None, timeout: float = LONG
     ) -> dns.message.Message:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         authority.configure_trust(context)
@@ -777,12 +786,12 @@ class TestBackendOverTLS:
     async def test_a_server_that_stays_connected(self) -> None:
         def answer_and_stay(query: bytes) -> Iterator[bytes]:
             yield from answer_by_tcp(query)
-            left.wait(10)
+            left.wait()
 
         left = threading.Event()
         with proxied(tcp=answer_and_stay, tls=self.context()) as proxy:
             try:
-                with anyio.fail_after(5):
+                with anyio.fail_after(LONG):
                     response = await self.ask(proxy, self.authority, None)
             finally:
                 left.set()

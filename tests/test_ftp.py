@@ -36,13 +36,7 @@ from socksclient.wire import Command
 import real_servers
 import real_services
 from real_services import FTPServer
-from support import (
-    Address,
-    needs,
-    nothing_left_open,
-    resolved_names,
-    serving,
-)
+from support import LONG, SHORT, Address, needs, nothing_left_open, resolved_names, serving
 
 MISSING = [*real_servers.missing(), *real_services.missing()]
 needs_servers = needs(MISSING)
@@ -388,7 +382,7 @@ class ScriptedServer:
 
 
 def client_of(
-    server: ScriptedServer, proxy: ProxyLike, passive: bool = True, timeout: float | None = 10.0
+    server: ScriptedServer, proxy: ProxyLike, passive: bool = True, timeout: float | None = LONG
 ) -> FTP:
     client = FTP(timeout=timeout, proxy=proxy)
     client.connect(*server.address)
@@ -732,7 +726,7 @@ class TestTimeout:
         with ScriptedServer({"LIST": "150 coming"}) as server, SocksServer() as proxy:
             server.connects = False
             with client_of(server, proxy.url, passive=False) as client:
-                client.timeout = 0.5
+                client.timeout = SHORT
                 with nothing_left_open(), pytest.raises(ProxyTimeout) as held:
                     client.transfercmd("LIST")
                 assert held.value.destination == server.address
@@ -743,7 +737,7 @@ class TestTimeout:
         with ScriptedServer({"LIST": "150 coming"}) as server, SocksServer() as proxy:
             server.connects = False
             with client_of(server, proxy.url) as client:
-                client.timeout = 0.5
+                client.timeout = SHORT
                 with nothing_left_open(), pytest.raises(TimeoutError) as held:
                     listing(client)
                 assert not isinstance(held.value, ProxyTimeout)  # the proxy has done its part
@@ -767,15 +761,15 @@ class TestTimeout:
     def test_is_that_of_connect_or_of_the_constructor_or_the_default_of_socket(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 6.5)
+        monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 65.0)
         with ScriptedServer() as server, SocksServer() as proxy:
             with FTP(proxy=proxy.url) as client:
                 client.connect(*server.address)
                 assert client.sock is not None
-                assert client.sock.gettimeout() == 6.5
+                assert client.sock.gettimeout() == 65.0
                 with client.transfercmd("LIST") as data:
-                    assert data.gettimeout() == 6.5
-            for timeout in (7.5, None):
+                    assert data.gettimeout() == 65.0
+            for timeout in (75.0, None):
                 for passive in (True, False):
                     with client_of(server, proxy.url, passive, timeout) as client:
                         assert client.sock is not None
@@ -783,9 +777,9 @@ class TestTimeout:
                         with client.transfercmd("LIST") as data:
                             assert data.gettimeout() == timeout
             with FTP(timeout=1, proxy=proxy.url) as client:
-                client.connect(*server.address, timeout=8.5)
+                client.connect(*server.address, timeout=85.0)
                 assert client.sock is not None
-                assert client.sock.gettimeout() == 8.5
+                assert client.sock.gettimeout() == 85.0
 
     def test_there_is_no_non_blocking_mode(self) -> None:
         with SocksServer() as proxy:

@@ -52,7 +52,9 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    LONG,
     REFUSED_PORT,
+    SHORT,
     Address,
     Dial,
     assert_echoes,
@@ -640,7 +642,7 @@ class TestDeadline:
         # By an operation's own timeout the drip would never end it.
         with SocksServer(faults=faults) as server:
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
-                dial(echo_server, proxy=server.url_as("http"), timeout=0.3)
+                dial(echo_server, proxy=server.url_as("http"), timeout=SHORT)
         if isinstance(held.value, ProxyTimeout):  # the awaited functions take no timeout
             assert held.value.phase == "request"
             assert held.value.errno == errno.ETIMEDOUT
@@ -813,11 +815,12 @@ class TestSecrets:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
+        timeout = LONG if faults.stall_after is None else SHORT
         with SocksServer(accounts={USERNAME: PASSWORD}, faults=faults) as server:
             proxy = Proxy.from_url(server.url_as("http"))
             assert_no_secret_in(f"{proxy} {proxy!r}")
             try:
-                dial(echo_server, proxy=proxy, timeout=0.3).close()
+                dial(echo_server, proxy=proxy, timeout=timeout).close()
             except OSError as error:
                 report = report_of(error)
                 assert "in _through" in report
@@ -837,7 +840,7 @@ class TestSecrets:
     @pytest.mark.parametrize("fate", [TimeoutError, ProxyClosed])
     def test_while_the_request_is_sent(self, backend: str, fate: type[OSError]) -> None:
         """It is longer than what fits into the buffers of the system."""
-        timeout = 0.3 if fate is TimeoutError else 10
+        timeout = SHORT if fate is TimeoutError else LONG
         proxy_side = saying_nothing() if fate is TimeoutError else serving(reset)
         with proxy_side as (host, port):
             proxy = Proxy(
@@ -872,12 +875,12 @@ class TestSecrets:
             )
 
             async def connect() -> None:
-                with anyio.fail_after(1):
+                with anyio.fail_after(SHORT):
                     await socksclient.anyio.connect_tcp(*NAME, proxy=proxy)
 
             act: Callable[[], object]
             if backend == "blocking":
-                act = partial(socksclient.create_connection, NAME, 1, proxy=proxy)
+                act = partial(socksclient.create_connection, NAME, SHORT, proxy=proxy)
             else:
                 act = partial(anyio.run, connect, **BACKENDS[backend])
             with pytest.raises(TimeoutError) as caught:

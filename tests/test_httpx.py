@@ -30,7 +30,7 @@ from http_clients import (
     routes_to,
 )
 from origin import Origin, content, digest, digest_of
-from support import REFUSED_PORT, Address, eventually, serving
+from support import LONG, REFUSED_PORT, SHORT, Address, eventually, serving
 
 pytest_plugins = ["http_fixtures"]
 
@@ -187,7 +187,7 @@ def test_an_upgraded_connection(driver: Driver) -> None:
         assert client.run(stream.read, 100) == b" words"
         client.run(stream.write, b"and back")
         assert client.run(stream.read, 3) == b"and"  # no more than asked for
-        assert client.run(stream.read, 100, timeout=5.0) == b" back"
+        assert client.run(stream.read, 100, timeout=LONG) == b" back"
         assert client.run(stream.read, 100) == b""
 
 
@@ -228,7 +228,7 @@ def test_limits(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
         with client.stream(HTTP + "stall"):
             with pytest.raises(driver.httpx.PoolTimeout) as caught:
-                client.get(HTTP, timeout=driver.httpx.Timeout(10.0, pool=0.1))
+                client.get(HTTP, timeout=driver.httpx.Timeout(LONG, pool=0.1))
             assert caught.value.request.url == HTTP
         assert client.get(HTTP).status_code == 200
     assert len(server.connections) == 2
@@ -427,7 +427,7 @@ def test_a_name_to_connect_from(pair: Pair, blocking: bool) -> None:
 
 
 def test_a_timeout_is_retried(driver: Driver, server: SocksServer) -> None:
-    timeout = driver.httpx.Timeout(10.0, connect=0.3)
+    timeout = driver.httpx.Timeout(LONG, connect=SHORT)
     server.misbehave([Faults(stall_after=0), Faults(stall_after=0)])
     with driver.through(server.url) as client:
         fail(client, HTTP, "ConnectTimeout", timeout=timeout)

@@ -57,7 +57,7 @@ from http_clients import (
     saying_nothing,
 )
 from origin import BEGINNING, Origin
-from support import BACKENDS, REFUSED_PORT, eventually, resolver, serving, silence
+from support import BACKENDS, LONG, REFUSED_PORT, SHORT, eventually, resolver, serving, silence
 
 pytest_plugins = ["http_fixtures"]
 
@@ -216,8 +216,8 @@ def test_no_phase_outlasts_the_connect_timeout(
         (Faults(stall_after=2), "authentication"),
         (Faults(stall_after=4), "request"),
         (Faults(stall_after=13), "request"),
-        (Faults(drip=0.3), "authentication"),
-        (Faults(drip=0.6), "method selection"),
+        (Faults(drip=0.55), "authentication"),
+        (Faults(drip=1.1), "method selection"),
     ]
     with ExitStack() as stack:
         host, port = stack.enter_context(silence())
@@ -241,13 +241,13 @@ def test_no_phase_outlasts_the_connect_timeout(
         def fetch(client: Client, url: str) -> tuple[float, Any]:
             begin = time.monotonic()
             with pytest.raises(driver.httpx.ConnectTimeout) as caught:
-                client.get(url, timeout=driver.httpx.Timeout(None, connect=1.0))
+                client.get(url, timeout=driver.httpx.Timeout(None, connect=2.0))
             return time.monotonic() - begin, caught.value
 
         with nothing_left_open():
             results = list(threads.map(fetch, clients, (url for _, url, _ in cases)))
         for (proxy, url, phase), (seconds, error) in zip(cases, results, strict=True):
-            assert 0.95 <= seconds < 1.5, (proxy, url)
+            assert 1.9 <= seconds < LONG, (proxy, url)
             assert error.request.url == url
             if phase is None:
                 assert not isinstance(error.__cause__, SocksError)
@@ -261,8 +261,8 @@ def test_a_timeout_gives_its_place_in_the_pool_back(driver: Driver, server: Sock
     server.misbehave([Faults(stall_after=HANDSHAKE - 1), Faults(stall_after=HANDSHAKE)])
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
         for url in (HTTP, HTTPS):  # in the handshake with the proxy, and in that of TLS
-            fail(client, url, "ConnectTimeout", timeout=driver.httpx.Timeout(10.0, connect=0.1))
-        assert client.get(HTTPS, timeout=driver.httpx.Timeout(10.0, pool=0.1)).status_code == 200
+            fail(client, url, "ConnectTimeout", timeout=driver.httpx.Timeout(LONG, connect=SHORT))
+        assert client.get(HTTPS).status_code == 200
     assert len(server.connections) == 3
 
 
@@ -290,7 +290,7 @@ def test_the_errors_of_earlier_addresses_are_noted(
     with SocksServer(host=PROXY_HOST, faults=faults) as server:
         with driver.through(server.url.replace("socks5h", "socks5")) as client:
             with pytest.raises(driver.httpx.ConnectTimeout) as caught:
-                client.get(HTTP, timeout=0.5)
+                client.get(HTTP, timeout=SHORT)
     assert isinstance(caught.value.__cause__, ProxyTimeout)
     [note] = caught.value.__cause__.__notes__
     assert note.startswith("before that, 192.0.2.1: ")
@@ -330,7 +330,7 @@ def test_a_body_broken_off(driver: Driver, server: SocksServer, origin: Origin) 
 
 @pytest.mark.parametrize("path", ["stall", "stall/before"])
 def test_a_read_timeout(driver: Driver, server: SocksServer, origin: Origin, path: str) -> None:
-    timeout = driver.httpx.Timeout(10.0, read=0.1)
+    timeout = driver.httpx.Timeout(LONG, read=0.1)
     with ExitStack() as stack:
         port = origin.http_port
         if path == "stall/before":
@@ -362,7 +362,7 @@ def assert_fails_alike(
 
 def test_a_write_timeout(driver: Driver, server: SocksServer) -> None:
     """The destination does not read; somewhere on the way there is no more room."""
-    timeout = driver.httpx.Timeout(10.0, write=0.2)
+    timeout = driver.httpx.Timeout(LONG, write=0.2)
     with saying_nothing() as (host, port), driver.through(server.url) as client:
         with nothing_left_open(), pytest.raises(driver.httpx.WriteTimeout) as caught:
             client.request("POST", f"http://{host}:{port}/", content=bytes(10**8), timeout=timeout)
@@ -538,7 +538,6 @@ def test_a_request_cancelled_wherever_it_waits(
     """
     driver = Driver(pair, portals[name], origin)
     routes = routes_to(origin)
-    timeout = driver.httpx.Timeout(10.0, pool=0.1)
     struck = 0
     with SocksServer(host=PROXY_HOST, routes=routes, faults=Faults(split=True)) as server:
         for at in count():
@@ -548,7 +547,7 @@ def test_a_request_cancelled_wherever_it_waits(
                 if events[-2:] == ["cancelled", during + ".failed"]:
                     struck += 1
                     assert eventually(lambda: client_sockets() <= before)  # noqa: B023
-                    assert client.get(HTTPS, timeout=timeout).status_code == 200
+                    assert client.get(HTTPS).status_code == 200
                 elif "cancelled" not in events:
                     break  # there was no wait with that number
     assert struck

@@ -27,6 +27,7 @@ from socksclient.testing import Faults, SocksServer
 
 from support import (
     BACKENDS,
+    LONG,
     REFUSED_PORT,
     Address,
     Dial,
@@ -186,7 +187,7 @@ async def test_after_tls_with_the_destination_has_failed() -> None:
 
 async def settles(before: int) -> bool:
     """As `eventually`, with the event loop, which has sockets to close, going on."""
-    with anyio.move_on_after(5):
+    with anyio.move_on_after(LONG):
         while descriptors() > before:
             await anyio.lowlevel.checkpoint()
         return True
@@ -246,6 +247,6 @@ def test_no_frame_is_kept_by_an_error(names: dict[str, list[str]]) -> None:
             socksclient.create_connection(("192.0.2.1", 80), timeout, proxy=proxy)
         return weakref.ref(local)
 
-    for timeout in (5.0, None):
+    for timeout in (LONG, None):
         assert fail(f"socks5h://127.0.0.1:{REFUSED_PORT}", timeout)() is None
         assert fail("socks5h://nowhere.test:1080", timeout)() is None

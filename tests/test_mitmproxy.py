@@ -26,7 +26,7 @@ import real_servers
 from http_clients import Pair
 from origin import Origin
 from real_servers import Flow, MITMProxy
-from support import REFUSED_PORT, Address, Dial, needs
+from support import LONG, REFUSED_PORT, Address, Dial, needs
 
 pytest_plugins = ["http_fixtures"]
 
@@ -130,7 +130,7 @@ class TestHTTPX:
         async with pair.async_client(
             mitmproxy.url, verify=mitmproxy.trust(), http2=http2
         ) as client:
-            with anyio.fail_after(10):
+            with anyio.fail_after(LONG):
                 response = await client.post(post.url, content=BODY, headers=post.headers)
         post.check_httpx(mitmproxy, response, http2)
 
@@ -138,7 +138,7 @@ class TestHTTPX:
 def test_requests(mitmproxy: MITMProxy, post: Post) -> None:
     with Session(proxy=mitmproxy.url) as session:
         response = session.post(
-            post.url, BODY, headers=post.headers, verify=str(mitmproxy.ca_file), timeout=10
+            post.url, BODY, headers=post.headers, verify=str(mitmproxy.ca_file), timeout=LONG
         )
     headers = [(name.lower(), str(value)) for name, value in response.request.headers.items()]
     post.check(mitmproxy, response, [("host", f"localhost:{post.port}"), *headers])
@@ -148,7 +148,7 @@ def test_requests(mitmproxy: MITMProxy, post: Post) -> None:
 def test_with_socks5_it_is_given_an_address(mitmproxy: MITMProxy, post: Post) -> None:
     proxy = mitmproxy.url.replace("socks5h", "socks5")
     transport = SocksTransport(proxy, verify=mitmproxy.trust())
-    with httpx.Client(transport=transport) as client:
+    with httpx.Client(transport=transport, timeout=LONG) as client:
         client.post(post.url, content=BODY, headers=post.headers)
     assert post.flow_of(mitmproxy).destination == ("127.0.0.1", post.port)
 

@@ -17,7 +17,7 @@ from socksclient import AsyncSocksTransport, SocksTransport
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
-from support import Address, Dial, assert_echoes, resolved_names
+from support import LONG, Address, Dial, assert_echoes, resolved_names
 
 SECRET = "secret-name.test"
 
@@ -73,7 +73,7 @@ def test_httpx_blocking(origin: Origin) -> None:
         SocksServer(routes=routes(origin)) as server,
         resolved_names() as names,
     ):
-        with httpx.Client(transport=SocksTransport(server.url)) as client:
+        with httpx.Client(transport=SocksTransport(server.url), timeout=LONG) as client:
             assert client.get(f"http://{SECRET}/").status_code == 200
         assert server.requests[0].destination == (SECRET, 80)
     assert names == []

@@ -18,7 +18,7 @@ from socksclient.testing import SocksServer
 
 from origin import Origin
 from real_services import FTPServer, pyftpdlib
-from support import Address
+from support import LONG, Address
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 REQUESTS = [1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 2, 0, 0, 2, 2, 1, 1, 0]
@@ -100,7 +100,7 @@ def test_an_example(
                 "REQUESTS_CA_BUNDLE": str(certificates),
                 "ALL_PROXY": server.url_as("socks"),
             },
-            timeout=30,
+            timeout=LONG,
             check=False,
         )
         assert (run.returncode, run.stderr) == (0, "")

@@ -38,6 +38,7 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    LONG,
     REFUSED_PORT,
     Address,
     needs,
@@ -131,7 +132,7 @@ def talk(request: pytest.FixtureRequest) -> Talk:
     def talk(address: Address, *, proxy: socksclient.ProxyLike) -> bytes:
         async def talk() -> bytes:
             received = b""
-            with anyio.fail_after(10):
+            with anyio.fail_after(LONG):
                 async with await socksclient.anyio.connect_tcp(*address, proxy=proxy) as stream:
                     await stream.send(DATA)
                     while len(received) < len(GREETING + DATA):
@@ -277,7 +278,7 @@ class TestTLS:
     async def test_it_is_a_tls_stream(
         self, servers: Servers, names: list[str], greeter: Address
     ) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(LONG):
             proxy = servers.chain(names)
             async with await socksclient.anyio.connect_tcp(*greeter, proxy=proxy) as stream:
                 assert isinstance(stream, TLSStream)
@@ -316,14 +317,14 @@ class TestTLS:
 class TestHTTPS:
     def test_blocking(self, servers: Servers, names: list[str], origin: Origin) -> None:
         transport = SocksTransport(servers.chain(names), verify=origin.trust(), http2=True)
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=LONG) as client:
             check(client.get(f"https://localhost:{origin.https_port}/"))
 
     @pytest.mark.anyio
     async def test_awaited(self, servers: Servers, names: list[str], origin: Origin) -> None:
         transport = AsyncSocksTransport(servers.chain(names), verify=origin.trust(), http2=True)
-        async with httpx.AsyncClient(transport=transport) as client:
-            with anyio.fail_after(10):
+        async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
+            with anyio.fail_after(LONG):
                 check(await client.get(f"https://localhost:{origin.https_port}/"))
 
 
@@ -352,7 +353,7 @@ class TestBind:
     @pytest.mark.anyio
     async def test_awaited(self, servers: Servers, names: list[str]) -> None:
         proxy = servers.chain(names)
-        with anyio.fail_after(10):
+        with anyio.fail_after(LONG):
             async with await socksclient.anyio.bind("127.0.0.1", 0, proxy=proxy) as listener:
                 async with await anyio.connect_tcp(*listener.address) as peer:
                     async with await listener.accept() as stream:
@@ -383,7 +384,7 @@ class TestUDP:
     @pytest.mark.anyio
     async def test_awaited(self, servers: Servers, udp_echo: Address) -> None:
         proxy = servers.chain(self.NAMES)
-        with anyio.fail_after(10):
+        with anyio.fail_after(LONG):
             async with await socksclient.anyio.udp_associate(proxy=proxy) as udp:
                 for data in (DATA, b"", bytes(MAX_PAYLOAD)):
                     await udp.sendto(data, *udp_echo)

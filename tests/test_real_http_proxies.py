@@ -26,6 +26,7 @@ import real_servers
 from origin import Origin
 from support import (
     GREETING,
+    LONG,
     REFUSED_PORT,
     Address,
     Dial,
@@ -143,14 +144,14 @@ def test_what_is_no_http_proxy(dial: Dial, echo_server: Address, tmp_path: Path)
 class TestHTTP:
     def test_blocking(self, proxy: str, origin: Origin, scheme: str, http2: bool) -> None:
         transport = SocksTransport(proxy, verify=origin.trust(), http2=http2)
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=LONG) as client:
             check(client.get(url_of(origin, scheme)), scheme, http2)
 
     @pytest.mark.anyio
     async def test_awaited(self, proxy: str, origin: Origin, scheme: str, http2: bool) -> None:
         transport = AsyncSocksTransport(proxy, verify=origin.trust(), http2=http2)
-        async with httpx.AsyncClient(transport=transport) as client:
-            with anyio.fail_after(10):
+        async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
+            with anyio.fail_after(LONG):
                 check(await client.get(url_of(origin, scheme)), scheme, http2)
 
 

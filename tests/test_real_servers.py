@@ -20,7 +20,7 @@ from socksclient import (
 import real_servers
 from http_clients import CLIENT_HOST, Pair
 from origin import Origin
-from support import REFUSED_PORT, Address, Dial, assert_echoes, needs
+from support import LONG, REFUSED_PORT, Address, Dial, assert_echoes, needs
 
 pytest_plugins = ["http_fixtures"]
 
@@ -109,7 +109,7 @@ class TestHTTPThroughDante:
     ) -> None:
         options = {"verify": origin.trust(), "http2": http2, "local_address": CLIENT_HOST}
         async with pair.async_client(dante, **options) as client:
-            with anyio.fail_after(10):
+            with anyio.fail_after(LONG):
                 response = await client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/")
             check(response, scheme, http2)
 

@@ -26,7 +26,7 @@ from socksclient.exceptions import Socks4Reply
 import real_servers
 from http_clients import CLIENT_HOST
 from origin import Origin
-from support import GREETING, REFUSED_PORT, Address, Dial, needs, receive_exactly
+from support import GREETING, LONG, REFUSED_PORT, Address, Dial, needs, receive_exactly
 
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
@@ -148,7 +148,7 @@ class TestBindByDante:
     @pytest.mark.anyio
     @pytest.mark.parametrize("expected", ["127.0.0.1", "0.0.0.0"])
     async def test_awaited(self, dante: str, expected: str) -> None:
-        with anyio.fail_after(10):
+        with anyio.fail_after(LONG):
             async with await socksclient.anyio.bind(expected, 0, proxy=dante) as listener:
                 async with await anyio.connect_tcp(*listener.address) as peer:
                     async with await listener.accept() as stream:
@@ -174,7 +174,7 @@ class TestHTTP:
         transport = SocksTransport(
             f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
         )
-        with httpx.Client(transport=transport) as client:
+        with httpx.Client(transport=transport, timeout=LONG) as client:
             check(client.get(url_of(origin, scheme)), scheme)
 
     @pytest.mark.anyio
@@ -182,8 +182,8 @@ class TestHTTP:
         transport = AsyncSocksTransport(
             f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
         )
-        async with httpx.AsyncClient(transport=transport) as client:
-            with anyio.fail_after(10):
+        async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
+            with anyio.fail_after(LONG):
                 response = await client.get(url_of(origin, scheme))
             check(response, scheme)
 

@@ -21,7 +21,7 @@ from socksclient import AssociationClosed, ProxyClosed, ReplyError
 from socksclient.wire import encode_datagram_header
 
 import real_servers
-from support import BACKENDS, Address, needs
+from support import BACKENDS, LONG, Address, needs
 
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
@@ -65,7 +65,7 @@ class Talk(Protocol):
 
     def send(self, data: bytes, address: Address) -> None: ...
 
-    def receive(self, timeout: float = 10.0) -> tuple[bytes, Address]: ...
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]: ...
 
     def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
         """Returns what sends a datagram, and receives one within so many seconds."""
@@ -87,7 +87,7 @@ class Blocking:
     def send(self, data: bytes, address: Address) -> None:
         assert self.udp.sendto(data, address) == len(data)
 
-    def receive(self, timeout: float = 10.0) -> tuple[bytes, Address]:
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
         self.udp.settimeout(timeout)
         data, (host, port, *_) = self.udp.recvfrom()
         return data, (host, port)
@@ -113,7 +113,7 @@ class Awaited:
     def send(self, data: bytes, address: Address) -> None:
         self.portal.call(self.udp.sendto, data, *address)
 
-    def receive(self, timeout: float = 10.0) -> tuple[bytes, Address]:
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
         async def receive() -> tuple[bytes, Address]:
             with anyio.fail_after(timeout):
                 return await self.udp.receive()
@@ -136,14 +136,14 @@ def driving(driver: str) -> Iterator[Associate]:
 
     def block(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
         udp = socksclient.udp_associate(
-            10.0, proxy=proxy, local_address=local_address, trust_relay_address=trust
+            LONG, proxy=proxy, local_address=local_address, trust_relay_address=trust
         )
         return Blocking(stack.enter_context(udp))
 
     def wait(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
         async def associate() -> socksclient.anyio.UDPAssociation:
             host, port = local_address or (None, 0)
-            with anyio.fail_after(10):
+            with anyio.fail_after(LONG):
                 return await socksclient.anyio.udp_associate(
                     proxy=proxy, local_host=host, local_port=port, trust_relay_address=trust
                 )
@@ -322,7 +322,7 @@ class TestAClosedPort:
             with pytest.raises(TimeoutError):
                 exchange(b"lost", 0.1)
         exchange = talk.connect(echo)
-        assert exchange(b"there and back", 10) == b"there and back"
+        assert exchange(b"there and back", LONG) == b"there and back"
 
 
 @pytest.mark.parametrize("server", ["dante"], indirect=True)

@@ -23,7 +23,7 @@ from socksclient.testing import Faults, SocksServer
 import library_servers
 import real_servers
 from origin import Origin
-from support import Address, needs
+from support import LONG, Address, needs
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 SECTION = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
@@ -200,7 +200,7 @@ def run(code: str, proxy: str, destinations: Destinations) -> subprocess.Complet
             "HOME": str(destinations.home),
             **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "ALL_PROXY"), nowhere),
         },
-        timeout=30,
+        timeout=2 * LONG,
         check=False,
     )
 
@@ -239,8 +239,8 @@ class TestRecipes:
         assert re.fullmatch(recipe.prints, ran.stdout)
 
     def test_the_timeout_is_one_deadline(self, name: str, destinations: Destinations) -> None:
-        code = re.sub(r"(timeout=|fail_after\()10(\.0)?", r"\g<1>0.5", RECIPES[name].code)
-        faults = Faults(drip=0.2)  # each of the waits is short enough
+        code = re.sub(r"(timeout=|fail_after\()10(\.0)?", r"\g<1>1.0", RECIPES[name].code)
+        faults = Faults(drip=0.4)  # each of the waits is short enough
         with SocksServer(routes=destinations.routes, faults=faults) as server:
             ran = run(code, server.url, destinations)
             assert ran.returncode == 1

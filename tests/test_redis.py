@@ -26,13 +26,12 @@ from socksclient.testing import Faults, SocksServer
 
 import library_servers
 import real_servers
-from support import Address, eventually, needs, nothing_left_open, resolved_names
+from support import SHORT, Address, eventually, needs, nothing_left_open, resolved_names
 
 MISSING = [*real_servers.missing(["danted"]), *library_servers.missing()]
 pytestmark = needs(MISSING)
 
 NAME = "redis.test"
-SOON = 0.05  # seconds, of a timeout that is to pass
 
 
 class Blocking:
@@ -206,9 +205,9 @@ def test_a_refusal_of_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> 
 
 
 def test_the_timeout_is_one_deadline(dial: Dial, scheme: str, proxy: SocksServer) -> None:
-    proxy.misbehave(Faults(drip=SOON * 2 / 3))  # no single wait of these is too long
+    proxy.misbehave(Faults(drip=SHORT * 2 / 3))  # no single wait of these is too long
     with nothing_left_open():
-        with dial(scheme, NAME, proxy=proxy.url, socket_connect_timeout=SOON) as client:
+        with dial(scheme, NAME, proxy=proxy.url, socket_connect_timeout=SHORT) as client:
             with pytest.raises(redis.TimeoutError) as caught:
                 client.ping()
         assert isinstance(caught.value.__context__, TimeoutError)
@@ -219,7 +218,7 @@ def test_a_deadline_that_passes_at_the_proxy_names_the_phase(
     kind: Any, proxy: SocksServer, portal: BlockingPortal
 ) -> None:
     proxy.misbehave(Faults(stall_after=2))
-    connection = kind(host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SOON)
+    connection = kind(host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SHORT)
     run = (lambda connect: connect()) if kind is Connection else portal.call
     with pytest.raises(redis.TimeoutError) as caught:
         run(connection.connect)
@@ -230,7 +229,7 @@ def test_a_deadline_that_passes_at_the_proxy_names_the_phase(
 def test_the_other_timeout_is_for_what_comes_later(
     dial: Dial, scheme: str, proxy: SocksServer
 ) -> None:
-    with dial(scheme, NAME, proxy=proxy.url, socket_timeout=SOON) as client:
+    with dial(scheme, NAME, proxy=proxy.url, socket_timeout=SHORT) as client:
         with pytest.raises(redis.TimeoutError) as caught:
             client.execute_command("BLPOP", "nothing", 10)
     assert not isinstance(caught.value.__context__, SocksError)
@@ -262,7 +261,7 @@ class TestTLS:
         with nothing_left_open(), socket.create_server(("127.0.0.1", 0)) as silent:
             with SocksServer(routes={(NAME, 6379): silent.getsockname()}) as proxy:
                 connection = AsyncSSLConnection(
-                    host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SOON
+                    host=NAME, port=6379, proxy=proxy.url, socket_connect_timeout=SHORT
                 )
                 with pytest.raises(redis.TimeoutError):
                     portal.call(connection.connect)

@@ -69,6 +69,7 @@ from http_clients import (
 from origin import Origin, content, digest, digest_of
 from support import (
     REFUSED_PORT,
+    SHORT,
     Address,
     eventually,
     needs,
@@ -773,7 +774,7 @@ def test_one_context_is_not_for_both() -> None:
     [
         (Faults(stall_after=0), "method selection"),
         (Faults(stall_after=2), "request"),
-        (Faults(drip=0.05), "request"),  # no octet of 12 is late, but all of them are
+        (Faults(drip=0.15), "request"),  # no octet of 12 is late, but all of them are
     ],
     ids=str,
 )
@@ -781,7 +782,7 @@ def test_the_connect_timeout_is_one_deadline(
     session: Session, server: SocksServer, url: str, faults: Faults, phase: Phase
 ) -> None:
     server.misbehave(faults)
-    error = fail(session, url, requests.ConnectTimeout, timeout=(0.3, None))
+    error = fail(session, url, requests.ConnectTimeout, timeout=(SHORT, None))
     assert isinstance(error.__cause__, ProxyTimeout)
     assert error.__cause__.phase == phase
     assert len(server.connections) == 1
@@ -911,7 +912,7 @@ def test_failures_to_connect_are_retried(session: Session, server: SocksServer) 
     several = [Faults(reply=0x04), Faults(close_after=0), Faults(stall_after=0)]
     server.misbehave(several)
     session.mount("http://", SocksAdapter(server.url, max_retries=Retry(connect=3, total=10)))
-    response = session.post(f"{HTTP}echo", data=b"and back", timeout=(0.3, 10))
+    response = session.post(f"{HTTP}echo", data=b"and back", timeout=(SHORT, 10))
     assert response.content == b"and back"
     assert len(server.connections) == 4
 
@@ -958,7 +959,7 @@ def test_the_read_timeout(session: Session) -> None:
     with saying_nothing() as (host, port):
         error = fail(session, f"http://{host}:{port}/", requests.ReadTimeout, timeout=(10, 0.1))
     assert error.__cause__ is None
-    with session.get(f"{HTTP}stall", stream=True, timeout=(10, 0.1)) as response:
+    with session.get(f"{HTTP}stall", stream=True, timeout=(10, SHORT)) as response:
         with pytest.raises(requests.ConnectionError, match="Read timed out"):
             response.iter_content().__next__() and list(response.iter_content())
 
@@ -978,8 +979,8 @@ def test_tls_that_does_not_answer(session: Session, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("socksclient.requests.start_tls", look_at)
     with saying_nothing() as (host, port):
-        fail(session, f"https://{host}:{port}/", requests.ReadTimeout, timeout=(0.3, None))
-    assert timeouts == [0.3]
+        fail(session, f"https://{host}:{port}/", requests.ReadTimeout, timeout=(SHORT, None))
+    assert timeouts == [SHORT]
 
 
 # TLS with the destination
@@ -1206,7 +1207,7 @@ class TestTLSWithin:
 
     def test_the_read_timeout(self, chain: list[Proxy], url: str) -> None:
         with nothing_left_open(), Session(chain) as session:
-            response = session.get(f"{url}stall", stream=True, timeout=(10, 0.2))
+            response = session.get(f"{url}stall", stream=True, timeout=(10, SHORT))
             with pytest.raises(requests.ConnectionError, match="Read timed out"):
                 response.content  # noqa: B018
             del response
@@ -1216,7 +1217,7 @@ class TestTLSWithin:
     ) -> None:
         tls_proxies[len(chain) - 1].misbehave(Faults(stall_after=2))
         with Session(chain) as session:
-            error = fail(session, url, requests.ConnectTimeout, timeout=(0.5, None))
+            error = fail(session, url, requests.ConnectTimeout, timeout=(2 * SHORT, None))
         assert isinstance(error.__cause__, ProxyTimeout)
         assert (error.__cause__.phase, error.__cause__.hop) == ("request", len(chain) - 1)
 
@@ -1325,7 +1326,9 @@ class TestTLSWithTheDestinationWithin:
 
     def test_tls_that_does_not_answer(self, chain: list[Proxy]) -> None:
         with saying_nothing() as (host, port), Session(chain) as session:
-            fail(session, f"https://{host}:{port}/", requests.ReadTimeout, timeout=(0.5, None))
+            fail(
+                session, f"https://{host}:{port}/", requests.ReadTimeout, timeout=(2 * SHORT, None)
+            )
 
     def test_an_interrupt(self, chain: list[Proxy], monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupt(_self: object) -> None:

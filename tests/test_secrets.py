@@ -13,7 +13,7 @@ import pytest
 from socksclient import Proxy, SocksTransport
 from socksclient.testing import Faults, SocksServer
 
-from support import Address, Dial, assert_echoes
+from support import LONG, SHORT, Address, Dial, assert_echoes
 
 USERNAME, PASSWORD = "token-as-user-8c1f", "hunter2-p%40ss"
 DECODED = "hunter2-p@ss"
@@ -48,10 +48,11 @@ def test_on_the_way(
     dial: Dial, echo_server: Address, faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    timeout = LONG if faults.stall_after is None else SHORT
     with SocksServer(accounts={USERNAME: DECODED}, faults=faults) as server:
         proxy = proxy_of(server)
         try:
-            with dial(echo_server, proxy=proxy, timeout=0.3) as sock:
+            with dial(echo_server, proxy=proxy, timeout=timeout) as sock:
                 assert_echoes(sock)
         except OSError as error:
             texts = [str(error), repr(error), *traceback.format_exception(error)]

@@ -40,7 +40,9 @@ from origin import Origin
 from support import (
     BACKENDS,
     GREETING,
+    LONG,
     REFUSED_PORT,
+    SHORT,
     Address,
     Dial,
     assert_echoes,
@@ -509,7 +511,7 @@ class TestDeadline:
         # By an operation's own timeout the drip would never end it.
         with SocksServer(faults=faults) as server:
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
-                dial(echo_server, proxy=server.url_as("socks4a"), timeout=0.3)
+                dial(echo_server, proxy=server.url_as("socks4a"), timeout=SHORT)
         if isinstance(held.value, ProxyTimeout):  # the awaited functions take no timeout
             assert held.value.phase == "request"
             assert held.value.errno == errno.ETIMEDOUT
@@ -539,7 +541,7 @@ class Bound:
         self.portal = portal
         self.address: Address = listener.address
 
-    def accept(self, timeout: float = 10.0) -> Peer:
+    def accept(self, timeout: float = LONG) -> Peer:
         """When `timeout` passes, it is a TimeoutError in both."""
         if self.portal is None:
             sock, address = self.listener.accept(timeout)
@@ -572,7 +574,7 @@ class Bound:
 
 
 class Bind(Protocol):
-    def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> Bound: ...
+    def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Bound: ...
 
 
 @pytest.fixture(params=["blocking", *BACKENDS])
@@ -580,7 +582,7 @@ def bind(request: pytest.FixtureRequest, portals: dict[str, BlockingPortal | Non
     """One test, every driver."""
     portal = portals[request.param]
 
-    def bind(address: Address, *, proxy: ProxyLike, timeout: float = 10.0) -> Bound:
+    def bind(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Bound:
         if portal is None:
             return Bound(socksclient.bind(address, timeout, proxy=proxy))
 
@@ -718,9 +720,10 @@ class TestBind:
     def test_a_first_reply_that_is_no_success(
         self, bind: Bind, faults: Faults, kind: type[OSError], words: str | None
     ) -> None:
+        timeout = LONG if faults.stall_after is None else SHORT
         with SocksServer(faults=faults) as server, nothing_left_open():
             with pytest.raises(kind, match=words) as held:
-                bind(ANYONE, proxy=server.url_as("socks4a"), timeout=0.3)
+                bind(ANYONE, proxy=server.url_as("socks4a"), timeout=timeout)
             assert held
 
     @pytest.mark.parametrize(
@@ -843,11 +846,12 @@ class TestSecrets:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         texts: list[str] = []
+        timeout = LONG if faults.stall_after is None else SHORT
         with SocksServer(accounts={self.USERNAME: ""}, faults=faults) as server:
             proxy = Proxy.from_url(server.url_as("socks4a"))
             texts += [str(proxy), repr(proxy)]
             try:
-                dial(echo_server, proxy=proxy, timeout=0.3).close()
+                dial(echo_server, proxy=proxy, timeout=timeout).close()
             except OSError as error:
                 report = traceback.TracebackException.from_exception(error, capture_locals=True)
                 texts += [str(error), repr(error), *report.format()]

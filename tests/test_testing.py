@@ -24,7 +24,9 @@ from socksclient.testing import Faults, SocksServer
 
 from support import (
     GREETING,
+    LONG,
     REFUSED_PORT,
+    SHORT,
     Address,
     assert_echoes,
     echo,
@@ -40,7 +42,7 @@ pytest_plugins = ["pytester"]
 
 def talk(server: SocksServer, *messages: tuple[str, str]) -> None:
     """Says the first of each pair, in hex, and wants to hear the second; then the end."""
-    with socket.create_connection(server.address, 5) as sock:
+    with socket.create_connection(server.address, LONG) as sock:
         for said, wanted in messages:
             sock.sendall(bytes.fromhex(said))
             assert receive_exactly(sock, len(bytes.fromhex(wanted))).hex(" ") == wanted
@@ -84,7 +86,7 @@ class TestAnswers:
             assert server.requests[0].command == int(command, 16)
 
     def test_what_is_said_on_the_connection_of_an_association_is_read_and_no_more(self) -> None:
-        with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
+        with SocksServer() as server, socket.create_connection(server.address, LONG) as sock:
             sock.sendall(bytes.fromhex("05 01 00" + "05 03 00 01 00 00 00 00 00 00"))
             reply = receive_exactly(sock, 2 + 10)
             sock.sendall(b"said")
@@ -140,7 +142,7 @@ class TestSOCKS4:
 
     def test_octet_by_octet(self, echo_server: Address) -> None:
         with SocksServer(routes={("name.test", 80): echo_server}) as server:
-            with socket.create_connection(server.address, 5) as sock:
+            with socket.create_connection(server.address, LONG) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for octet in b"\x04\x01\x00\x50\x00\x00\x00\xffme\x00name.test\x00token":
                     sock.send(bytes([octet]))
@@ -169,12 +171,12 @@ class TestSOCKS4:
             talk(server, ("05 01 00", "05 00"), (request, f"05 04 00 {NOWHERE}"))
 
     def test_both_replies_to_bind(self) -> None:
-        with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
+        with SocksServer() as server, socket.create_connection(server.address, LONG) as sock:
             sock.sendall(bytes.fromhex("04 02 00 00 7f 00 00 01 00"))
             first = receive_exactly(sock, 8)
             assert first[:2] + first[4:] == bytes.fromhex("00 5a 7f 00 00 01")
             address = ("127.0.0.1", int.from_bytes(first[2:4], "big"))
-            with socket.create_connection(address, 5) as peer:
+            with socket.create_connection(address, LONG) as peer:
                 port = peer.getsockname()[1].to_bytes(2, "big")
                 assert receive_exactly(sock, 8) == b"\x00\x5a" + port + b"\x7f\x00\x00\x01"
                 peer.sendall(b"token")
@@ -183,10 +185,10 @@ class TestSOCKS4:
             assert server.requests[0].peer == ("127.0.0.1", int.from_bytes(port, "big"))
 
     def test_bind_for_another(self) -> None:
-        with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
+        with SocksServer() as server, socket.create_connection(server.address, LONG) as sock:
             sock.sendall(bytes.fromhex("04 02 00 00 7f 00 00 02 00"))
             port = int.from_bytes(receive_exactly(sock, 8)[2:4], "big")
-            with socket.create_connection(("127.0.0.1", port), 5) as peer:
+            with socket.create_connection(("127.0.0.1", port), LONG) as peer:
                 assert receive_exactly(sock, 8)[:2] == b"\x00\x5b"
                 assert peer.recv(1) == sock.recv(1) == b""
 
@@ -194,7 +196,7 @@ class TestSOCKS4:
         self, names: dict[str, list[str]]
     ) -> None:
         names.update({"peer.test": ["::1", "127.0.0.1"], "127.0.0.1": ["127.0.0.1"]})
-        with SocksServer() as server, socket.create_connection(server.address, 5) as sock:
+        with SocksServer() as server, socket.create_connection(server.address, LONG) as sock:
             sock.sendall(bytes.fromhex("04 02 00 00 00 00 00 01 00") + b"peer.test\0")
             reply = receive_exactly(sock, 8)
             with socket.socket() as peer:
@@ -229,7 +231,7 @@ class TestHTTP:
 
     def test_octet_by_octet_and_more_than_the_head(self, greeter: Address) -> None:
         with SocksServer(routes={("name.test", 80): greeter}) as server:
-            with socket.create_connection(server.address, 5) as sock:
+            with socket.create_connection(server.address, LONG) as sock:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for octet in b"CONNECT name.test:80 HTTP/1.1\r\nX: y\r\n\r\ntoken":
                     sock.send(bytes([octet]))
@@ -337,7 +339,7 @@ def test_what_does_not_end_is_waited_for_as_long_as_the_client_is_there(
 ) -> None:
     caplog.set_level(logging.WARNING)
     with SocksServer() as server, nothing_left_open():
-        with socket.create_connection(server.address, 5) as sock:
+        with socket.create_connection(server.address, LONG) as sock:
             try:
                 sock.sendall(said)
                 sock.shutdown(socket.SHUT_WR)
@@ -508,7 +510,7 @@ class TestFaults:
     ) -> None:
         with SocksServer(faults=faults) as server:
             with pytest.raises(OSError, match="proxy"):
-                create_connection(echo_server, 1, proxy=server.url_as(scheme))
+                create_connection(echo_server, SHORT, proxy=server.url_as(scheme))
             assert eventually(lambda: server.requests[0].sent == bytes.fromhex(sent))
 
     @pytest.mark.parametrize("scheme", ["socks4a", "http"])
@@ -516,17 +518,17 @@ class TestFaults:
         head = "HTTP/1.1 200 so it is\r\nVia: SocksServer\r\n\r\n"
         count = 8 if scheme == "socks4a" else len(head)
         with SocksServer(faults=Faults(close_after=count)) as server:
-            with create_connection(echo_server, 5, proxy=server.url_as(scheme)) as sock:
+            with create_connection(echo_server, LONG, proxy=server.url_as(scheme)) as sock:
                 assert sock.recv(1) == b""
 
     @pytest.mark.parametrize("code", [0x5B, 0x00, 0x5D, 0xFF])
     def test_the_second_reply_to_bind_by_socks4(self, code: int) -> None:
         faults = Faults(second_reply=code)
         with SocksServer(faults=faults) as server:
-            with socket.create_connection(server.address, 5) as sock:
+            with socket.create_connection(server.address, LONG) as sock:
                 sock.sendall(bytes.fromhex("04 02 00 00 00 00 00 00 00"))
                 port = int.from_bytes(receive_exactly(sock, 8)[2:4], "big")
-                with socket.create_connection(("127.0.0.1", port), 5):
+                with socket.create_connection(("127.0.0.1", port), LONG):
                     assert receive_exactly(sock, 8)[:2] == bytes([0, code])
                     assert sock.recv(1) == b""
 
@@ -569,7 +571,7 @@ class TestFaults:
     def test_an_end_right_after_a_success(self, echo_server: Address) -> None:
         for faults in (Faults(close_after=12), Faults(reset_after=12)):
             with SocksServer(faults=faults) as server:
-                with create_connection(echo_server, 5, proxy=server.url) as sock:
+                with create_connection(echo_server, LONG, proxy=server.url) as sock:
                     if faults.close_after:
                         assert sock.recv(1) == b""
                     else:
@@ -578,7 +580,7 @@ class TestFaults:
 
     def test_silence_right_after_a_success(self, echo_server: Address) -> None:
         with SocksServer(faults=Faults(stall_after=12)) as server:
-            with create_connection(echo_server, 0.2, proxy=server.url) as sock:
+            with create_connection(echo_server, SHORT, proxy=server.url) as sock:
                 sock.sendall(b"token")
                 with pytest.raises(TimeoutError):
                     sock.recv(1)
@@ -625,7 +627,7 @@ class TestServer:
 
     def test_when_it_stops_all_its_connections_end(self, echo_server: Address) -> None:
         with SocksServer() as server:
-            sock = create_connection(echo_server, 5, proxy=server.url)
+            sock = create_connection(echo_server, LONG, proxy=server.url)
         with sock:
             assert sock.recv(1) == b""
         with pytest.raises(ConnectionRefusedError):
@@ -667,7 +669,7 @@ class TestUnixSocket:
     def test_bind(self, tmp_path: Path) -> None:
         with SocksServer(path=str(tmp_path / "socket")) as server:
             with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(5)
+                sock.settimeout(LONG)
                 sock.connect(str(tmp_path / "socket"))
                 sock.sendall(bytes.fromhex("04 02 00 00 00 00 00 00 00"))
                 reply = receive_exactly(sock, 8)
@@ -702,7 +704,7 @@ def assert_is_hung_up(sock: socket.socket) -> None:
     """Whether the connection has an end below TLS, or comes to it."""
     poll = select.poll()
     poll.register(sock, select.POLLRDHUP)
-    assert poll.poll(5000)
+    assert poll.poll(LONG * 1000)
 
 
 class TestTLS:
@@ -730,7 +732,7 @@ class TestTLS:
             url = server.url_as(scheme)
             assert url == "{}://{}:{}".format(with_tls, *server.address)
             proxy = replace(Proxy.from_url(url), tls=contexts[1])
-            with create_connection(greeter, 5, proxy=proxy) as sock:
+            with create_connection(greeter, LONG, proxy=proxy) as sock:
                 assert isinstance(sock, ssl.SSLSocket)
                 assert receive_exactly(sock, len(GREETING)) == GREETING
                 sock.sendall(b"token")
@@ -746,7 +748,7 @@ class TestTLS:
         with serving(leave) as destination:
             with SocksServer(tls=contexts[0]) as server:
                 proxy = replace(Proxy.from_url(server.url), tls=contexts[1])
-                sock = create_connection(destination, 5, proxy=proxy)
+                sock = create_connection(destination, LONG, proxy=proxy)
                 assert sock.recv(1) == b""  # by TLS
             with sock:
                 assert_is_hung_up(sock)
@@ -757,7 +759,7 @@ class TestTLS:
     ) -> None:
         for _ in range(20):  # of which most used to leave a socket open
             with SocksServer(tls=contexts[0]) as server:
-                sock = socket.create_connection(server.address, 5)
+                sock = socket.create_connection(server.address, LONG)
                 tls = contexts[1].wrap_socket(sock, server_hostname="127.0.0.1")
             with tls:
                 assert_is_hung_up(tls)
@@ -768,7 +770,7 @@ class TestTLS:
     ) -> None:
         caplog.set_level(logging.WARNING)
         with SocksServer(tls=contexts[0]) as server, nothing_left_open():
-            with socket.create_connection(server.address, 5) as sock:
+            with socket.create_connection(server.address, LONG) as sock:
                 sock.sendall(b"\x05\x01\x00" * 10)
                 while sock.recv(100):
                     pass

@@ -59,14 +59,7 @@ from http_clients import (
     saying_nothing,
 )
 from origin import Origin, content, digest
-from support import (
-    GREETING,
-    Address,
-    eventually,
-    in_thread,
-    receive_exactly,
-    serving,
-)
+from support import GREETING, LONG, SHORT, Address, eventually, in_thread, receive_exactly, serving
 
 pytest_plugins = ["hop_fixtures"]
 
@@ -185,7 +178,7 @@ with socksclient.create_connection((host, port), 10, proxy=proxy) as sock:
     print(sock.recv(100).decode())
 
 async def main():
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         async with await socksclient.anyio.connect_tcp(host, port, proxy=proxy) as stream:
             await stream.send(b"awaited")
             print((await stream.receive()).decode())
@@ -566,7 +559,7 @@ class TestNoTLS:
         with saying_nothing() as address, nothing_left_open():
             proxy = Proxy(*address, tls=authority.client())
             with pytest.raises(TimeoutError) as caught:
-                connect(NOBODY, proxy=proxy, timeout=0.05)
+                connect(NOBODY, proxy=proxy, timeout=SHORT)
         if connect is connect_blocking:
             assert isinstance(caught.value, ProxyTimeout)
             assert (caught.value.phase, caught.value.proxy) == ("tls", proxy)
@@ -580,7 +573,7 @@ class TestNoTLS:
                 begin = time.monotonic()
                 with pytest.raises(TimeoutError):
                     connect(NOBODY, proxy=proxy, timeout=0.2)
-                assert 0.19 <= time.monotonic() - begin < 1.2
+                assert 0.19 <= time.monotonic() - begin < LONG
 
     def test_octet_by_octet(self, connect: Connect, hops: MakeHops, greeter: Address) -> None:
         with hops("socks5h+tls", "https") as chain:
@@ -771,7 +764,7 @@ class TestTLSSocket:
             begin = time.monotonic()
             with pytest.raises(TimeoutError):
                 sock.recv(4)
-            assert 0.09 <= time.monotonic() - begin < 0.4
+            assert 0.09 <= time.monotonic() - begin < LONG
             sock.settimeout(10)
             assert sock.recv(4) == b"data"
 
@@ -802,29 +795,37 @@ class TestTLSSocket:
     @pytest.mark.parametrize("within", [False, True])
     def test_an_interrupt(self, authority: Authority, within: bool) -> None:
         """By a signal, while it waits for the proxy in the TLS handshake."""
-        waiting = threading.Event()
+        heard, interrupted = threading.Event(), threading.Event()
 
-        def listen(sock: ssl.SSLSocket) -> None:
+        async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readexactly(1)
+            heard.set()
+            await reader.read()
+
+        def hear_within(sock: ssl.SSLSocket) -> None:
             sock.recv(1)
-            waiting.set()
+            heard.set()
             while sock.recv(65536):
                 pass
 
         def interrupt(*_args: object) -> None:
-            raise KeyboardInterrupt
+            if not interrupted.is_set():
+                interrupted.set()
+                raise KeyboardInterrupt
 
         def kill(thread: int) -> None:
-            assert waiting.wait(10)
-            threading.Event().wait(0.02)
-            signal.pthread_kill(thread, signal.SIGUSR1)
+            assert heard.wait(LONG)
+            # More than once: just before the system call, a signal does not end it.
+            while not interrupted.wait(0.01):
+                signal.pthread_kill(thread, signal.SIGUSR1)
 
         context = authority.client()
         with ExitStack() as stack:
-            if within:
-                address = stack.enter_context(speaking_tls(authority.server(), listen))
-            else:
-                address = stack.enter_context(saying_nothing())
-                waiting.set()
+            address = stack.enter_context(
+                speaking_tls(authority.server(), hear_within)
+                if within
+                else serving(hear, PROXY_HOST)
+            )
             before = signal.signal(signal.SIGUSR1, interrupt)
             stack.callback(signal.signal, signal.SIGUSR1, before)
             killer = threading.Thread(target=kill, args=(threading.get_ident(),))
@@ -990,7 +991,7 @@ class TestBind:
                 waiting = in_thread(listener.accept)
                 listener.close()
                 with pytest.raises(OSError, match="Bad file descriptor") as caught:
-                    waiting.result(10)
+                    waiting.result(LONG)
                 assert caught.value.errno == errno.EBADF
 
     @pytest.mark.parametrize("kinds", [("https", "socks5h+tls"), ("socks4a+tls",)], ids=", ".join)
@@ -1012,10 +1013,10 @@ class TestBind:
             assert portal.call(accept, portal.call(bind)) == GREETING
             listener = portal.call(bind)
             waiting = portal.start_task_soon(listener.accept)
-            portal.call(anyio.sleep, 0.01)
+            portal.call(anyio.wait_all_tasks_blocked)
             portal.call(listener.aclose)
             with pytest.raises(anyio.ClosedResourceError):
-                waiting.result(10)
+                waiting.result(LONG)
 
 
 # HTTPS within
@@ -1053,7 +1054,7 @@ class TestHTTPS:
 
     def test_the_read_timeout(self, driver: Driver, within: list[Proxy]) -> None:
         with driver.through(within, limits=ONE_CONNECTION) as client, nothing_left_open():
-            timeout = driver.httpx.Timeout(10, read=0.1)
+            timeout = driver.httpx.Timeout(LONG, read=SHORT)
             with client.stream(f"{HTTPS}stall", timeout=timeout) as response:
                 with pytest.raises(driver.httpx.ReadTimeout):
                     client.digest(response)
@@ -1104,7 +1105,7 @@ class TestHTTPS:
     ) -> None:
         with saying_nothing() as (host, port):
             with driver.through(within, limits=ONE_CONNECTION) as client, nothing_left_open():
-                timeout = driver.httpx.Timeout(10, connect=0.3)
+                timeout = driver.httpx.Timeout(LONG, connect=SHORT)
                 with pytest.raises(driver.httpx.ConnectTimeout):
                     client.get(f"https://{host}:{port}/", timeout=timeout)
                 assert client.get(HTTPS).status_code == 200

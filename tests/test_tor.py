@@ -37,6 +37,7 @@ from http_clients import Pair
 from origin import Origin
 from support import (
     GREETING,
+    LONG,
     Address,
     Dial,
     assert_echoes,
@@ -54,7 +55,7 @@ pytest_plugins = ["http_fixtures"]
 MISSING = [*tor_network.missing(), *real_servers.missing(["danted"])]
 pytestmark = [
     needs(MISSING),
-    pytest.mark.timeout(240),  # the first test of each worker may have to wait for the network
+    pytest.mark.timeout(600),  # the first test of each worker may have to wait for the network
 ]
 
 TIMEOUT = 60.0  # Tor gives a circuit as long
@@ -434,7 +435,9 @@ def test_the_network_ends_with_a_run_that_was_killed() -> None:
     command = [sys.executable, "-c", START_AND_WAIT, str(directory)]
     with subprocess.Popen(command, cwd=Path(__file__).parent) as run:
         last = directory / tor_network.RELAYS[-1] / "log"
-        started = eventually(last.exists, seconds=60)
+        started = eventually(last.exists, seconds=4 * LONG)
         run.kill()
     assert started
-    assert eventually(lambda: not processes_in(directory) and not directory.exists(), seconds=60)
+    assert eventually(
+        lambda: not processes_in(directory) and not directory.exists(), seconds=4 * LONG
+    )

@@ -33,6 +33,7 @@ from socksclient.wire import Command
 
 from support import (
     BACKENDS,
+    LONG,
     REFUSED_PORT,
     Address,
     Dial,
@@ -62,10 +63,10 @@ class Tor:
     def __init__(self, backend: str) -> None:
         self.backend = backend
 
-    def resolve(self, name: str, *, proxy: ProxyLike, timeout: float = 10.0) -> str:
+    def resolve(self, name: str, *, proxy: ProxyLike, timeout: float = LONG) -> str:
         return self._ask("resolve", name, proxy, timeout)
 
-    def resolve_ptr(self, address: str, *, proxy: ProxyLike, timeout: float = 10.0) -> str:
+    def resolve_ptr(self, address: str, *, proxy: ProxyLike, timeout: float = LONG) -> str:
         return self._ask("resolve_ptr", address, proxy, timeout)
 
     def _ask(self, function: str, what: str, proxy: ProxyLike, timeout: float) -> str:
@@ -176,7 +177,7 @@ class TestResolvePTR:
 
 
 def failure(
-    ask: Callable[..., str], what: str, proxy: str, destination: Address, timeout: float = 10.0
+    ask: Callable[..., str], what: str, proxy: str, destination: Address, timeout: float = LONG
 ) -> SocksError:
     """The error, which leaves nothing open; its place is checked."""
     with nothing_left_open(), pytest.raises(SocksError) as held:

@@ -40,6 +40,8 @@ from http_clients import Driver, routes_to
 from origin import Origin
 from support import (
     GREETING,
+    LONG,
+    SHORT,
     Address,
     Dial,
     assert_echoes,
@@ -218,7 +220,7 @@ def forward(listener: socket.socket, address: Address) -> None:
 
         back = in_thread(partial(pump, there, here))
         pump(here, there)
-        back.result(10)
+        back.result(LONG)
 
 
 @contextmanager
@@ -316,7 +318,7 @@ class TestErrors:
             listener.accept()[0].close()  # of those that were in the queue
             thread = threading.Thread(target=forward, args=(listener, server.address))
             thread.start()
-            with connecting.result(10) as sock:
+            with connecting.result(LONG) as sock:
                 assert_echoes(sock)
             thread.join()
 
@@ -354,7 +356,7 @@ class TestErrors:
     def test_it_stalls(self, connect: Connect, path: str, listening: Address, count: int) -> None:
         with SocksServer(path=path, faults=Faults(stall_after=count)) as server:
             with pytest.raises(TimeoutError) as caught:
-                connect(listening, proxy=server.url, timeout=0.05)
+                connect(listening, proxy=server.url, timeout=SHORT)
         if connect is connect_blocking:
             assert isinstance(caught.value, ProxyTimeout)
             assert caught.value.phase in ("method selection", "request")
