@@ -548,7 +548,8 @@ def test_the_log_tells_the_hops(
 
 # The deadline
 
-SECONDS = 3.0  # in which some forty at once come to where they stall
+# In which some forty connections, made at once, come to where they stall.
+SECONDS = 3.0
 
 PHASES: list[tuple[int, Phase]] = [(1, "method selection"), (3, "authentication"), (5, "request")]
 """After how many octets of a hop that asks for credentials the phases are."""

@@ -106,6 +106,8 @@ def by_nameserver(
 ) -> dns.message.Message:
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [Nameserver(*server, proxy=proxy)]
+    # dnspython gives a single try two seconds, unless it is told otherwise.
+    resolver.timeout = timeout
     return resolver.resolve(name, kind, lifetime=timeout).response
 
 
@@ -114,6 +116,8 @@ async def by_awaited_nameserver(
 ) -> dns.message.Message:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = [Nameserver(*server, proxy=proxy)]
+    # dnspython gives a single try two seconds, unless it is told otherwise.
+    resolver.timeout = timeout
     backend = Backend("socks5h://nowhere.invalid")  # has only to sleep
     return (await resolver.resolve(name, kind, lifetime=timeout, backend=backend)).response
 
@@ -138,6 +142,8 @@ async def by_backend_of_resolver(
 ) -> dns.message.Message:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers, resolver.port = [server[0]], server[1]
+    # dnspython gives a single try two seconds, unless it is told otherwise.
+    resolver.timeout = timeout
     answer = await resolver.resolve(name, kind, lifetime=timeout, backend=Backend(proxy))
     return answer.response
 
@@ -883,7 +889,7 @@ def patiently(ask: Callable[[float], dns.message.Message]) -> dns.message.Messag
     for _ in range(4):
         with suppress(dns.exception.Timeout, TimeoutError):
             return ask(1.0)
-    return ask(10.0)
+    return ask(LONG)
 
 
 @pytest.fixture(scope="module", params=PROXIES)

@@ -119,3 +119,12 @@ def test_the_package_is_typed_and_has_its_entry_points() -> None:
     distribution = metadata.distribution("socksclient")
     names = {(point.group, point.name) for point in distribution.entry_points}
     assert {("console_scripts", "socksclient"), ("pytest11", "socksclient")} <= names
+
+
+def test_a_run_of_one_file_of_tests_ends_well() -> None:
+    """Hypothesis is imported at its end, and looks at what the garbage collector knows of."""
+    test = f"{__file__}::{test_a_name_that_is_not_there.__name__}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "1 passed" in run.stdout

@@ -58,7 +58,8 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first test of each worker may have to wait for the network
 ]
 
-TIMEOUT = 60.0  # Tor gives a circuit as long
+# Twice as long as Tor gives a circuit.
+TIMEOUT = 120.0
 
 
 def url(port: int, scheme: str = "socks5h") -> str:
