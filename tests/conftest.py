@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 import socksclient
 import socksclient.anyio
@@ -29,6 +30,10 @@ from support import (
 )
 from tor_network import Plugin, TorNetwork
 
+# How long something takes says nothing on a machine that is busy with other things.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Plugin(config), "tor_network")
@@ -43,13 +48,9 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_finish() -> None:
     # What stays for the whole run, thousands of tests, need not be gone through by each of those
     # that collect garbage.
+    # Hypothesis has to be imported by then: it looks for what refers to trio's Random.
     gc.collect()
     gc.freeze()
-
-
-def pytest_sessionfinish() -> None:
-    # Hypothesis, imported at the end at the latest, wants to see who refers to trio's Random.
-    gc.unfreeze()
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -6,7 +6,7 @@ import ipaddress
 import struct
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socksclient.wire import (
@@ -62,7 +62,6 @@ def parsed(address: Address, payload: bytes, *, name: bool) -> Parsed:
     return host if name else ipaddress.ip_address(host), port, payload
 
 
-@settings(deadline=None)
 @given(ADDRESSES, PAYLOADS)
 @example(("n" * 255, 0xFFFF), b"payload")
 @example(("127.0.0.1", 0), b"")
@@ -88,7 +87,6 @@ def test_the_size_of_a_header(host: str, size: int) -> None:
         assert datagram_header_size(header[:short]) == 0
 
 
-@settings(deadline=None)
 @given(DATAGRAMS)
 @example(b"\0\0\0\x03\0\0\0")
 def test_whatever_comes_has_a_header_or_has_not(octets: bytes) -> None:
@@ -101,7 +99,6 @@ def test_whatever_comes_has_a_header_or_has_not(octets: bytes) -> None:
         assert parsed(address, octets[size:], name=octets[3] == 0x03) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(DATAGRAMS, max_size=9), st.integers(0, 700))
 def test_whatever_comes_is_delivered_or_counted(datagrams: list[bytes], size: int) -> None:
     dropped = 0
@@ -137,7 +134,6 @@ def known_as(host: str) -> str:
 SPELLINGS = ["name", "NAME.", "192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:DB8:0::1"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(SPELLINGS) | HOSTS, st.sampled_from([53, 54])), min_size=1),
     st.data(),

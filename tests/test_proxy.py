@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socksclient import NO_AUTHENTICATION, USERNAME_PASSWORD, Method, Proxy
@@ -681,7 +681,6 @@ class TestHeaders:
 CREDENTIALS = st.text().filter(lambda text: len(text.encode()) <= 255)
 
 
-@settings(deadline=None)
 @given(CREDENTIALS, CREDENTIALS)
 @example("ü" * 127, "€" * 85)
 def test_any_credentials_survive_percent_encoding(username: str, password: str) -> None:
@@ -691,7 +690,6 @@ def test_any_credentials_survive_percent_encoding(username: str, password: str) 
     assert (proxy.username, proxy.password) == (username, password)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["", "socks5h://", "socks://u:p@"]), st.text() | st.text("aü:/?#[]@%41. \0"))
 def test_any_text_is_a_proxy_or_a_value_error(start: str, text: str) -> None:
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError, wire
@@ -249,7 +249,6 @@ def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
             assert fate(wire.check_socks4_reply, octets) is expected, pair
 
 
-@settings(deadline=None)
 @given(st.ip_addresses(v=4).map(str), st.integers(0, 0xFFFF))
 def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
     request = wire.encode_socks4_request(Command.CONNECT, host, port, "")
@@ -283,7 +282,6 @@ NAMES = st.from_regex(r"[!-.0-9;-?A-Z\\^-~]{1,255}", fullmatch=True)
 ADDRESSES = st.ip_addresses().map(str)
 
 
-@settings(deadline=None)
 @given(NAMES.filter(lambda name: not is_address(name)) | ADDRESSES, st.integers(0, 0xFFFF))
 @example("n" * 255, 0xFFFF)
 def test_an_address_survives_the_wire(host: str, port: int) -> None:
@@ -293,7 +291,6 @@ def test_an_address_survives_the_wire(host: str, port: int) -> None:
     assert wire.reply_size(REPLY + octets[:2]) == len(REPLY + octets)
 
 
-@settings(deadline=None)
 @given(st.binary(min_size=2), st.sampled_from([b"", b"\x01", b"\x03", b"\x04"]))
 def test_whatever_a_proxy_sends_as_an_address_is_one_or_a_protocol_error(
     garbage: bytes, atyp: bytes
@@ -437,7 +434,6 @@ def test_a_host_that_socks_cannot_carry_is_refused(host: str, text: str) -> None
         parse_host(host)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300) | st.text("aÜß1１.。-_[]:%\0\u200d", max_size=20))
 def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None:
     try:
