@@ -537,7 +537,7 @@ class TestTimeout:
 
     def test_of_accept_is_that_of_bind_if_none_is_given(self) -> None:
         with SocksServer() as server:
-            with socksclient.bind(NOBODY, 0.5, proxy=server.url) as listener:
+            with socksclient.bind(NOBODY, SHORT, proxy=server.url) as listener:
                 with pytest.raises(ProxyTimeout):
                     listener.accept()
 

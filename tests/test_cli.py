@@ -183,7 +183,7 @@ class TestGet:
     ) -> None:
         with SocksServer(faults=faults) as server:
             arguments = ["get", "http://origin.test/", "--proxy", server.url]
-            assert main([*arguments, "--timeout", "0.3" if status == 4 else "10"]) == status
+            assert main([*arguments, "--timeout", "1" if status == 4 else "10"]) == status
         self.assert_one_line(capsys, words)
 
     def test_a_proxy_that_is_not_there(self, capsys: pytest.CaptureFixture[str]) -> None:

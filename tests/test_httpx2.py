@@ -16,7 +16,7 @@ import wsproto.events
 
 from socksclient.testing import SocksServer
 
-from support import serving
+from support import LONG, serving
 
 if sys.version_info < (3, 11):
     pytest.skip("httpx2 needs Python 3.11", allow_module_level=True)
@@ -134,9 +134,9 @@ def test_a_web_socket(url: str) -> None:
     with SocksServer() as server, httpx2.Client(transport=SocksTransport(server.url)) as client:
         with client.websocket(url) as messages:
             messages.send_text("there")
-            assert messages.receive_text(5.0) == "there"
+            assert messages.receive_text(LONG) == "there"
             messages.send_text("and there")
-            assert messages.receive_text(5.0) == "and there"
+            assert messages.receive_text(LONG) == "and there"
         assert len(server.requests) == 1
 
 
@@ -147,5 +147,5 @@ async def test_a_web_socket_awaited(url: str) -> None:
         async with httpx2.AsyncClient(transport=transport) as client:
             async with client.websocket(url) as messages:
                 await messages.send_text("there")
-                assert await messages.receive_text(5.0) == "there"
+                assert await messages.receive_text(LONG) == "there"
         assert len(server.requests) == 1

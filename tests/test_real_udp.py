@@ -21,7 +21,7 @@ from socksclient import AssociationClosed, ProxyClosed, ReplyError
 from socksclient.wire import encode_datagram_header
 
 import real_servers
-from support import BACKENDS, LONG, Address, needs
+from support import BACKENDS, LONG, SHORT, Address, needs
 
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
@@ -253,7 +253,7 @@ def hears_from(talk: Talk, *addresses: Address) -> bool:
     with suppress(TimeoutError):
         for address in addresses:
             talk.send(b"hello", address)
-            talk.receive(0.5)
+            talk.receive(SHORT)
         return True
     return False
 

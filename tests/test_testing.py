@@ -673,7 +673,9 @@ class TestUnixSocket:
                 sock.connect(str(tmp_path / "socket"))
                 sock.sendall(bytes.fromhex("04 02 00 00 00 00 00 00 00"))
                 reply = receive_exactly(sock, 8)
-                with socket.create_connection(("127.0.0.1", int.from_bytes(reply[2:4], "big")), 5):
+                with socket.create_connection(
+                    ("127.0.0.1", int.from_bytes(reply[2:4], "big")), LONG
+                ):
                     assert receive_exactly(sock, 2) == b"\x00\x5a"
             assert server.requests[0].client == ("", 0)
 
