@@ -92,8 +92,6 @@ class Origin:
         certificate = self.ca.issue_cert(*NAMES)
         config = Config()
         config.errorlog = None
-        # By default, hypercorn ends a connection on which nothing has been asked for five seconds.
-        config.keep_alive_timeout = 300
         config.certfile = config.keyfile = self._exit.enter_context(
             certificate.private_key_and_cert_chain_pem.tempfile()
         )
