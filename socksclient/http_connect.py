@@ -96,21 +96,21 @@ _HINT = (
 
 
 def _request(proxy: Proxy, target: str) -> bytes:
-    fields = [("Host", target), *_secret_fields(proxy)]
+    # In the order of curl.
+    fields = [("Host", target), *_authorization(proxy)]
     # RFC 9110 §10.1.5: a client should send one. Some proxies turn others away.
     if all(name.lower() != "user-agent" for name, _ in proxy.headers):
-        fields.insert(1, ("User-Agent", "socksclient"))
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+        fields.append(("User-Agent", "socksclient"))
+    head = "".join(f"{name}: {value}\r\n" for name, value in (*fields, *proxy.headers))
     return f"CONNECT {target} HTTP/1.1\r\n{head}\r\n".encode()
 
 
-def _secret_fields(proxy: Proxy) -> list[tuple[str, str]]:
-    """Return the fields of a request whose values nobody else may see."""
-    fields = list(proxy.headers)
-    if proxy.username is not None:
-        credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
-        fields.append(("Proxy-Authorization", f"Basic {credentials.decode()}"))
-    return fields
+def _authorization(proxy: Proxy) -> list[tuple[str, str]]:
+    """Return the field with the credentials, if there are any (RFC 7617 §2)."""
+    if proxy.username is None:
+        return []
+    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+    return [("Proxy-Authorization", f"Basic {credentials.decode()}")]
 
 
 def _missing(head: bytearray) -> int:
@@ -153,7 +153,7 @@ def _shown(text: str, proxy: Proxy) -> str:
     A proxy may repeat what it was sent. The credentials are not shown even then.
     """
     secrets = {proxy.password or ""}
-    for _, value in _secret_fields(proxy):
+    for _, value in (*_authorization(proxy), *proxy.headers):
         # The credentials follow a scheme, which is no secret.
         secrets |= {value, value.partition(" ")[2]}
     octets = text.encode("latin-1")

@@ -253,6 +253,9 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+AGENT = "User-Agent: socksclient"
+
+
 def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[str, list[bytes]]:
     """What comes to the proxies when curl gets something of `destination`."""
     proxies.forget()
@@ -264,7 +267,7 @@ def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[
     ]
     curl(
         "--socks5-basic",  # no GSSAPI, which it would offer (01) before username/password
-        *("--proxytunnel", "--proxy-header", "User-Agent:", "--proxy-header", "Proxy-Connection:"),
+        *("--proxytunnel", "--proxy-header", AGENT, "--proxy-header", "Proxy-Connection:"),
         *resolve,
         *options,
         f"http://{authority(*destination)}/",
@@ -490,7 +493,7 @@ DIFFERENT = [
         "http://us%3Aer:pass@{a}",
         SITE,
         b"CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\n"
-        b"Proxy-Authorization: Basic dXM6ZXI6cGFzcw==\r\n\r\n",
+        b"Proxy-Authorization: Basic dXM6ZXI6cGFzcw==\r\nUser-Agent: socksclient\r\n\r\n",
         None,
         "RFC 7617 §2: the proxy would take what follows the colon for the password",
     ),
@@ -504,7 +507,7 @@ DIFFERENT = [
     Difference(
         "{a}",
         SITE,
-        b"CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\n\r\n",
+        b"CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\nUser-Agent: socksclient\r\n\r\n",
         None,
         "without a scheme nobody knows what is meant; in the environment it is HTTP",
     ),
@@ -575,10 +578,11 @@ def test_chains_that_differ(row: ChainDifference, proxies: Proxies, newer: bool)
         b"CONNECT site.test:80 HTTP/1.1\r\nHost: site.test:80\r\n"
     )
     assert row.by_curl != row.by_us
-    assert by_us(proxies, chain, SITE) == {"a": [both + row.by_us + b"\r\n"]}
+    end = f"{AGENT}\r\n\r\n".encode()
+    assert by_us(proxies, chain, SITE) == {"a": [both + row.by_us + end]}
     allowed = [row.by_curl, row.by_us] if newer else [row.by_curl]
     came = by_curl(proxies, ["--preproxy", chain[0], "--proxy", chain[1]], SITE)
-    assert came in [{"a": [both + login + b"\r\n"]} for login in allowed]
+    assert came in [{"a": [both + login + end]} for login in allowed]
 
 
 # The port, where the URL has none.
@@ -624,11 +628,14 @@ class Made(NamedTuple):
 
 
 def comparable(octets: bytes) -> tuple[bytes, ...]:
-    """All of SOCKS; of HTTP the lines, whose order is free, but for one that httpcore adds."""
+    """All of SOCKS; of HTTP the lines, whose order is free, but for those that say who asks."""
     if octets[0] in (4, 5):
         return (octets,)
     request, *headers = octets.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    return (request, *sorted(line for line in headers if line != b"Accept: */*"))
+    return (
+        request,
+        *sorted(line for line in headers if line not in (b"Accept: */*", AGENT.encode())),
+    )
 
 
 def made(proxies: Proxies, otherwise: str) -> Made:

@@ -396,9 +396,9 @@ def test_without_a_method_to_select_there_is_one_phase(proxy: Proxy) -> None:
 
 # HTTP's CONNECT
 
-CONNECT = (
-    b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nUser-Agent: socksclient\r\n"
-)
+HOST = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n"
+AGENT = b"User-Agent: socksclient\r\n"
+CONNECT = HOST + AGENT
 LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") + b"\r\n"
 NOWHERE = ("0.0.0.0", 0)
 MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
@@ -552,7 +552,7 @@ def test_http_credentials_are_refused_with_the_schemes_that_the_proxy_offers(
     fields = "".join(f"Proxy-Authenticate: {challenge}\r\n" for challenge in challenges)
     answer = f"HTTP/1.1 {status} No\r\nOdd Field: x\r\n{fields}\r\n".encode()
     for proxy, sent, words in (
-        (BASIC, CONNECT + LOGIN, text),
+        (BASIC, HOST + LOGIN + AGENT, text),
         (HTTP, CONNECT, text_without_username),
     ):
         played = play(tunnel(proxy), answer, least=least)
@@ -601,7 +601,7 @@ def test_the_headers_of_a_proxy_are_sent_with_connect(least: bool) -> None:
     )
     more = replace(BASIC, headers=(("X-Key", "s3cret"),))
     played = play(tunnel(more), b"HTTP/1.1 200\n\n", least=least)
-    assert played.sent == [(CONNECT + b"X-Key: s3cret\r\n" + LOGIN + b"\r\n").hex()]
+    assert played.sent == [(HOST + LOGIN + AGENT + b"X-Key: s3cret\r\n\r\n").hex()]
 
 
 def test_a_proxy_authorization_of_the_callers_own_is_refused_by_name() -> None:

@@ -149,8 +149,8 @@ class TestRequest:
             [seen] = server.requests
         assert seen.received.decode() == (
             "CONNECT origin.test:443 HTTP/1.1\r\n"
-            f"Host: origin.test:443\r\n{AGENT}"
-            f"Proxy-Authorization: Basic {credentials}\r\n\r\n"
+            "Host: origin.test:443\r\n"
+            f"Proxy-Authorization: Basic {credentials}\r\n{AGENT}\r\n"
         )
         assert (seen.username, seen.password) == (username, password)
 
@@ -160,7 +160,7 @@ class TestRequest:
         with SocksServer() as server:
             host, port = server.address
             dial(echo_server, proxy=f"http://user@{host}:{port}").close()
-            assert server.requests[0].received.endswith(b"Basic dXNlcjo=\r\n\r\n")
+            assert server.requests[0].received.endswith(f"Basic dXNlcjo=\r\n{AGENT}\r\n".encode())
 
     @pytest.mark.parametrize("answer", [Faults(), Faults(reply=502), Faults(close_after=10)])
     def test_no_resolver_here_sees_the_name(

@@ -209,11 +209,15 @@ class TestHTTP:
     @pytest.mark.parametrize("line", ["GET http://h/ HTTP/1.1", "COPY / HTTP/1.0"])
     def test_other_methods_are_refused(self, line: str) -> None:
         with SocksServer() as server:
-            refused = http("HTTP/1.1 405 so it is", "Via: SocksServer")
+            refused = http("HTTP/1.1 405 Method Not Allowed", "Via: SocksServer")
             talk(server, (http(line), refused))
 
-    REFUSED = http("HTTP/1.1 502 so it is", "Via: SocksServer")
-    UNAUTHORIZED = http("HTTP/1.1 407 so it is", "Via: SocksServer")
+    REFUSED = http("HTTP/1.1 502 Bad Gateway", "Via: SocksServer")
+    UNAUTHORIZED = http(
+        "HTTP/1.1 407 Proxy Authentication Required",
+        "Via: SocksServer",
+        'Proxy-Authenticate: Basic realm="SocksServer"',
+    )
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
     def test_a_destination_that_refuses(self, host: str) -> None:
@@ -235,7 +239,7 @@ class TestHTTP:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 for octet in b"CONNECT name.test:80 HTTP/1.1\r\nX: y\r\n\r\ntoken":
                     sock.send(bytes([octet]))
-                head = b"HTTP/1.1 200 so it is\r\nVia: SocksServer\r\n\r\n"
+                head = b"HTTP/1.1 200 OK\r\nVia: SocksServer\r\n\r\n"
                 assert receive_exactly(sock, len(head)) == head
                 assert receive_exactly(sock, len(GREETING) + 5) == GREETING + b"token"
 
@@ -453,7 +457,7 @@ class TestRecord:
         assert seen.destination == echo_server
         assert seen.received.startswith(b"CONNECT 127.0.0.1:")
         assert seen.received.endswith(b"\r\n\r\n")
-        assert seen.sent == b"HTTP/1.1 200 so it is\r\nVia: SocksServer\r\n\r\n"
+        assert seen.sent == b"HTTP/1.1 200 OK\r\nVia: SocksServer\r\n\r\n"
 
     def test_shows_no_password(self, echo_server: Address) -> None:
         with SocksServer(accounts={"user": "p4ss"}) as server:
@@ -498,7 +502,11 @@ class TestFaults:
                 "00 5b 12 34 c0 00 02 07",
             ),
             (Faults(reply=0x5B, close_after=3), "socks4a", "00 5b 00"),
-            (Faults(reply=503), "http", http("HTTP/1.1 503 so it is", "Via: SocksServer")),
+            (
+                Faults(reply=503),
+                "http",
+                http("HTTP/1.1 503 Service Unavailable", "Via: SocksServer"),
+            ),
             (Faults(reply=503, close_after=5), "http", b"HTTP/".hex(" ")),
             (Faults(answers={"request": b"\xff"}), "http", "ff"),
             (Faults(answers={"request": b""}, close_after=0), "socks4a", ""),
@@ -515,7 +523,7 @@ class TestFaults:
 
     @pytest.mark.parametrize("scheme", ["socks4a", "http"])
     def test_an_end_right_after_any_success(self, echo_server: Address, scheme: str) -> None:
-        head = "HTTP/1.1 200 so it is\r\nVia: SocksServer\r\n\r\n"
+        head = "HTTP/1.1 200 OK\r\nVia: SocksServer\r\n\r\n"
         count = 8 if scheme == "socks4a" else len(head)
         with SocksServer(faults=Faults(close_after=count)) as server:
             with create_connection(echo_server, LONG, proxy=server.url_as(scheme)) as sock:

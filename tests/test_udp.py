@@ -1210,7 +1210,7 @@ class TestWhatTheSystemLacks:
                         raise OSError(number, os.strerror(number))
                     super().__init__(of, kind, *args, **others)
 
-            monkeypatch.setattr(socket, "socket", Socket)
+            monkeypatch.setattr("socksclient.association.PlainSocket", Socket)
 
         return refuse
 
