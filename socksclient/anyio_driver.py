@@ -255,19 +255,8 @@ async def exchange(
 
 
 async def _say_to_socket(sock: PlainSocket, step: Exchange) -> bytes:
-    left = memoryview(step.send)
-    failure: OSError | None = None
+    failure = await _send_all(sock, step)
     try:
-        while left and failure is None:
-            try:
-                left = left[sock.send(left) :]
-                continue
-            except BlockingIOError:
-                pass
-            except ConnectionError as error:
-                failure = error
-                continue
-            await anyio.wait_writable(sock)
         if failure is None:
             return b""
         octets = b""
@@ -279,6 +268,20 @@ async def _say_to_socket(sock: PlainSocket, step: Exchange) -> bytes:
     finally:
         # Or the error and this frame would hold each other.
         del failure
+
+
+async def _send_all(sock: PlainSocket, step: Exchange) -> ConnectionError | None:
+    """Send what a step says; return the error that says that the peer has hung up, if any does."""
+    left = memoryview(step.send)
+    while left:
+        with suppress(BlockingIOError):
+            try:
+                left = left[sock.send(left) :]
+            except ConnectionError as error:
+                return error
+            continue
+        await anyio.wait_writable(sock)
+    return None
 
 
 async def _say_to_stream(stream: Stream, step: Exchange) -> bytes:

@@ -208,6 +208,17 @@ class TestOneExchange:
         if not said:
             assert isinstance(caught.value.__cause__, BrokenPipeError)
 
+    def test_nothing_can_be_received(self, backend: str) -> None:
+        ours, theirs = socket.socketpair()
+        with ours:
+            # What the peer has not read makes its close a reset.
+            ours.sendall(b"unread")
+            theirs.close()
+            with pytest.raises(ProxyClosed) as caught:
+                run(reply(Command.CONNECT, b"x"), ours, backend)
+        assert caught.value.received == b""
+        assert isinstance(caught.value.__cause__, BrokenPipeError)
+
     def test_a_write_that_nothing_answers_does_not_fail_silently(self, backend: str) -> None:
         def say() -> Flow[None]:
             yield Exchange(b"x", 0)
