@@ -1,11 +1,12 @@
 """Real proxies for the tests, none of them written by us.
 
-SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks` and `mitmproxy`; HTTP: `tinyproxy`,
-`privoxy` and `mitmproxy` again; `stunnel` puts TLS in front of any of them. They are context
-managers: each starts one private server on a free port of loopback, yields the URL of the proxy
-(`mitmproxy` more than that), and at exit has stopped every process of it. They need Linux and what
-`install-servers.sh` installs, but no root. The configuration and the log of a server stay in a new
-directory of its own under the given one. `running` is what they share with `real_services`.
+SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks` and
+`mitmproxy`; HTTP: `tinyproxy`, `privoxy` and `mitmproxy` again; `stunnel` puts TLS in
+front of any of them. They are context managers: each starts one private server on a free port of
+loopback, yields the URL of the proxy (`mitmproxy` more than that), and at exit has stopped every
+process of it. They need Linux and what `install-servers.sh` installs, but no root. The
+configuration and the log of a server stay in a new directory of its own under the given one.
+`running` is what they share with `real_services`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from base64 import b64decode
@@ -188,6 +190,24 @@ def microsocks(
 
     with running(directory, "microsocks", host, prepare) as address:
         yield _url(address, account)
+
+
+@contextmanager
+def microsocks_without_ipv6(directory: Path) -> Iterator[str]:
+    """Run microsocks on a host that has no IPv6, and nothing but an echo server.
+
+    To that host, the echo server is at 127.0.0.1 and at the port of the URL.
+    """
+    script = Path(__file__).with_name("without_ipv6.py")
+
+    def prepare(_home: Path, port: int) -> list[str]:
+        return [sys.executable, str(script), str(port)]
+
+    # Its first process listens, and takes no connection before the others are there.
+    with running(
+        directory, "microsocks-without-ipv6", "127.0.0.1", prepare, announcement="ready"
+    ) as address:
+        yield _url(address, None)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from socksclient import (
     AuthenticationError,
+    Proxy,
     ProxyClosed,
     Reply,
     ReplyError,
@@ -85,6 +86,48 @@ def test_credentials_that_are_wrong(
         with pytest.raises(AuthenticationError, match="there is no username") as caught:
             dial(echo_server, proxy=f"socks5h://{host}:{port}")
         assert caught.value.phase == "method selection"
+
+
+@pytest.fixture(scope="module")
+def without_ipv6(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("without-ipv6")
+    with real_servers.microsocks_without_ipv6(path) as url:
+        yield url.replace("socks5h", "socks5")
+
+
+class TestMicrosocksWithoutIPv6:
+    """Its host has one address, 127.0.0.1, and an echo server there."""
+
+    def test_it_does_not_say_what_is_wrong_with_an_address_of_ipv6(
+        self, without_ipv6: str, dial: Dial
+    ) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial(("2001:db8::1", 80), proxy=without_ipv6)
+        assert caught.value.reply is Reply.GENERAL_SOCKS_SERVER_FAILURE
+        assert caught.value.addresses_tried == 0
+
+    def test_the_next_address_of_a_name_is_tried(
+        self, without_ipv6: str, dial: Dial, names: dict[str, list[str]]
+    ) -> None:
+        names["dual.test"] = ["2001:db8::1", "127.0.0.1"]
+        port = Proxy.from_url(without_ipv6).port
+        with dial(("dual.test", port), proxy=without_ipv6) as sock:
+            assert_echoes(sock)
+
+    def test_the_error_says_how_many_addresses_were_tried(
+        self, without_ipv6: str, dial: Dial, names: dict[str, list[str]]
+    ) -> None:
+        names["dual.test"] = ["2001:db8::1", "127.0.0.1", "2001:db8::2"]
+        with pytest.raises(ReplyError, match=r"\(REP 01\) \(.*, addresses tried: 3\)") as caught:
+            dial(("dual.test", 80), proxy=without_ipv6)
+        assert caught.value.reply is Reply.GENERAL_SOCKS_SERVER_FAILURE
+        assert caught.value.addresses_tried == 3
+        assert caught.value.addresses_left == ()
+        refused = "the proxy refused the request"
+        assert caught.value.__notes__ == [
+            f"before that, 2001:db8::1: {refused}: general SOCKS server failure (REP 01)",
+            f"before that, 127.0.0.1: {refused}: connection refused (REP 05)",
+        ]
 
 
 @pytest.fixture(scope="module")
