@@ -1,7 +1,7 @@
 """Real proxies for the tests, none of them written by us.
 
 SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks` and
-`mitmproxy`; HTTP: `tinyproxy`, `privoxy` and `mitmproxy` again; `stunnel` puts TLS in
+`mitmproxy`; HTTP: `tinyproxy`, `privoxy`, `squid` and `mitmproxy` again; `stunnel` puts TLS in
 front of any of them. They are context managers: each starts one private server on a free port of
 loopback, yields the URL of the proxy (`mitmproxy` more than that), and at exit has stopped every
 process of it. They need Linux and what `install-servers.sh` installs, but no root. The
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ Prepare = Callable[[Path, int], list[str]]
 
 _COMMANDS = (
     *("danted", "microsocks", "sshd", "ssh", "ssh-keygen", "unshare", "mount", "perl"),
-    *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel"),
+    *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel", "squid"),
 )
 
 _PROJECT = Path(__file__).parent.parent.resolve()
@@ -116,6 +116,32 @@ accept = {address}
 connect = {target}
 cert = certificate.pem
 """
+
+# It refuses one port, which no test needs. It asks no name server, and starts no program but those
+# that check passwords.
+_SQUID_CONFIG = """\
+http_port {address}
+visible_hostname squid.test
+dns_nameservers 127.0.0.1
+pinger_enable off
+cache deny all
+access_log none
+cache_log /dev/null
+pid_filename none
+coredump_dir none
+acl mail port 25
+http_access deny mail
+"""
+
+_SQUID_SCHEMES = {
+    "Basic": """\
+auth_param basic program /usr/lib/squid/basic_ncsa_auth {home}/basic
+""",
+    "Digest": """\
+auth_param digest program /usr/lib/squid/digest_file_auth {home}/digest
+auth_param digest realm squid
+""",
+}
 
 # It is called before the client gets anything of the answer: who has that finds it written down.
 _MITMPROXY_ADDON = """\
@@ -315,6 +341,47 @@ def privoxy(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
 
 
 @contextmanager
+def squid(
+    *,
+    host: str = "127.0.0.1",
+    account: tuple[str, str] | None = None,
+    schemes: Sequence[Literal["Basic", "Digest"]] = ("Basic",),
+) -> Iterator[str]:
+    """Run Squid, which refuses to connect to any port 25.
+
+    `account` is the only login that it takes, by any of the `schemes`, and is in the URL.
+
+    Started as root, it goes on as a user of its own, who cannot get to where pytest has its files;
+    so they are elsewhere.
+    """
+    # Its shared memory is called after this. Two of one name would fight for it.
+    name = f"squid{secrets.token_hex(8)}"
+
+    def prepare(home: Path, port: int) -> list[str]:
+        config = _SQUID_CONFIG.format(address=_address(host, port))
+        if account:
+            username, password = account
+            (home / "basic").write_text(f"{username}:{_password_hash(password)}\n")
+            (home / "digest").write_text(f"{username}:{password}\n")
+            config += "".join(_SQUID_SCHEMES[scheme].format(home=home) for scheme in schemes)
+            config += "acl known proxy_auth REQUIRED\nhttp_access allow known\n"
+        else:
+            config += "http_access allow all\n"
+        (home / "squid.conf").write_text(config)
+        home.chmod(0o755)
+        return _ending_at_once(path_of("squid"), "-N", "-d1", "-n", name, "-f", "squid.conf")
+
+    with tempfile.TemporaryDirectory(prefix="squid-") as directory:
+        os.chmod(directory, 0o755)
+        try:
+            with running(Path(directory), "squid", host, prepare) as address:
+                yield _url(address, account, "http")
+        finally:
+            for path in Path("/dev/shm").glob(f"{name}-*"):
+                path.unlink()
+
+
+@contextmanager
 def stunnel(
     directory: Path, proxy: str, certificate: trustme.LeafCert, *, host: str = "127.0.0.1"
 ) -> Iterator[str]:
@@ -426,6 +493,14 @@ def mitmproxy(
     with running(directory, "mitmproxy", host, prepare) as address:
         url = _url(address, account, "socks5h" if mode == "socks5" else "http")
         yield MITMProxy(url, files / "mitmproxy-ca-cert.pem", files / "flows")
+
+
+def _ending_at_once(*command: str) -> list[str]:
+    """The same for a server that takes a second or two to end, though it has nothing to do.
+
+    The shell ends when it is asked to, and `stop` kills its child, the server.
+    """
+    return ["sh", "-c", '"$@" & wait', "sh", *command]
 
 
 def _ssh_options() -> list[str]:

@@ -1,8 +1,9 @@
-"""HTTP's CONNECT, by proxies that we did not write: tinyproxy and Privoxy."""
+"""HTTP's CONNECT, by proxies that we did not write: tinyproxy, Privoxy and Squid."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from socksclient import (
     AsyncSocksTransport,
     AuthenticationError,
+    ConnectionNotAllowed,
     ProtocolError,
     Proxy,
     ReplyError,
@@ -49,6 +51,10 @@ SERVERS: dict[str, Start] = {
     "tinyproxy on ::1": lambda path: real_servers.tinyproxy(path, host="::1"),
     "privoxy": real_servers.privoxy,
     "privoxy on ::1": lambda path: real_servers.privoxy(path, host="::1"),
+    "squid": lambda _: real_servers.squid(),
+    "squid with an account": lambda _: real_servers.squid(
+        account=ACCOUNT, schemes=["Digest", "Basic"]
+    ),
 }
 
 
@@ -109,28 +115,98 @@ def in_one_segment(proxy: Proxy) -> Iterator[Proxy]:
         yield replace(proxy, host=host, port=port)
 
 
+REFUSALS = {
+    "tinyproxy": (
+        HTTPReply.INTERNAL_SERVER_ERROR,
+        "Unable to connect",
+        "internal server error (HTTP 500), and says: Unable to connect",
+    ),
+    "privoxy": (
+        HTTPReply.SERVICE_UNAVAILABLE,
+        "Connect failed",
+        "service unavailable (HTTP 503), and says: Connect failed",
+    ),
+    "squid": (
+        HTTPReply.SERVICE_UNAVAILABLE,
+        "Service Unavailable",
+        "service unavailable (HTTP 503)",
+    ),
+}
+"""The status, the reason phrase and the error's text, when the destination refuses."""
+
+
 def test_a_destination_that_refuses(server: str, proxy: str, dial: Dial) -> None:
     destination = ("127.0.0.1", REFUSED_PORT)
     with pytest.raises(ReplyError) as caught:
         dial(destination, proxy=proxy)
-    if server.startswith("tinyproxy"):
-        assert caught.value.reply is HTTPReply.INTERNAL_SERVER_ERROR
-    else:
-        assert caught.value.reply is HTTPReply.SERVICE_UNAVAILABLE
-    assert caught.value.phase == "request"
-    assert caught.value.destination == destination
+    error = caught.value
+    reply, reason, text = REFUSALS[server.partition(" ")[0]]
+    assert (error.reply, error.reason) == (reply, reason)
+    assert error.strerror == f"the proxy refused the request: {text}"
+    assert error.phase == "request"
+    assert error.destination == destination
 
 
-@pytest.mark.parametrize("server", ["tinyproxy with an account"], indirect=True)
+@pytest.mark.parametrize("server", ["squid"], indirect=True)
+class TestSquidSaysMore:
+    def test_why_it_cannot_connect(self, proxy: str, dial: Dial) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial(("127.0.0.1", REFUSED_PORT), proxy=proxy)
+        cause = dict(caught.value.fields)["x-squid-error"]
+        assert cause == f"ERR_CONNECT_FAIL {errno.ECONNREFUSED}"
+
+    def test_that_its_rules_do_not_allow_it(self, proxy: str, dial: Dial) -> None:
+        with pytest.raises(ConnectionNotAllowed) as caught:
+            dial(("127.0.0.1", 25), proxy=proxy)
+        assert caught.value.reply is HTTPReply.FORBIDDEN
+        assert caught.value.reason == "Forbidden"
+        assert dict(caught.value.fields)["x-squid-error"] == "ERR_ACCESS_DENIED 0"
+
+
+CREDENTIALS = {
+    # It says 401, as if it were the destination.
+    "tinyproxy with an account": (401, ("Basic",)),
+    "squid with an account": (407, ("Digest", "Basic")),
+}
+"""The status with which they are refused, and the schemes that the proxy offers then."""
+
+
+@pytest.mark.parametrize("server", CREDENTIALS, indirect=True)
 class TestCredentials:
-    def test_that_are_wrong(self, proxy: str, dial: Dial, echo_server: Address) -> None:
-        # It says 401, as if it were the destination.
-        with pytest.raises(AuthenticationError, match=r"refused the credentials \(HTTP 401\)"):
+    def test_that_are_wrong(
+        self, server: str, proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
+        status, schemes = CREDENTIALS[server]
+        with pytest.raises(AuthenticationError) as caught:
             dial(echo_server, proxy=proxy.replace("pass.word", "wrong"))
+        assert caught.value.strerror == f"the proxy refused the credentials (HTTP {status})"
+        assert caught.value.schemes == schemes
 
-    def test_that_are_not_there(self, proxy: str, dial: Dial, echo_server: Address) -> None:
-        with pytest.raises(AuthenticationError, match=r"there is no username \(HTTP 407\)"):
+    def test_that_are_not_there(
+        self, server: str, proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
+        with pytest.raises(
+            AuthenticationError, match=r"there is no username \(HTTP 407\)"
+        ) as caught:
             dial(echo_server, proxy=f"http://{proxy.rpartition('@')[2]}")
+        assert caught.value.schemes == CREDENTIALS[server][1]
+
+
+@pytest.fixture(scope="module")
+def digest() -> Iterator[str]:
+    with real_servers.squid(account=ACCOUNT, schemes=["Digest"]) as url:
+        yield url
+
+
+@pytest.mark.parametrize("has_username", [True, False])
+def test_digest_alone_is_of_no_use(
+    has_username: bool, digest: str, dial: Dial, echo_server: Address
+) -> None:
+    url = digest if has_username else f"http://{digest.rpartition('@')[2]}"
+    text = "wants authentication by Digest, and socksclient speaks only Basic"
+    with pytest.raises(AuthenticationError, match=text) as caught:
+        dial(echo_server, proxy=url)
+    assert caught.value.schemes == ("Digest",)
 
 
 def test_what_is_no_http_proxy(dial: Dial, echo_server: Address, tmp_path: Path) -> None:
