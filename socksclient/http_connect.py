@@ -172,7 +172,8 @@ def _check(status: int, reason: str, lines: list[str], proxy: Proxy) -> None:
         for name, colon, value in (line.partition(":") for line in lines)
         if colon
     ]
-    # tinyproxy and tiny-proxy answer wrong credentials with 401, and Proxy-Authenticate.
+    # tinyproxy answers wrong credentials with 401 and Proxy-Authenticate. tiny-proxy says 401 to
+    # missing ones too, and names no scheme.
     if status in (401, 407):
         schemes = tuple(_shown(scheme, proxy) for scheme in _schemes(fields))
         raise _not_authenticated(status, proxy, schemes)
@@ -204,5 +205,5 @@ def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> A
     elif has_basic:
         text = "the proxy refused the credentials"
     else:
-        text = "the proxy wants authentication, and does not say by which scheme"
+        text = "the proxy refused the credentials, and does not say which scheme it wants"
     return AuthenticationError(f"{text} (HTTP {status})", schemes=schemes)

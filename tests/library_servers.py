@@ -1,6 +1,7 @@
 """Servers for the clients of other libraries: IMAP, SMTP, Redis, SSH and WebSocket.
 
-They are context managers as those of `real_servers` are, and promise the same.
+There is a proxy too, which is a library: tiny-proxy, for HTTP. All are
+context managers as those of `real_servers` are, and promise the same.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ import ssl
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import asyncssh
+import tiny_proxy  # type: ignore[import-untyped]
 import trustme
 import websockets.asyncio.server
+from anyio.abc import SocketAttribute
+from anyio.from_thread import start_blocking_portal
 
 import real_servers
 from real_servers import Address, path_of, running
@@ -169,6 +174,25 @@ def ssh_server(host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> Iterator
 
     with _serving(listen) as address:
         yield address
+
+
+@contextmanager
+def tiny_proxy_http(account: tuple[str, str]) -> Iterator[str]:
+    """Run tiny-proxy for HTTP; `account` is the only login that it takes, and is in the URL."""
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[int]:
+        handler = tiny_proxy.HttpProxyHandler(*account)
+        async with (
+            await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listener.serve, handler.handle)
+            yield listener.extra(SocketAttribute.local_port)
+            tasks.cancel_scope.cancel()
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serve()) as port:
+        yield "http://{}:{}@127.0.0.1:{}".format(*account, port)
 
 
 @contextmanager

@@ -522,7 +522,7 @@ REFUSED = "the proxy refused the credentials"
 @pytest.mark.parametrize(
     ("challenges", "schemes", "text", "text_without_username"),
     [
-        ((), (), "the proxy wants authentication, and does not say by which scheme", WANTS_A_LOGIN),
+        ((), (), f"{REFUSED}, and does not say which scheme it wants", WANTS_A_LOGIN),
         (('Basic realm="a"',), ("Basic",), REFUSED, WANTS_A_LOGIN),
         (("basic",), ("basic",), REFUSED, WANTS_A_LOGIN),
         ((DIGEST,), ("Digest",), *[ONLY.format("Digest")] * 2),

@@ -1,4 +1,4 @@
-"""HTTP's CONNECT, by proxies that we did not write: tinyproxy, Privoxy and Squid."""
+"""HTTP's CONNECT, by proxies that we did not write: tinyproxy, Privoxy, Squid and tiny-proxy."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from socksclient import (
 )
 from socksclient.exceptions import HTTPReply
 
+import library_servers
 import real_servers
 from origin import Origin
 from support import (
@@ -207,6 +208,47 @@ def test_digest_alone_is_of_no_use(
     with pytest.raises(AuthenticationError, match=text) as caught:
         dial(echo_server, proxy=url)
     assert caught.value.schemes == ("Digest",)
+
+
+@pytest.fixture(scope="module")
+def tiny_proxy() -> Iterator[str]:
+    with library_servers.tiny_proxy_http(ACCOUNT) as url:
+        yield url
+
+
+class TestTinyProxy:
+    """Its answers have no header fields, and it takes no address of IPv6."""
+
+    def test_it_connects(self, tiny_proxy: str, dial: Dial, greeter: Address) -> None:
+        with dial(greeter, proxy=tiny_proxy) as sock:
+            assert receive_exactly(sock, len(GREETING)) == GREETING
+            assert_echoes(sock, DATA)
+
+    @pytest.mark.parametrize(
+        ("host", "text"),
+        [
+            ("127.0.0.1", "the proxy refused the request: bad gateway (HTTP 502)"),
+            ("::1", "the proxy refused the request: bad request (HTTP 400)"),
+        ],
+    )
+    def test_it_refuses(self, tiny_proxy: str, host: str, text: str, dial: Dial) -> None:
+        with pytest.raises(ReplyError) as caught:
+            dial((host, REFUSED_PORT), proxy=tiny_proxy)
+        assert caught.value.strerror == text
+        assert caught.value.fields == ()
+
+    def test_it_wants_credentials(self, tiny_proxy: str, dial: Dial, echo_server: Address) -> None:
+        with pytest.raises(
+            AuthenticationError, match=r"there is no username \(HTTP 401\)"
+        ) as caught:
+            dial(echo_server, proxy=f"http://{tiny_proxy.rpartition('@')[2]}")
+        assert caught.value.schemes == ()
+
+    def test_it_wants_others(self, tiny_proxy: str, dial: Dial, echo_server: Address) -> None:
+        text = r"refused the credentials, and does not say which scheme it wants \(HTTP 401\)"
+        with pytest.raises(AuthenticationError, match=text) as caught:
+            dial(echo_server, proxy=tiny_proxy.replace("pass.word", "wrong"))
+        assert caught.value.schemes == ()
 
 
 def test_what_is_no_http_proxy(dial: Dial, echo_server: Address, tmp_path: Path) -> None:
