@@ -1,7 +1,7 @@
 """Servers for the clients of other libraries: IMAP, SMTP, Redis, SSH and WebSocket.
 
-There is a proxy too, which is a library: tiny-proxy, for HTTP. All are
-context managers as those of `real_servers` are, and promise the same.
+There are proxies too, which are libraries: that of asyncssh for SOCKS, and tiny-proxy for HTTP. All
+are context managers as those of `real_servers` are, and promise the same.
 """
 
 from __future__ import annotations
@@ -174,6 +174,39 @@ def ssh_server(host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> Iterator
 
     with _serving(listen) as address:
         yield address
+
+
+class _ForwardsAll(asyncssh.SSHServer):
+    """Lets everybody in, and connects to wherever it is asked to."""
+
+    def begin_auth(self, username: str) -> bool:
+        return False
+
+    def connection_requested(
+        self, dest_host: str, dest_port: int, orig_host: str, orig_port: int
+    ) -> bool:
+        return True
+
+
+@contextmanager
+def asyncssh_socks() -> Iterator[str]:
+    """Run the proxy that asyncssh has, as OpenSSH has `ssh -D`, and yield its URL."""
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[int]:
+        host_key = asyncssh.generate_private_key("ssh-ed25519")
+        async with await asyncssh.listen(
+            "127.0.0.1", 0, server_factory=_ForwardsAll, server_host_keys=[host_key]
+        ) as server:
+            address = server.sockets[0].getsockname()
+            async with await asyncssh.connect(
+                *address, known_hosts=None, client_keys=None, config=None
+            ) as client:
+                async with await client.forward_socks("127.0.0.1", 0) as listener:
+                    yield listener.get_port()
+
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(serve()) as port:
+        yield f"socks5h://127.0.0.1:{port}"
 
 
 @contextmanager

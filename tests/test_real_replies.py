@@ -1,0 +1,72 @@
+"""What real proxies say when they cannot do what they are asked for, and what the errors tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from socksclient import (
+    USERNAME_PASSWORD,
+    Proxy,
+    ProxyClosed,
+)
+
+import library_servers
+import real_servers
+from support import REFUSED_PORT, Address, Dial, assert_echoes, needs
+
+MISSING = real_servers.missing()
+pytestmark = needs(MISSING)
+
+Start = Callable[[Path], AbstractContextManager[str]]
+
+SERVERS: dict[str, Start] = {
+    "ssh -D": real_servers.openssh,
+    "asyncssh": lambda _: library_servers.asyncssh_socks(),
+    "ss-local": real_servers.shadowsocks,
+}
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with SERVERS[request.param](tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("proxy", ["ssh -D", "asyncssh"], indirect=True)
+def test_it_hangs_up_when_a_password_alone_is_offered(
+    proxy: str, dial: Dial, echo_server: Address
+) -> None:
+    with_password = replace(
+        Proxy.from_url(proxy), username="user", password="pass", methods=(USERNAME_PASSWORD,)
+    )
+    text = r"hung up .*, or that accept none of the methods offered \(02\)"
+    with pytest.raises(ProxyClosed, match=text) as caught:
+        dial(echo_server, proxy=with_password)
+    assert caught.value.phase == "method selection"
+
+
+# ss-local does not speak SOCKS4.
+@pytest.mark.parametrize(
+    ("proxy", "scheme"),
+    [("asyncssh", "socks5h"), ("asyncssh", "socks4a"), ("ss-local", "socks5h")],
+    indirect=["proxy"],
+)
+class TestItRepliesBeforeItConnects:
+    def test_the_destination_accepts(
+        self, proxy: str, scheme: str, dial: Dial, echo_server: Address
+    ) -> None:
+        with dial(echo_server, proxy=proxy.replace("socks5h", scheme)) as sock:
+            assert_echoes(sock)
+
+    def test_the_destination_refuses(self, proxy: str, scheme: str, dial: Dial) -> None:
+        destination = ("127.0.0.1", REFUSED_PORT)
+        with dial(destination, proxy=proxy.replace("socks5h", scheme)) as sock:
+            with suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
