@@ -1,6 +1,6 @@
 """Real proxies for the tests, none of them written by us.
 
-SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks` and
+SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks`, `i2pd` and
 `mitmproxy`; HTTP: `tinyproxy`, `privoxy`, `squid` and `mitmproxy` again; `stunnel` puts TLS in
 front of any of them. They are context managers: each starts one private server on a free port of
 loopback, yields the URL of the proxy (`mitmproxy` more than that), and at exit has stopped every
@@ -41,7 +41,7 @@ Prepare = Callable[[Path, int], list[str]]
 
 _COMMANDS = (
     *("danted", "microsocks", "sshd", "ssh", "ssh-keygen", "unshare", "mount", "perl"),
-    *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel", "squid"),
+    *("v2ray", "ss-server", "ss-local", "tinyproxy", "privoxy", "stunnel", "squid", "i2pd"),
 )
 
 _PROJECT = Path(__file__).parent.parent.resolve()
@@ -142,6 +142,29 @@ auth_param digest program /usr/lib/squid/digest_file_auth {home}/digest
 auth_param digest realm squid
 """,
 }
+
+# It knows nobody, publishes nothing of itself, and opens no port but this.
+_I2PD_CONFIG = """\
+log = stdout
+ipv6 = false
+nat = false
+notransit = true
+[ntcp2]
+published = false
+[ssu2]
+enabled = false
+[reseed]
+urls =
+[http]
+enabled = false
+[httpproxy]
+enabled = false
+[sam]
+enabled = false
+[socksproxy]
+address = {host}
+port = {port}
+"""
 
 # It is called before the client gets anything of the answer: who has that finds it written down.
 _MITMPROXY_ADDON = """\
@@ -305,6 +328,18 @@ def shadowsocks(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
 
         with running(directory, "ss-local", host, prepare_local) as address:
             yield _url(address, None)
+
+
+@contextmanager
+def i2pd(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
+    """Run i2pd, which knows no other router, and so has no way to anywhere."""
+
+    def prepare(home: Path, port: int) -> list[str]:
+        (home / "i2pd.conf").write_text(_I2PD_CONFIG.format(host=host, port=port))
+        return _ending_at_once(path_of("i2pd"), f"--datadir={home}", "--conf=i2pd.conf")
+
+    with running(directory, "i2pd", host, prepare) as address:
+        yield _url(address, None)
 
 
 @contextmanager

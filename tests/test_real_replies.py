@@ -13,6 +13,8 @@ from socksclient import (
     USERNAME_PASSWORD,
     Proxy,
     ProxyClosed,
+    Reply,
+    ReplyError,
 )
 
 import library_servers
@@ -28,6 +30,7 @@ SERVERS: dict[str, Start] = {
     "ssh -D": real_servers.openssh,
     "asyncssh": lambda _: library_servers.asyncssh_socks(),
     "ss-local": real_servers.shadowsocks,
+    "i2pd": real_servers.i2pd,
 }
 
 
@@ -70,3 +73,13 @@ class TestItRepliesBeforeItConnects:
         with dial(destination, proxy=proxy.replace("socks5h", scheme)) as sock:
             with suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("proxy", ["i2pd"], indirect=True)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "name.test"])
+def test_i2pd_says_that_it_does_not_support_the_type_of_any_address(
+    proxy: str, host: str, dial: Dial
+) -> None:
+    with pytest.raises(ReplyError) as caught:
+        dial((host, 80), proxy=proxy)
+    assert caught.value.reply is Reply.ADDRESS_TYPE_NOT_SUPPORTED
