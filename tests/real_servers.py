@@ -1,6 +1,6 @@
 """Real proxies for the tests, none of them written by us.
 
-SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks`, `i2pd` and
+SOCKS: `dante`, `microsocks`, `openssh`, `v2ray`, `shadowsocks`, `i2pd`, `stunnel_socks` and
 `mitmproxy`; HTTP: `tinyproxy`, `privoxy`, `squid` and `mitmproxy` again; `stunnel` puts TLS in
 front of any of them. They are context managers: each starts one private server on a free port of
 loopback, yields the URL of the proxy (`mitmproxy` more than that), and at exit has stopped every
@@ -114,6 +114,17 @@ pid =
 [proxy]
 accept = {address}
 connect = {target}
+cert = certificate.pem
+"""
+
+# It is no way to one target, but a SOCKS server itself.
+_STUNNEL_SOCKS_CONFIG = """\
+foreground = yes
+syslog = no
+pid =
+[proxy]
+accept = {address}
+protocol = socks
 cert = certificate.pem
 """
 
@@ -435,6 +446,22 @@ def stunnel(
 
     with running(directory, "stunnel", host, prepare) as address:
         yield f"{scheme}://{login}{at}{_address(*address)}"
+
+
+@contextmanager
+def stunnel_socks(
+    directory: Path, certificate: trustme.LeafCert, *, host: str = "127.0.0.1"
+) -> Iterator[str]:
+    """Run stunnel as a SOCKS server in TLS; it refuses every destination on loopback."""
+
+    def prepare(home: Path, port: int) -> list[str]:
+        certificate.private_key_and_cert_chain_pem.write_to_path(home / "certificate.pem")
+        config = _STUNNEL_SOCKS_CONFIG.format(address=f"{host}:{port}")
+        (home / "stunnel.conf").write_text(config)
+        return [path_of("stunnel"), "stunnel.conf"]
+
+    with running(directory, "stunnel-socks", host, prepare) as address:
+        yield _url(address, None, "socks5h+tls")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 
 from socksclient import (
     USERNAME_PASSWORD,
+    ConnectionNotAllowed,
     Proxy,
     ProxyClosed,
     Reply,
@@ -19,7 +20,10 @@ from socksclient import (
 
 import library_servers
 import real_servers
+from hops import Authority, Connect
 from support import REFUSED_PORT, Address, Dial, assert_echoes, needs
+
+pytest_plugins = ["hop_fixtures"]
 
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
@@ -83,3 +87,15 @@ def test_i2pd_says_that_it_does_not_support_the_type_of_any_address(
     with pytest.raises(ReplyError) as caught:
         dial((host, 80), proxy=proxy)
     assert caught.value.reply is Reply.ADDRESS_TYPE_NOT_SUPPORTED
+
+
+def test_stunnel_allows_no_destination_on_loopback(
+    connect: Connect, authority: Authority, echo_server: Address, tmp_path: Path
+) -> None:
+    with real_servers.stunnel_socks(tmp_path, authority.certificate) as url:
+        proxy = replace(Proxy.from_url(url), tls=authority.client())
+        with pytest.raises(
+            ConnectionNotAllowed, match=r"not allowed by ruleset \(REP 02\)"
+        ) as caught:
+            connect(echo_server, proxy=proxy)
+    assert caught.value.phase == "request"
