@@ -15,6 +15,7 @@ import pytest
 from socksclient import (
     AuthenticationError,
     Proxy,
+    ProxyClosed,
     Reply,
     ReplyError,
     SocksTransport,
@@ -26,7 +27,16 @@ import real_servers
 from http_clients import Pair
 from origin import Origin
 from real_servers import Flow, MITMProxy
-from support import LONG, REFUSED_PORT, Address, Dial, needs
+from support import (
+    GREETING,
+    LONG,
+    REFUSED_PORT,
+    Address,
+    Dial,
+    assert_echoes,
+    needs,
+    receive_exactly,
+)
 
 pytest_plugins = ["http_fixtures"]
 
@@ -153,6 +163,25 @@ def test_with_socks5_it_is_given_an_address(mitmproxy: MITMProxy, post: Post) ->
     assert post.flow_of(mitmproxy).destination == ("127.0.0.1", post.port)
 
 
+@pytest.mark.parametrize("server", ["SOCKS5"], indirect=True)
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+def test_it_hangs_up_on_socks4(
+    mitmproxy: MITMProxy, scheme: str, dial: Dial, echo_server: Address
+) -> None:
+    proxy = mitmproxy.url.replace("socks5h", scheme)
+    with pytest.raises(ProxyClosed, match="that speak SOCKS5 and not SOCKS4") as caught:
+        dial(echo_server, proxy=proxy)
+    assert caught.value.phase == "request"
+
+
+def test_what_the_destination_says_first_is_not_lost(
+    mitmproxy: MITMProxy, dial: Dial, greeter: Address
+) -> None:
+    with dial(greeter, proxy=mitmproxy.url) as sock:
+        assert receive_exactly(sock, len(GREETING)) == GREETING
+        assert_echoes(sock)
+
+
 def test_a_destination_that_refuses(server: str, mitmproxy: MITMProxy, dial: Dial) -> None:
     with pytest.raises(ReplyError) as caught:
         dial(("127.0.0.1", REFUSED_PORT), proxy=mitmproxy.url)
@@ -160,6 +189,7 @@ def test_a_destination_that_refuses(server: str, mitmproxy: MITMProxy, dial: Dia
         assert caught.value.reply is Reply.HOST_UNREACHABLE
     else:
         assert caught.value.reply is HTTPReply.BAD_GATEWAY
+        assert caught.value.reason == "Bad Gateway"
 
 
 @pytest.mark.parametrize(
