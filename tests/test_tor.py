@@ -159,6 +159,13 @@ class TestConnect:
             HTTPReply.SERVICE_UNAVAILABLE,
         )
 
+    def test_the_tunnel_port_says_why(self, tor: TorNetwork, dial: Dial) -> None:
+        text = r"\(HTTP 503\), and says: Service Unavailable \(resolve failed\)"
+        with pytest.raises(ReplyError, match=text) as caught:
+            dial(("nowhere.test", 80), proxy=url(tor.http_port, "http"), timeout=TIMEOUT)
+        assert caught.value.reason == "Service Unavailable (resolve failed)"
+        assert dict(caught.value.fields)["tor-request-failed"] == "end/RESOLVEFAILED"
+
 
 class TestUnixSocket:
     def test_a_path(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
