@@ -269,6 +269,17 @@ def test_one_association_reaches_all_kinds_of_destinations(
         assert_echoes(talk, address, b"%d" % number)
 
 
+def test_a_destination_given_by_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> None:
+    """Shadowsocks has it as the source of the answer, and the others have the IPv4 address."""
+    host, port = echo
+    mapped = (f"::ffff:{host}", port)
+    talk = open_talk(mapped)
+    talk.send(b"there and back", mapped)
+    assert talk.receive() == (b"there and back", echo)
+    exchange = talk.connect(mapped)
+    assert exchange(b"there and back", LONG) == b"there and back"
+
+
 def test_an_empty_datagram(server: str, open_talk: Open, echo: Address) -> None:
     talk = open_talk(echo)
     talk.send(b"", echo)
