@@ -205,5 +205,5 @@ def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> A
     elif has_basic:
         text = "the proxy refused the credentials"
     else:
-        text = "the proxy refused the credentials, and does not say which scheme it wants"
+        text = "the proxy does not accept the credentials, and does not say which scheme it wants"
     return AuthenticationError(f"{text} (HTTP {status})", schemes=schemes)

@@ -515,6 +515,7 @@ def test_a_head_has_64_kib_at_most(least: bool, peeks: bool) -> None:
 DIGEST = 'Digest realm="a, Basic b", nonce="c=", qop="auth", stale=false'
 ONLY = "the proxy wants authentication by {}, and socksclient speaks only Basic"
 REFUSED = "the proxy refused the credentials"
+NOT_ACCEPTED = "the proxy does not accept the credentials"
 
 
 @octet_by_octet
@@ -522,7 +523,7 @@ REFUSED = "the proxy refused the credentials"
 @pytest.mark.parametrize(
     ("challenges", "schemes", "text", "text_without_username"),
     [
-        ((), (), f"{REFUSED}, and does not say which scheme it wants", WANTS_A_LOGIN),
+        ((), (), f"{NOT_ACCEPTED}, and does not say which scheme it wants", WANTS_A_LOGIN),
         (('Basic realm="a"',), ("Basic",), REFUSED, WANTS_A_LOGIN),
         (("basic",), ("basic",), REFUSED, WANTS_A_LOGIN),
         ((DIGEST,), ("Digest",), *[ONLY.format("Digest")] * 2),

@@ -245,7 +245,9 @@ class TestTinyProxy:
         assert caught.value.schemes == ()
 
     def test_it_wants_others(self, tiny_proxy: str, dial: Dial, echo_server: Address) -> None:
-        text = r"refused the credentials, and does not say which scheme it wants \(HTTP 401\)"
+        text = (
+            r"does not accept the credentials, and does not say which scheme it wants \(HTTP 401\)"
+        )
         with pytest.raises(AuthenticationError, match=text) as caught:
             dial(echo_server, proxy=tiny_proxy.replace("pass.word", "wrong"))
         assert caught.value.schemes == ()
