@@ -17,9 +17,10 @@ from anyio.streams.tls import TLSStream
 
 from socksclient.anyio_driver import (
     NO_DELAY,
-    Channel,
+    Stream,
     close,
     exchange,
+    handed_over,
     open_stream,
     open_tunnel,
     stream_of,
@@ -31,7 +32,8 @@ from socksclient.attempt import NOT_KNOWN, Attempt
 from socksclient.exceptions import SocksError, host_port
 from socksclient.flows import next_reply
 from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import HasPeer, PlainSocket, check_source, listening_at
+from socksclient.sockets import HasPeer, check_source, listening_at
+from socksclient.tls import server_name
 from socksclient.wire import Command
 
 __all__ = [
@@ -129,6 +131,7 @@ async def connect_tcp(
         tls: Whether to speak TLS with the destination; so it is with one of the next two given.
         ssl_context: The context to use, in place of a default one.
         tls_hostname: The name to verify the destination's certificate against, in place of `host`.
+            TLS gets neither with a dot at its end (RFC 6066 §3).
         tls_standard_compatible: Whether TLS ends with its closing handshake; False for HTTP.
 
     Returns:
@@ -151,16 +154,17 @@ async def connect_tcp(
     if not (tls or ssl_context or tls_hostname):
         return stream
     try:
-        return await TLSStream.wrap(
+        tls_stream = await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=tls_hostname or attempt.host,
+            hostname=server_name(tls_hostname or attempt.host),
             ssl_context=ssl_context,
             standard_compatible=tls_standard_compatible,
         )
     except BaseException:
-        await anyio.aclose_forcefully(stream)
+        await close(stream)
         raise
+    return await handed_over(tls_stream)
 
 
 async def connect_socket(
@@ -219,17 +223,14 @@ async def bind(
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
     attempt = Attempt(as_chain(proxy), host, port, Command.BIND)
     channel, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
+    stream = await stream_of(attempt, channel)
     try:
-        sock: HasPeer
-        if isinstance(channel, PlainSocket):
-            sock = channel
-        else:
-            sock = channel.extra(SocketAttribute.raw_socket)
         with attempt:
+            sock: HasPeer = stream.extra(SocketAttribute.raw_socket)
             where = listening_at(sock, bound_address, attempt.own_address)
-            return Listener(channel, where, attempt)
+            return Listener(stream, where, attempt)
     except BaseException:
-        await close(channel)
+        await close(stream)
         raise
 
 
@@ -344,16 +345,17 @@ class Listener:
         peer_address: The (host, port) of the peer, as the proxy says, once it is accepted.
     """
 
-    def __init__(self, channel: Channel, address: tuple[str, int], attempt: Attempt) -> None:
+    def __init__(self, stream: Stream, address: tuple[str, int], attempt: Attempt) -> None:
         self.address = address
         self.peer_address: tuple[str, int] | None = None
-        self._channel = channel
+        self._stream = stream
         self._closed = False
         self._attempt = attempt
         self._guard = anyio.ResourceGuard("accepting from")
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
         self._flow = next_reply(attempt.proxy, Command.BIND)
         self._step = next(self._flow)
+        self._peer: tuple[str, int] | None = None
 
     async def accept(self) -> SocketStream | TLSStream:
         """Waits for the peer, which may have come long ago. It comes once.
@@ -372,37 +374,41 @@ class Listener:
         """
         await anyio.lowlevel.checkpoint()
         with self._guard:
-            if self.peer_address is not None or self._closed:
+            if self.peer_address is not None:
                 raise anyio.ClosedResourceError
-            try:
-                with self._attempt:
-                    self.peer_address = await self._second_reply()
-            except SocksError:
-                if self._closed:  # in another task, just when something had come
-                    raise anyio.ClosedResourceError from None
-                self._closed = True
-                await close(self._channel)
-                raise
-        with anyio.CancelScope(shield=True):  # it waits for nobody, and the peer is here
-            stream = await stream_of(self._attempt, self._channel)
-        return stream  # noqa: RET504 - within, mypy would have the scope swallow exceptions
+            if self._peer is None:
+                await self._second_reply()
+            # A caller that has been cancelled in the same turn of the event loop as the reply came
+            # might not get to use the stream. So it stays here for the next call.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            self._check_open()
+            self.peer_address = self._peer
+            return self._stream
 
-    async def _second_reply(self) -> tuple[str, int]:
+    async def _second_reply(self) -> None:
+        self._check_open()
         try:
-            while True:
-                self._step = self._flow.send(await exchange(self._step, self._channel))
+            with self._attempt:
+                while True:
+                    self._step = self._flow.send(await exchange(self._step, self._stream))
         except StopIteration as stop:
-            peer: tuple[str, int] = stop.value
-            self._attempt.log(f"accepted {host_port(*peer)!r}")
-            return peer
+            host, port = self._peer = stop.value
+            self._attempt.log(f"accepted {host_port(host, port)!r}")
+        except SocksError:
+            self._check_open()
+            self._closed = True
+            await close(self._stream)
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError from None
 
     async def aclose(self) -> None:
         """Has the proxy listen no more. A stream that `accept` returned stays open."""
         if self.peer_address is None and not self._closed:
             self._closed = True
-            if isinstance(self._channel, PlainSocket):
-                anyio.notify_closing(self._channel)
-            await close(self._channel)
+            await close(self._stream)
         await anyio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Listener:

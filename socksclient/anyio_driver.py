@@ -59,6 +59,7 @@ T = TypeVar("T")
 Stream: TypeAlias = SocketStream | TLSStream
 Channel: TypeAlias = PlainSocket | Stream
 """What a tunnel goes through: a non-blocking socket or, with TLS, a stream."""
+AnyChannel = TypeVar("AnyChannel", bound=Channel)
 
 _MAX_THREADS = 40
 """How many names one event loop resolves at once, which is anyio's default for all threads."""
@@ -89,10 +90,12 @@ async def stream_of(attempt: Attempt, channel: Channel) -> Stream:
 
 async def wrap(attempt: Attempt, sock: PlainSocket) -> SocketStream:
     """The socket as a stream; closes it if that cannot be."""
+    stream: SocketStream
     try:
-        if not is_internet(sock.family):
-            return await UNIXSocketStream.from_socket(sock)
-        return await SocketStream.from_socket(sock)
+        if is_internet(sock.family):
+            stream = await SocketStream.from_socket(sock)
+        else:
+            stream = await UNIXSocketStream.from_socket(sock)
     except BaseException as error:
         sock.close()
         if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
@@ -103,6 +106,22 @@ async def wrap(attempt: Attempt, sock: PlainSocket) -> SocketStream:
                 attempt.phase = "relay"
                 raise ProxyClosed("the connection ended after the proxy's reply") from error
         raise
+    return await handed_over(stream)
+
+
+async def handed_over(channel: AnyChannel) -> AnyChannel:
+    """Return what has just been made, or close it if the task has been cancelled meanwhile.
+
+    A task that is cancelled in the same turn of the event loop in which its wait ends goes on
+    until it waits again. A caller that waits before it has put the channel where it will be closed
+    would leave it open: httpcore's pool does so, and loses the place of the connection.
+    """
+    try:
+        await anyio.lowlevel.checkpoint_if_cancelled()
+    except BaseException:
+        await close(channel)
+        raise
+    return channel
 
 
 async def open_tunnel(
@@ -172,7 +191,7 @@ async def _through(attempt: Attempt, sock: PlainSocket) -> tuple[Channel, tuple[
     except BaseException:
         await close(channel)
         raise
-    return channel, bound_address
+    return await handed_over(channel), bound_address
 
 
 async def close(channel: Channel) -> None:

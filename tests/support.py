@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import anyio
 import pytest
 import uvloop
 
@@ -356,6 +357,15 @@ def in_thread(function: Callable[[], T]) -> Future[T]:
 def descriptors() -> int:
     """How many file descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+async def open_first_stream() -> None:
+    """Open a stream and close it.
+
+    For its first stream a loop of uvloop's opens /dev/null, and keeps it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await (await anyio.connect_tcp(*listener.getsockname())).aclose()
 
 
 def settled_descriptors() -> int:

@@ -151,6 +151,26 @@ class TestTLS:
         with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'another\.test'"):
             await self.fetch(origin.https_port, tls_hostname="another.test", **options)
 
+    @pytest.mark.parametrize(
+        ("host", "name"), [("origin.test.", None), ("192.0.2.1", "origin.test.")]
+    )
+    async def test_a_dot_at_the_end_goes_to_the_proxy_only(
+        self, origin: Origin, host: str, name: str | None
+    ) -> None:
+        routes = {(host, 443): ("127.0.0.1", origin.https_port)}
+        with SocksServer(routes=routes) as server:
+            stream = await connect_tcp(
+                host,
+                443,
+                proxy=server.url,
+                ssl_context=origin.trust(),
+                tls_hostname=name,
+                tls_standard_compatible=False,
+            )
+            async with stream:
+                assert stream.extra(TLSAttribute.ssl_object).server_hostname == "origin.test"
+            assert server.requests[0].destination == (host, 443)
+
     @pytest.mark.parametrize("option", [{"tls": True}, {"tls_hostname": "origin.test"}])
     async def test_with_the_default_context_nobody_else_is_trusted(
         self, origin: Origin, option: dict[str, Any]

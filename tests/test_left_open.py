@@ -35,6 +35,7 @@ from support import (
     echo,
     eventually,
     greet,
+    open_first_stream,
     serving,
     settled_descriptors,
     silence,
@@ -177,8 +178,7 @@ async def test_after_a_cancellation_when_all_but_the_stream_is_there(
 @pytest.mark.anyio
 async def test_after_tls_with_the_destination_has_failed() -> None:
     with serving(greet) as destination, SocksServer() as server:
-        # For its first stream a loop of uvloop's opens /dev/null, and keeps it.
-        await (await anyio.connect_tcp(*destination)).aclose()
+        await open_first_stream()
         before = settled_descriptors()
         with pytest.raises(ssl.SSLError) as held:
             await socksclient.anyio.connect_tcp(*destination, proxy=server.url, tls=True)
