@@ -16,11 +16,11 @@ from __future__ import annotations
 import selectors
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
@@ -29,12 +29,11 @@ from socksclient.attempt import Attempt
 from socksclient.deadline import Deadline
 from socksclient.driver import open_tunnel
 from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
-from socksclient.tls import TLSSocket, start_tls
+from socksclient.tls import TLSSocket, server_name, start_tls
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Iterator
-    from types import ModuleType
 
     from socksclient.proxy import Chain
     from socksclient.sockets import SocketOption
@@ -62,32 +61,6 @@ class HTTPCore(Protocol):
     def WriteError(self) -> type[Exception]: ...
     @property
     def WriteTimeout(self) -> type[Exception]: ...
-
-
-ErrorMap = Mapping[type[Exception], type[Exception]]
-"""The errors of httpcore, and what each is in httpx."""
-
-
-def errors_by_name(httpcore: ModuleType, httpx: ModuleType) -> ErrorMap:
-    """The errors that both have; they have the same names."""
-    return {
-        getattr(httpcore, name): error
-        for name in httpcore.__all__
-        if isinstance(error := getattr(httpx, name, None), type)
-        and issubclass(error, httpx.TransportError)
-    }
-
-
-@contextmanager
-def httpx_errors(errors: ErrorMap) -> Iterator[None]:
-    """Around the use of the pool."""
-    try:
-        yield
-    except tuple(errors) as error:
-        # The pool raises what the backend raised `from None`: the cause travels as its argument.
-        cause = next((arg for arg in error.args if isinstance(arg, Exception)), error)
-        fitting = next(cls for cls in type(error).__mro__ if cls in errors)
-        raise errors[fitting](str(error)) from cause
 
 
 @contextmanager
@@ -188,7 +161,8 @@ class Stream:
     ) -> Stream:
         with _stream_errors(self._httpcore.ConnectTimeout, self._httpcore.ConnectError):
             self._sock.settimeout(timeout)
-            self._sock = start_tls(self._sock, ssl_context, server_hostname)
+            name = server_hostname and server_name(server_hostname)
+            self._sock = start_tls(self._sock, ssl_context, name)
         return Stream(self._sock, self._httpcore, tls=True)
 
     def get_extra_info(self, info: str) -> Any:
@@ -280,10 +254,11 @@ class AsyncStream:
                 stream = await TLSStream.wrap(
                     self._stream,
                     server_side=False,
-                    hostname=server_hostname,
+                    hostname=server_hostname and server_name(server_hostname),
                     ssl_context=ssl_context,
                     standard_compatible=False,  # HTTP ends without TLS's closing handshake
                 )
+                await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
             await anyio.aclose_forcefully(self._stream)
             raise

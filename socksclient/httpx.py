@@ -12,25 +12,17 @@ __all__ = ["AsyncSocksTransport", "SocksTransport"]
 _PAIR = transports.Pair(httpx, httpcore)
 
 
-class _Body(transports.Body, httpx.SyncByteStream):
-    _errors = _PAIR.errors
-
-
-class _AsyncBody(transports.AsyncBody, httpx.AsyncByteStream):
-    _errors = _PAIR.errors
-
-
 class _ByEnvironment(transports.ByEnvironment, httpx.BaseTransport):
-    pass
+    _pair = _PAIR
 
 
 class _AsyncByEnvironment(transports.AsyncByEnvironment, httpx.AsyncBaseTransport):
-    pass
+    _pair = _PAIR
 
 
 class SocksTransport(
     transports.SocksTransport[httpx.BaseTransport, httpx.Request, httpx.Response],
-    httpx.BaseTransport,
+    httpx.HTTPTransport,
 ):
     """`httpx.HTTPTransport` through a SOCKS proxy.
 
@@ -43,13 +35,12 @@ class SocksTransport(
     """
 
     _pair = _PAIR
-    _body = _Body
     _by_environment = _ByEnvironment
 
 
 class AsyncSocksTransport(
     transports.AsyncSocksTransport[httpx.AsyncBaseTransport, httpx.Request, httpx.Response],
-    httpx.AsyncBaseTransport,
+    httpx.AsyncHTTPTransport,
 ):
     """`httpx.AsyncHTTPTransport` through a SOCKS proxy, on asyncio and trio.
 
@@ -57,5 +48,4 @@ class AsyncSocksTransport(
     """
 
     _pair = _PAIR
-    _body = _AsyncBody
     _by_environment = _AsyncByEnvironment

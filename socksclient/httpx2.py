@@ -20,25 +20,17 @@ __all__ = ["AsyncSocksTransport", "SocksTransport"]
 _PAIR = transports.Pair(httpx2, httpcore2)
 
 
-class _Body(transports.Body, httpx2.SyncByteStream):
-    _errors = _PAIR.errors
-
-
-class _AsyncBody(transports.AsyncBody, httpx2.AsyncByteStream):
-    _errors = _PAIR.errors
-
-
 class _ByEnvironment(transports.ByEnvironment, httpx2.BaseTransport):
-    pass
+    _pair = _PAIR
 
 
 class _AsyncByEnvironment(transports.AsyncByEnvironment, httpx2.AsyncBaseTransport):
-    pass
+    _pair = _PAIR
 
 
 class SocksTransport(
     transports.SocksTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response],
-    httpx2.BaseTransport,
+    httpx2.HTTPTransport,
 ):
     """`httpx2.HTTPTransport` through a SOCKS proxy.
 
@@ -51,13 +43,12 @@ class SocksTransport(
     """
 
     _pair = _PAIR
-    _body = _Body
     _by_environment = _ByEnvironment
 
 
 class AsyncSocksTransport(
     transports.AsyncSocksTransport[httpx2.AsyncBaseTransport, httpx2.Request, httpx2.Response],
-    httpx2.AsyncBaseTransport,
+    httpx2.AsyncHTTPTransport,
 ):
     """`httpx2.AsyncHTTPTransport` through a SOCKS proxy, on asyncio and trio.
 
@@ -65,5 +56,4 @@ class AsyncSocksTransport(
     """
 
     _pair = _PAIR
-    _body = _AsyncBody
     _by_environment = _AsyncByEnvironment

@@ -14,7 +14,8 @@ import os
 import ssl
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import (
     TYPE_CHECKING,
@@ -22,16 +23,17 @@ from typing import (
     ClassVar,
     Generic,
     NamedTuple,
+    NoReturn,
     Protocol,
     TypedDict,
     TypeVar,
     cast,
 )
 
-from socksclient.backends import AsyncBackend, Backend, ErrorMap, errors_by_name, httpx_errors
+from socksclient.backends import AsyncBackend, Backend
 from socksclient.environment import Environment
 from socksclient.lazy import LazyModule
-from socksclient.proxy import Chain, Proxy, ProxyLike, as_chain
+from socksclient.proxy import Proxy, ProxyLike, as_chain
 from socksclient.sockets import SocketOption, check_source
 from socksclient.tls import check_not_shared
 
@@ -53,26 +55,6 @@ class Pair:
     def __init__(self, httpx: ModuleType, httpcore: ModuleType) -> None:
         self.httpx: Any = httpx
         self.httpcore: Any = httpcore
-        self.errors: ErrorMap = errors_by_name(httpcore, httpx)
-
-    def core_request(self, request: Any) -> Any:
-        """What httpcore takes in place of an `httpx.Request`."""
-        url = request.url
-        return self.httpcore.Request(
-            request.method,
-            self.httpcore.URL(
-                scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-            ),
-            headers=request.headers.raw,
-            content=request.stream,
-            extensions=request.extensions,
-        )
-
-    def response(self, response: Any, body: Any) -> Any:
-        """The `httpx.Response` for what httpcore has brought."""
-        return self.httpx.Response(
-            response.status, headers=response.headers, stream=body, extensions=response.extensions
-        )
 
     def proxy(self, proxy: Proxy | None) -> Any:
         """The `httpx.Proxy` for an HTTP proxy."""
@@ -81,6 +63,79 @@ class Pair:
         auth = None if proxy.username is None else (proxy.username, proxy.password or "")
         scheme = "https" if proxy.tls else "http"
         return self.httpx.Proxy(f"{scheme}://{proxy.place}", auth=auth)
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Make the error of the proxy the `__cause__` of the error that httpx raises for it.
+
+        httpx raises its error from httpcore's error, and httpcore's pool raises that one
+        ``from None``. So the network backend gives the error of the proxy to httpcore's error as
+        an argument.
+        """
+        try:
+            yield
+        except self.httpx.TransportError as error:
+            for argument in getattr(error.__cause__, "args", ()):
+                if isinstance(argument, Exception):
+                    error.__cause__ = argument
+            raise
+
+
+class _Kind:
+    """A kind of transport. It tells a client of another kind what that client takes instead."""
+
+    _pair: ClassVar[Pair]
+    _client: ClassVar[str]
+    _transport: ClassVar[str]
+    _other_client: ClassVar[str]
+    _other_transport: ClassVar[str]
+
+    def _check(self, request: object) -> None:
+        """Check that `request` is one of this transport's library.
+
+        Raises:
+            TypeError: If it is not. Nothing has been sent.
+        """
+        if isinstance(request, self._pair.httpx.Request):
+            return
+        ours = self._pair.httpx.__name__
+        modules = [cls.__module__.partition(".")[0] for cls in type(request).__mro__]
+        theirs = next((name for name in modules if name in ("httpx", "httpx2")), None)
+        if theirs is None:
+            name = type(request).__name__
+            raise TypeError(f"the request must be an {ours}.Request, not a {name}")
+        raise TypeError(
+            f"{theirs}.{self._client} takes a socksclient.{theirs}.{self._transport}, "
+            f"not a socksclient.{ours}.{self._transport}"
+        )
+
+    # A type checker is not to take this for every attribute that there is not.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name in _METHODS:
+                text = f"{self._other_client} takes {self._other_transport}, not {self._transport}"
+            # An AttributeError, so that `hasattr` is False: OpenTelemetry goes by it.
+            raise AttributeError(text, name=name, obj=self)
+
+
+# What clients of both kinds call; a transport lacks those for the other kind.
+_METHODS = ("__enter__", "handle_request", "close", "__aenter__", "handle_async_request", "aclose")
+
+
+class _Blocking(_Kind):
+    _client = "Client"
+    _transport = "SocksTransport"
+    _other_client = "AsyncClient"
+    _other_transport = "AsyncSocksTransport"
+
+
+class _Awaited(_Kind):
+    _client = "AsyncClient"
+    _transport = "AsyncSocksTransport"
+    _other_client = "Client"
+    _other_transport = "SocksTransport"
 
 
 class Limits(Protocol):
@@ -117,10 +172,10 @@ class Options(TypedDict, total=False):
     socket_options: Iterable[SocketOption] | None
 
 
-class _Base(ABC, Generic[Transport]):
+class _Base(ABC, _Kind, Generic[Transport]):
     """What both kinds of transports have in common."""
 
-    _pair: ClassVar[Pair]
+    _backend: ClassVar[type[Backend | AsyncBackend]]
 
     def __init__(
         self,
@@ -158,11 +213,14 @@ class _Base(ABC, Generic[Transport]):
         chain = as_chain(proxy)
         check_source(local_address, chain[0].path)
         check_not_shared("verify", verify, chain)
-        self._pool = self._new_pool(
-            chain,
-            ssl_context=self._pair.httpx.create_ssl_context(
-                verify=verify, cert=cert, trust_env=trust_env
-            ),
+        context = self._pair.httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env)
+        cast("Any", super()).__init__(verify=context)
+        # httpx has no public way to give a transport's pool a network backend, so this replaces
+        # the pool, which has connected nowhere. Where a version of httpx keeps it under another
+        # name, this line fails, and no request goes past the proxy.
+        self._pool: Any = type(self._pool)(
+            network_backend=self._backend(chain, self._pair.httpcore),
+            ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
@@ -172,10 +230,6 @@ class _Base(ABC, Generic[Transport]):
             local_address=local_address,
             socket_options=None if socket_options is None else list(socket_options),
         )
-
-    @abstractmethod
-    def _new_pool(self, chain: Chain, **options: Any) -> Any:
-        """A pool whose network backend goes through `chain`."""
 
     @classmethod
     @abstractmethod
@@ -204,15 +258,11 @@ class _Base(ABC, Generic[Transport]):
         return {"all://": cls.from_env(**options)}
 
 
-class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
+class SocksTransport(_Blocking, _Base[Transport], Generic[Transport, Request, Response]):
     """A blocking transport."""
 
-    _body: ClassVar[type[Body]]
+    _backend = Backend
     _by_environment: ClassVar[type[ByEnvironment]]
-
-    def _new_pool(self, chain: Chain, **options: Any) -> Any:
-        backend = Backend(chain, self._pair.httpcore)
-        return self._pair.httpcore.ConnectionPool(network_backend=backend, **options)
 
     @classmethod
     def from_env(cls, **options: typing_extensions.Unpack[Options]) -> Transport:
@@ -225,25 +275,17 @@ class SocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
 
     def handle_request(self, request: Request) -> Response:
         """Sends one request."""
-        with httpx_errors(self._pair.errors):
-            answer = self._pool.handle_request(self._pair.core_request(request))
-        response: Response = self._pair.response(answer, self._body(answer))
-        return response
-
-    def close(self) -> None:
-        """Closes all connections."""
-        self._pool.close()
+        self._check(request)
+        with self._pair.errors():
+            response: Response = cast("Any", super()).handle_request(request)
+            return response
 
 
-class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response]):
+class AsyncSocksTransport(_Awaited, _Base[Transport], Generic[Transport, Request, Response]):
     """A transport on asyncio and trio."""
 
-    _body: ClassVar[type[AsyncBody]]
+    _backend = AsyncBackend
     _by_environment: ClassVar[type[AsyncByEnvironment]]
-
-    def _new_pool(self, chain: Chain, **options: Any) -> Any:
-        backend = AsyncBackend(chain, self._pair.httpcore)
-        return self._pair.httpcore.AsyncConnectionPool(network_backend=backend, **options)
 
     @classmethod
     def from_env(cls, **options: typing_extensions.Unpack[Options]) -> Transport:
@@ -256,14 +298,10 @@ class AsyncSocksTransport(_Base[Transport], Generic[Transport, Request, Response
 
     async def handle_async_request(self, request: Request) -> Response:
         """Sends one request."""
-        with httpx_errors(self._pair.errors):
-            answer = await self._pool.handle_async_request(self._pair.core_request(request))
-        response: Response = self._pair.response(answer, self._body(answer))
-        return response
-
-    async def aclose(self) -> None:
-        """Closes all connections."""
-        await self._pool.aclose()
+        self._check(request)
+        with self._pair.errors():
+            response: Response = await cast("Any", super()).handle_async_request(request)
+            return response
 
 
 _PORTS = {"http": 80, "https": 443}
@@ -296,10 +334,11 @@ class _Routes:
         return self.transports[proxy]
 
 
-class ByEnvironment(_Routes):
+class ByEnvironment(_Blocking, _Routes):
     """An `httpx.BaseTransport` that goes by them."""
 
     def handle_request(self, request: Any) -> Any:
+        self._check(request)
         return self.transport_for(request.url).handle_request(request)
 
     def close(self) -> None:
@@ -307,56 +346,13 @@ class ByEnvironment(_Routes):
             transport.close()
 
 
-class AsyncByEnvironment(_Routes):
+class AsyncByEnvironment(_Awaited, _Routes):
     """The same, awaited."""
 
     async def handle_async_request(self, request: Any) -> Any:
+        self._check(request)
         return await self.transport_for(request.url).handle_async_request(request)
 
     async def aclose(self) -> None:
         for transport in self.transports.values():
             await transport.aclose()
-
-
-class CoreResponse(Protocol):
-    """`httpcore.Response`, or `httpcore2.Response`: its body."""
-
-    def iter_stream(self) -> Iterator[bytes]: ...
-    def close(self) -> None: ...
-    def aiter_stream(self) -> AsyncIterator[bytes]: ...
-    async def aclose(self) -> None: ...
-
-
-class Body:
-    """An `httpx.SyncByteStream`."""
-
-    _errors: ClassVar[ErrorMap]
-
-    def __init__(self, response: CoreResponse) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        with httpx_errors(self._errors):
-            yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        with httpx_errors(self._errors):
-            self._response.close()
-
-
-class AsyncBody:
-    """An `httpx.AsyncByteStream`."""
-
-    _errors: ClassVar[ErrorMap]
-
-    def __init__(self, response: CoreResponse) -> None:
-        self._response = response
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with httpx_errors(self._errors):
-            async for octets in self._response.aiter_stream():
-                yield octets
-
-    async def aclose(self) -> None:
-        with httpx_errors(self._errors):
-            await self._response.aclose()

@@ -160,15 +160,19 @@ class Driver:
         self.origin = origin
 
     @property
+    def blocking(self) -> bool:
+        return self._portal is None
+
+    @property
     def transport_class(self) -> Any:
         """`SocksTransport` or `AsyncSocksTransport`."""
-        kind = "SocksTransport" if self._portal is None else "AsyncSocksTransport"
+        kind = "SocksTransport" if self.blocking else "AsyncSocksTransport"
         return getattr(self._pair.socksclient, kind)
 
     def transport(self, proxy: ProxyLike, **options: Any) -> Any:
         """It trusts the origin, unless the test says otherwise."""
         options = {"verify": self.origin.trust(), **options}
-        return self._pair.transport(proxy, blocking=self._portal is None, **options)
+        return self._pair.transport(proxy, blocking=self.blocking, **options)
 
     def client(self, transport: Any, **options: Any) -> Client:
         return Client(self.httpx, transport, self._portal, options)
@@ -184,8 +188,7 @@ class Driver:
 
     def direct(self, **options: Any) -> Client:
         """The same without a proxy, with httpx's own transport, to compare with."""
-        blocking = self._portal is None
-        kind = self.httpx.HTTPTransport if blocking else self.httpx.AsyncHTTPTransport
+        kind = self.httpx.HTTPTransport if self.blocking else self.httpx.AsyncHTTPTransport
         return self.client(kind(**{"verify": self.origin.trust(), **options}))
 
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -246,7 +247,9 @@ def test_many_requests_at_once(driver: Driver, server: SocksServer) -> None:
 
 
 def test_many_requests_on_one_connection(driver: Driver, server: SocksServer) -> None:
-    with driver.through(server.url, http2=True) as client, ThreadPoolExecutor(12) as threads:
+    # The blocking HTTP/2 of httpcore is not for several threads at the same time.
+    count = 1 if driver.blocking else 12
+    with driver.through(server.url, http2=True) as client, ThreadPoolExecutor(count) as threads:
         assert client.get(HTTPS).http_version == "HTTP/2"
         answers = threads.map(client.get, [HTTPS + "download?octets=200000"] * 12)
         assert [digest_of([answer.content]) for answer in answers] == [digest(200000)] * 12
@@ -295,6 +298,41 @@ async def test_the_awaited_transport_is_a_context_manager(pair: Pair, server: So
         assert await response.aread()
         stream = response.extensions["network_stream"]
     assert stream.get_extra_info("is_readable")
+
+
+# Clients of another kind
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+@pytest.mark.anyio
+async def test_a_client_of_the_other_kind_is_told_its_transport(
+    pair: Pair, server: SocksServer, by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", server.url)
+    kinds = (pair.socksclient.SocksTransport, pair.socksclient.AsyncSocksTransport)
+    blocking, awaited = (kind.from_env() if by_environment else kind(server.url) for kind in kinds)
+    client = pair.httpx.Client(transport=awaited)
+    text = "^Client takes SocksTransport, not AsyncSocksTransport$"
+    for call in (client.__enter__, partial(client.get, HTTP), client.close):
+        with pytest.raises(AttributeError, match=text):
+            call()
+    async_client = pair.httpx.AsyncClient(transport=blocking)
+    text = "^AsyncClient takes AsyncSocksTransport, not SocksTransport$"
+    for call in (async_client.__aenter__, partial(async_client.get, HTTP), async_client.aclose):
+        with pytest.raises(AttributeError, match=text):
+            await call()
+    assert server.connections == []
+    assert not hasattr(awaited, "handle_request")
+    assert not hasattr(blocking, "handle_async_request")
+    with pytest.raises(AttributeError, match="object has no attribute 'something'"):
+        blocking.something  # noqa: B018
+
+
+def test_what_is_no_request(pair: Pair, server: SocksServer) -> None:
+    transport = pair.transport(server.url, blocking=True)
+    name = pair.httpx.__name__
+    with pytest.raises(TypeError, match=f"the request must be an {name}.Request, not a str"):
+        transport.handle_request(HTTP)
 
 
 # Options

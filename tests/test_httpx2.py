@@ -9,13 +9,15 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 import wsproto.events
 
 from socksclient.testing import SocksServer
 
+from http_clients import PAIRS
 from support import LONG, serving
 
 if sys.version_info < (3, 11):
@@ -64,6 +66,9 @@ if TYPE_CHECKING:
             assert_type(await transport.handle_async_request(request), httpx2.Response)
 
 
+OTHER = {"httpx": "httpx2", "httpx2": "httpx"}
+
+
 def run(code: str) -> str:
     """What a fresh interpreter prints."""
     command = [sys.executable, "-W", "error", "-c", code]
@@ -106,6 +111,39 @@ def test_httpx2_in_the_place_of_httpx() -> None:
         """
     )
     assert printed.split() == ["CONNECTION_REFUSED"] * 2
+
+
+@pytest.mark.parametrize("client_is_of", ["httpx", "httpx2"])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_transport_of_the_other_library_names_the_right_one(
+    client_is_of: str, by_environment: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    httpx = PAIRS[client_is_of].httpx
+    other = PAIRS[OTHER[client_is_of]].socksclient
+
+    def transport(kind: Any, proxy: str) -> Any:
+        return kind.from_env() if by_environment else kind(proxy)
+
+    def text(client: str, transport: str) -> str:
+        return (
+            f"^{client_is_of}.{client} takes a socksclient.{client_is_of}.{transport}, "
+            f"not a socksclient.{OTHER[client_is_of]}.{transport}$"
+        )
+
+    async def fetch(proxy: str) -> None:
+        awaited = transport(other.AsyncSocksTransport, proxy)
+        async with httpx.AsyncClient(transport=awaited) as client:
+            with pytest.raises(TypeError, match=text("AsyncClient", "AsyncSocksTransport")):
+                await client.get("http://origin.test/")
+
+    with SocksServer() as server:
+        monkeypatch.setenv("all_proxy", server.url)
+        blocking = transport(other.SocksTransport, server.url)
+        with httpx.Client(transport=blocking) as client:
+            with pytest.raises(TypeError, match=text("Client", "SocksTransport")):
+                client.get("http://origin.test/")
+        anyio.run(fetch, server.url)
+        assert server.connections == []
 
 
 @pytest.fixture

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
-import types
-from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from itertools import count
-from typing import Any, TypeVar
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-import httpcore
+import anyio.lowlevel
 import pytest
-from anyio.from_thread import BlockingPortal
+from anyio.abc import ByteStream
 
 from socksclient import (
     AuthenticationError,
@@ -33,7 +32,6 @@ from socksclient import (
     ResolveError,
     SocksError,
 )
-from socksclient.backends import httpx_errors
 from socksclient.exceptions import ConnectionRefused, Phase, TTLExpired
 from socksclient.testing import Faults, SocksServer
 from socksclient.testing_session import reset
@@ -50,35 +48,19 @@ from http_clients import (
     Driver,
     Pair,
     answering,
-    client_sockets,
     fail,
     nothing_left_open,
     routes_to,
     saying_nothing,
 )
 from origin import BEGINNING, Origin
-from support import BACKENDS, LONG, REFUSED_PORT, SHORT, eventually, resolver, serving, silence
+from support import BACKENDS, LONG, REFUSED_PORT, SHORT, resolver, serving, silence
+from turns import Played, cancelled_in_turn, playing, speak_http, speak_tls, ways
 
 pytest_plugins = ["http_fixtures"]
 
 # httpx leaves the body of a request that fails to the garbage collector; trio complains of that.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx._content:ResourceWarning")
-
-
-T = TypeVar("T")
-
-
-def errors_of(httpcore: Any) -> list[str]:
-    """The names of all of them."""
-    values = {name: getattr(httpcore, name) for name in httpcore.__all__}
-    return [
-        name
-        for name, value in values.items()
-        if isinstance(value, type) and issubclass(value, Exception)
-    ]
-
-
-ERRORS = errors_of(httpcore)
 
 
 # Errors on the way to the destination
@@ -397,24 +379,6 @@ def test_a_proxy_that_resets_the_connection(driver: Driver) -> None:
                 client.run(stream.write, b"")
 
 
-@pytest.mark.parametrize("name", [name for name in ERRORS if name != "ConnectionNotAvailable"])
-def test_every_error_of_httpcore_becomes_that_of_httpx(pair: Pair, name: str) -> None:
-    error = getattr(pair.httpcore, name)
-    for raised in (error, type("Special", (error,), {})):
-        with (
-            pytest.raises(pair.httpx.TransportError) as caught,
-            httpx_errors(pair.socksclient._PAIR.errors),
-        ):
-            raise raised("the text")
-        assert type(caught.value) is getattr(pair.httpx, name)
-        assert str(caught.value) == "the text"
-        assert type(caught.value.__cause__) is raised
-
-
-def test_both_have_the_same_errors(pair: Pair) -> None:
-    assert errors_of(pair.httpcore) == ERRORS
-
-
 # Cancellation
 
 
@@ -423,13 +387,24 @@ def test_both_have_the_same_errors(pair: Pair) -> None:
 async def test_a_cancelled_request_gives_its_place_in_the_pool_back(
     pair: Pair, server: SocksServer, octets: int
 ) -> None:
+    async def the_handshake_stalls(number: int) -> None:
+        while len(server.connections) < number or len(server.connections[-1].sent) < octets:
+            await anyio.lowlevel.checkpoint()
+
+    async def expire() -> None:
+        await the_handshake_stalls(2)
+        scope.deadline = anyio.current_time()
+
     server.misbehave([Faults(stall_after=octets), Faults(stall_after=octets)])
     async with pair.async_client(server.url, limits=ONE_CONNECTION) as client:
-        with anyio.move_on_after(0.05) as scope:
-            await client.get(HTTP)
-        assert scope.cancelled_caught
-        with pytest.raises(TimeoutError), anyio.fail_after(0.05):
-            await client.get(HTTP)
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.get, HTTP)
+            await the_handshake_stalls(1)
+            group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            group.start_soon(expire)
+            with pytest.raises(TimeoutError), anyio.fail_after(60) as scope:
+                await client.get(HTTP)
         assert (await client.get(HTTP)).status_code == 200
     assert len(server.connections) == 3
 
@@ -458,99 +433,45 @@ async def test_requests_that_wait_get_the_place_of_a_cancelled_one(
     assert statuses == [200, 200, 200]
 
 
-@types.coroutine
-def interrupted(
-    coroutine: Coroutine[Any, Any, T],
-    at: int,
-    when: Callable[[], bool],
-    interrupt: Callable[[], object],
-) -> Generator[Any, Any, T]:
-    """Awaits the coroutine, and calls `interrupt` as it begins its wait number `at`.
-
-    Only the waits count that it begins `when` that is true.
-    """
-    step: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    waits = 0
-    while True:
-        try:
-            what = step(value)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        if when():
-            if waits == at:
-                interrupt()
-            waits += 1
-        try:
-            value = yield what
-            step = coroutine.send
-        except BaseException as error:  # noqa: BLE001 - it goes where it belongs
-            value = error
-            step = coroutine.throw
-
-
-async def cancelled(client: Any, url: str, at: int, during: str, natively: bool) -> list[str]:
-    """Cancels a request in its wait number `at` of that trace event; returns all events."""
-    events: list[str] = []
-
-    async def trace(name: str, _info: dict[str, Any]) -> None:
-        events.append(name)
-
-    def is_ours() -> bool:
-        return events[-1:] == [during + ".started"]
-
-    def cancel() -> None:
-        events.append("cancelled")
-        if natively:
-            task.cancel()
-        else:
-            scope.cancel()
-
-    request = interrupted(client.get(url, extensions={"trace": trace}), at, is_ours, cancel)
-    if natively:
-        task = asyncio.ensure_future(request)
-        with suppress(asyncio.CancelledError):
-            await task
-    else:
-        with anyio.CancelScope() as scope:
-            await request
-    return events
-
-
-@pytest.mark.parametrize("during", ["connection.connect_tcp", "connection.start_tls"])
-@pytest.mark.parametrize(
-    ("name", "natively"),
-    [*((name, False) for name in BACKENDS), ("asyncio", True), ("uvloop", True)],
-)
-def test_a_request_cancelled_wherever_it_waits(
-    pair: Pair,
-    portals: dict[str, BlockingPortal | None],
-    origin: Origin,
-    name: str,
-    natively: bool,
-    during: str,
+@ways
+@pytest.mark.parametrize("url", [HTTP, HTTPS])
+def test_a_request_cancelled_in_any_turn_gives_its_place_back(
+    pair: Pair, origin: Origin, loop: str, natively: bool, url: str
 ) -> None:
-    """At every single point at which connecting and TLS can be left.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    origin.ca.issue_cert("origin.test").configure_cert(context)
+    trust = origin.trust()
+    timeout = pair.httpx.Timeout(LONG, pool=10.0)
+    # By itself httpcore 1.0 loses places in its pool after `Task.cancel`, when the connection is
+    # there: see findings/httpcore_cancelled_requests.sh. httpcore2 does not.
+    checks_connecting_only = natively and pair.httpcore.__name__ == "httpcore"
+    connecting = ("connection.connect_tcp.failed", "connection.start_tls.failed")
 
-    What comes after that is httpcore's, which does lose places in its pool, with and without a
-    proxy: when it is cancelled before it begins to send, for example.
-    """
-    driver = Driver(pair, portals[name], origin)
-    routes = routes_to(origin)
-    struck = 0
-    with SocksServer(host=PROXY_HOST, routes=routes, faults=Faults(split=True)) as server:
-        for at in count():
-            with driver.through(server.url, limits=ONE_CONNECTION) as client:
-                before = client_sockets()
-                events = client.run(cancelled, client.client, HTTPS, at, during, natively)
-                if events[-2:] == ["cancelled", during + ".failed"]:
-                    struck += 1
-                    assert eventually(lambda: client_sockets() <= before)  # noqa: B023
-                    assert client.get(HTTPS).status_code == 200
-                elif "cancelled" not in events:
-                    break  # there was no wait with that number
-    assert struck
+    async def answer(stream: ByteStream) -> None:
+        await speak_http(await speak_tls(context, stream) if url == HTTPS else stream)
+
+    async def cancel_in_turn(number: int, played: Played) -> bool:
+        events = []
+
+        async def trace(name: str, _info: dict[str, Any]) -> None:
+            events.append(name)
+
+        async with pair.async_client(played.url, verify=trust, limits=ONE_CONNECTION) as client:
+            request = partial(client.get, url, extensions={"trace": trace})
+            in_time, _ = await cancelled_in_turn(number, request, natively=natively)
+            if not checks_connecting_only or events[-1:] == [] or events[-1] in connecting:
+                assert (await client.get(url, timeout=timeout)).status_code == 200, number
+        await played.wait_until_all_is_closed()
+        return in_time
+
+    async def main() -> None:
+        async with playing(answer) as played:
+            number = 0
+            while await cancel_in_turn(number, played):
+                number += 1
+        assert number > 20
+
+    anyio.run(main, **BACKENDS[loop])
 
 
 @pytest.mark.anyio

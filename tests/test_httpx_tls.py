@@ -179,3 +179,18 @@ def test_sni_hostname(driver: Driver, server: SocksServer) -> None:
         assert "192.0.2.1" in str(fail(client, "https://192.0.2.1/", "ConnectError"))
         response = client.get("https://192.0.2.1/", extensions={"sni_hostname": "origin.test"})
         assert response.status_code == 200
+
+
+def test_a_dot_at_the_end_goes_to_the_proxy_and_not_into_tls(
+    driver: Driver, server: SocksServer, origin: Origin
+) -> None:
+    server.routes["origin.test.", 443] = ("127.0.0.1", origin.https_port)
+    with driver.through(server.url) as client:
+        response = client.get("https://origin.test./")
+        assert response.status_code == 200
+        ssl_object = response.extensions["network_stream"].get_extra_info("ssl_object")
+        assert ssl_object.server_hostname == "origin.test"
+        extensions = {"sni_hostname": "origin.test."}
+        assert client.get("https://192.0.2.1/", extensions=extensions).status_code == 200
+    destinations = [request.destination for request in server.requests]
+    assert destinations == [("origin.test.", 443), ("192.0.2.1", 443)]
