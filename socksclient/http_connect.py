@@ -35,8 +35,9 @@ _SHORTEST_HEAD = len(b"HTTP/1.1 200\n\n")
 _ENDS = (b"\n\n", b"\n\r\n")
 
 # curl takes any white space between the parts, and proxies send two spaces. A NUL would cut the
-# reason phrase short for whoever reads it in C.
-_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]+([^\0]*))?[ \t]*")
+# reason phrase short for whoever reads it in C. White space has one way to match, or a long row of
+# it would take the time of its length to the third power to be refused.
+_STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]([^\0]*))?")
 
 # A challenge begins with a scheme, which a space or nothing follows. A parameter has a "=".
 _CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?!=)|\s*$)", re.ASCII)
