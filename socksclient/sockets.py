@@ -16,6 +16,7 @@ from socksclient.wire import (
     is_address,
     is_unspecified,
     parse_host,
+    parse_port,
     socks4_carries,
     without_mapping,
 )
@@ -161,8 +162,8 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[Address]:
         socket.gaierror: There is none.
         ValueError: One of them is no IP address with a port.
     """
-    addresses: list[Address] = [
-        (family, _sockaddr(*sockaddr))
+    addresses = [
+        _address(*sockaddr)
         for family, _, _, _, sockaddr in found
         # A Python without IPv6 has (int, bytes) for an IPv6 address.
         if is_internet(family) and isinstance(sockaddr[0], str)
@@ -172,10 +173,14 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[Address]:
     return addresses
 
 
-def _sockaddr(host: str, port: int | str, *zone: int) -> tuple[object, ...]:
+def _address(host: str, port: int | str, _flow_info: int = 0, scope_id: int = 0) -> Address:
     if not is_address(host):
         raise ValueError(f"it answered {host!r}, which is no IP address")
-    return (host, int(port), *zone)
+    # `connect` would raise errors that are no OSError.
+    number = parse_port(int(port), least=0)
+    if ":" not in host:
+        return socket.AF_INET, (host, number)
+    return socket.AF_INET6, (host, number, 0, int(scope_id))
 
 
 def interleave(addresses: Iterable[Address]) -> list[Address]:
