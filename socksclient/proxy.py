@@ -30,6 +30,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _QUOTED = re.compile(r"""\A["'“”‘’]|["'“”‘’]\Z""")
 _PADDED = re.compile(r"\A[\s\ufeff]|[\s\ufeff]\Z")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_WIDE = re.compile(r"[\ufe55\ufe6b\uff0f\uff1a\uff20]")
 _ZONED = re.compile(r"(.*:.*)%([\w.-]+)", re.ASCII)
 
 _REMOTE_DNS = {"socks5h": True, "socks5": False, "socks4a": True, "socks4": False, "http": True}
@@ -505,8 +506,9 @@ def _parse_host(host: str) -> str:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if (zoned := _ZONED.fullmatch(bare)) and is_address(zoned[1]):
         return f"{parse_host(zoned[1])}%{zoned[2]}"
-    if "%" in host or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
-        # Not repeated here: it may be a URL with a password in it.
+    if "%" in host or _WIDE.search(host) or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
+        # Not repeated here: it may be a URL with a password in it. In one typed with an input
+        # method for Chinese or Japanese, the @ and the colon may be wide ones.
         raise ValueError(
             "proxy host is no name and no IP address; the port is an argument of its own,"
             " and for a URL there is Proxy.from_url"

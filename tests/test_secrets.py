@@ -99,6 +99,7 @@ def test_in_headers() -> None:
         lambda: Proxy.from_url(f"socks5h://{USERNAME}:{PASSWORD}@h:x"),
         lambda: Proxy.from_url(f"socks5h://{USERNAME}:{PASSWORD}@h/path"),
         lambda: Proxy.from_url(f"'http://{USERNAME}:{PASSWORD}@h'"),
+        lambda: Proxy.from_url(f"socks5h://{USERNAME}\uff20h:1080"),
         lambda: Proxy("h", scheme="http", headers={"X": f"{DECODED}\n"}),
         lambda: Proxy("h", scheme="http", headers={f"X: {DECODED}": ""}),
         lambda: Proxy("h", scheme=f"http://{USERNAME}:{PASSWORD}@h"),
