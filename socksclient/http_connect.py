@@ -29,6 +29,9 @@ MAX_HEAD_SIZE = 64 * 1024
 
 _SHOWN = 256
 
+_LONG = 8
+"""Octets of a secret that is no part of other words by chance."""
+
 _SHORTEST_HEAD = len(b"HTTP/1.1 200\n\n")
 
 # An empty line ends the head, and a bare LF ends a line as well (RFC 9112 §2.2).
@@ -153,14 +156,20 @@ def _shown(text: str, proxy: Proxy) -> str:
 
     A proxy may repeat what it was sent. The credentials are not shown even then.
     """
-    secrets = {proxy.password or ""}
+    # For many proxies, the user name is the token.
+    secrets = {proxy.username or "", proxy.password or ""}
     for _, value in (*_authorization(proxy), *proxy.headers):
         # The credentials follow a scheme, which is no secret.
         secrets |= {value, value.partition(" ")[2]}
     octets = text.encode("latin-1")
     # The longest first, for one may be part of another.
     for secret in sorted(secrets - {""}, key=len, reverse=True):
-        octets = octets.replace(secret.encode(), b"***")
+        hidden = secret.encode()
+        if len(hidden) >= _LONG:
+            octets = octets.replace(hidden, b"***")
+        else:
+            # Within a word it is by chance, and "B***d G***tew***y" would tell what it is.
+            octets = re.sub(rb"(?<!\w)%b(?!\w)" % re.escape(hidden), b"***", octets)
     return octets[:_SHOWN].decode("latin-1").encode("unicode_escape").decode()[:_SHOWN]
 
 

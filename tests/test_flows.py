@@ -629,6 +629,26 @@ def test_a_proxy_that_repeats_credentials_does_not_bring_them_into_the_text(stat
     assert error.fields == (("echo", "*** Proxy-Authorization: ***"),)
 
 
+@pytest.mark.parametrize(
+    ("username", "password"), [("t0ken", ""), ("t0ken-as-user", ""), ("u", "t0ken"), ("a", "s")]
+)
+def test_what_a_proxy_says_is_without_the_user_name_and_the_password_and_otherwise_whole(
+    username: str, password: str
+) -> None:
+    proxy = replace(BASIC, username=username, password=password)
+    said = b"Bad Gateway for %b, (%b)" % (username.encode(), password.encode())
+    answer = b"HTTP/1.1 502 %b\r\nX-Basic: %b\r\n\r\n" % (said, said)
+    error = play(tunnel(proxy), answer, least=False).ends
+    assert isinstance(error, ReplyError)
+    assert error.reason == f"Bad Gateway for ***, ({'***' if password else ''})"
+    assert error.fields == (("x-basic", error.reason),)
+    challenge = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\n\r\n"
+    error = play(tunnel(proxy), challenge, least=False).ends
+    assert isinstance(error, AuthenticationError)
+    assert error.schemes == ("Basic",)
+    assert error.strerror == "the proxy refused the credentials (HTTP 407)"
+
+
 @octet_by_octet
 @pytest.mark.parametrize("octets", ["05ff", "0501000000000000", "ff" * 14, "485454512f31"])
 def test_what_does_not_speak_http_is_known_by_what_comes_first(octets: str, least: bool) -> None:
