@@ -319,6 +319,12 @@ async def _say_to_stream(stream: Stream, step: Exchange) -> bytes:
         group.start_soon(send)
         try:
             octets = await _receive(stream, step, b"")
+        except anyio.BusyResourceError:
+            # The proxy asks for a message of TLS itself, such as a KeyUpdate (RFC 8446 §4.6.3),
+            # which a TLSStream cannot write while another task writes.
+            text = "with TLS, it asked for new keys while it was being written to"
+            failures.append(OSError(errno.EPROTO, text))
+            group.cancel_scope.cancel()
         except (OSError, anyio.BrokenResourceError) as error:
             failures.append(error)
     try:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.from_thread import BlockingPortal
 
@@ -230,3 +232,23 @@ class TestOneExchange:
         proxy = Proxy("proxy.test", methods=(NO_AUTHENTICATION,))
         with hung_up(b"\x05\x02") as sock, pytest.raises(ReplyError):
             run(next_reply(proxy, Command.BIND), sock, backend)
+
+
+class AsksForKeys:
+    """A `TLSStream` whose peer asks for new keys, and does not read what is being written."""
+
+    async def send(self, _item: bytes) -> None:
+        await anyio.sleep_forever()
+
+    async def receive(self, _max_bytes: int) -> bytes:
+        await anyio.lowlevel.checkpoint()
+        # To answer, it would have to write too.
+        raise anyio.BusyResourceError("writing to")
+
+
+@pytest.mark.anyio
+async def test_new_tls_keys_amid_a_write() -> None:
+    stream = cast("anyio_driver.Stream", AsksForKeys())
+    with pytest.raises(ProxyClosed, match="with TLS, it asked for new keys") as caught:
+        await anyio_driver.exchange(Exchange(b"x", 1), stream)
+    assert caught.value.errno == errno.EPROTO
