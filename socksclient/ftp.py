@@ -78,8 +78,9 @@ class _Proxied(ftplib.FTP):
             return self._ask_by_pasv()
         try:
             return self._ask_by_epsv()
-        except ftplib.Error:
-            # If PASV fails as well, its error has that of EPSV as its context.
+        except (ftplib.Error, UnicodeDecodeError):
+            # The text of a refusal may be in another encoding than the names of files: Latin-1, of
+            # a German server. If PASV fails as well, its error has that of EPSV as its context.
             return self._ask_by_pasv()
 
     def _ask_by_epsv(self) -> tuple[str, int]:

@@ -404,6 +404,7 @@ def asked_by(server: ScriptedServer) -> list[str]:
 FAILURES_OF_EPSV = [
     *("500 what?", "502 not here", "522 (1)", "425 cannot", "421 busy", "200 fine", "331 say more"),
     *("227 here (127,0,0,1,0,0)", "what?", "229 here", "229 here ()", "229 here (|||)"),
+    *("500 nicht möglich", "500-nicht\r\n möglich\r\n500 nein", "229 dä (|||1|)"),
     *("229 here (|||port|)", "229 here (|||0|)", "229 here (|||65536|)", "229 here (|||-1|)"),
 ]
 
