@@ -143,14 +143,15 @@ class SocksSocket(PlainSocket):
             raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
         attempt = Attempt(self._chain, host, port)
         sock, _ = open_socket(attempt, Deadline(timeout), self._source_address, self._options)
-        # In place of the one that this object had: it becomes the connected one.
-        socket.close(super().detach())
         family, kind, proto = sock.family, sock.type, sock.proto
         descriptor = sock.detach()
         try:
+            # In place of the one that this object had: it becomes the connected one. It has none
+            # any more if another thread has closed it.
+            socket.close(super().detach())
             super().__init__(family, kind, proto, fileno=descriptor)
         except BaseException:
-            if super().fileno() < 0:  # interrupted before it was ours
+            if super().fileno() != descriptor:
                 socket.close(descriptor)
             raise
         self._connected = True

@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 
 from socksclient import (
+    Flow,
+    Method,
     Proxy,
     ProxyConnectError,
     ProxyTimeout,
@@ -140,6 +142,22 @@ class TestConnect:
                     sock.connect(echo_server)
                 sock.connect(echo_server)
                 sock.dup().close()
+
+    def test_closed_by_another_thread_meanwhile(self, echo_server: Address) -> None:
+        """Here, by the caller's own method of authentication."""
+
+        def close(_proxy: Proxy) -> Flow[None]:
+            sock.close()
+            yield from ()
+
+        with SocksServer() as server:
+            proxy = Proxy(*server.address, methods=(Method(0x00, close),))
+            with nothing_left_open():
+                sock = SocksSocket(proxy)
+                with pytest.raises(OSError, match="Bad file descriptor") as held:
+                    sock.connect(echo_server)
+        assert held.value.errno == errno.EBADF
+        assert sock.fileno() == -1
 
     def test_an_interrupt_as_it_takes_the_connection_over(
         self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
