@@ -15,6 +15,7 @@ from socksclient.exceptions import (
     AuthenticationError,
     HTTPReply,
     ProtocolError,
+    SocksError,
     host_port,
     reply_error,
 )
@@ -63,7 +64,8 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
         ProtocolError: The answer is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
     """
     head = bytearray()
-    size = 0
+    # How many octets the heads before have, of 1xx.
+    earlier = 0
     # Two octets tell HTTP from other protocols. The request is in no variable of its own, because
     # tracebacks can show these.
     step = Exchange(
@@ -74,21 +76,20 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
         belonging=partial(_head_size, b""),
     )
     while True:
-        octets = yield step
-        head += octets
-        size += len(octets)
-        if not b"HTTP/".startswith(head[:5]):
-            received = bytes(head)
-            raise ProtocolError(not_what_speaks(received, "an HTTP proxy", "HTTP"), received)
-        if size > MAX_HEAD_SIZE:
-            text = f"the head of the proxy's answer has more than {MAX_HEAD_SIZE} octets"
-            raise ProtocolError(text, bytes(head[:_SHOWN]))
-        if head.endswith(_ENDS):
-            status, reason, lines = _parse(bytes(head), proxy)
-            # After 101 the connection speaks another protocol, which nobody asked for.
-            if status >= 200 or status == 101:
-                _check(status, reason, lines, proxy)
+        head += yield step
+        outcome = _outcome(head, earlier + len(head), proxy)
+        if isinstance(outcome, SocksError):
+            # The proxy may have repeated the credentials, and tracebacks can show variables.
+            head.clear()
+            try:
+                raise outcome
+            finally:
+                # Or the error and this frame would hold each other.
+                del outcome
+        if outcome is not None:
+            if outcome >= 200:
                 return "0.0.0.0", 0
+            earlier += len(head)
             head = bytearray()
         step = Exchange(b"", _missing(head), 1, head, belonging=partial(_head_size, head))
 
@@ -134,21 +135,43 @@ def _head_size(head: bytes | bytearray, octets: bytes) -> int:
     return min(ends, default=len(text)) - len(begin)
 
 
-def _parse(head: bytes, proxy: Proxy) -> tuple[int, str, list[str]]:
-    """Return the status, the reason phrase and the field lines of a head.
+def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | None:
+    """Return what an answer means, as far as it has come.
 
-    Raises:
-        ProtocolError: The status line is not one of HTTP/1 (RFC 9112 §4).
+    An error is not raised here, where the variables may hold credentials that the proxy repeats.
+
+    Args:
+        head: What has come of the head.
+        size: How many octets that are, with those of all heads before.
+        proxy: The proxy that has answered.
+
+    Returns:
+        The status, if it is a success or says that another head follows; the error for any other
+        answer; or None if the head has not ended.
     """
+    if not b"HTTP/".startswith(head[:5]):
+        received = bytes(head)
+        return ProtocolError(not_what_speaks(received, "an HTTP proxy", "HTTP"), received)
+    if size > MAX_HEAD_SIZE:
+        text = f"the head of the proxy's answer has more than {MAX_HEAD_SIZE} octets"
+        return ProtocolError(text, bytes(head[:_SHOWN]))
+    if not head.endswith(_ENDS):
+        return None
     first, *lines = re.split(rb"\r?\n", head.rstrip(b"\r\n"))
     found = _STATUS_LINE.fullmatch(first)
     if found is None:
+        # RFC 9112 §4
         line = _shown(first.decode("latin-1"), proxy)
         text = f"the proxy does not speak HTTP as it should: its status line is {line!r}"
-        raise ProtocolError(text, head[:_SHOWN])
+        return ProtocolError(text, bytes(head[:_SHOWN]))
+    status = int(found[1])
+    # RFC 9110 §9.3.6: any 2xx. After 101 the connection speaks another protocol, which nobody
+    # asked for.
+    if status < 300 and status != 101:
+        return status
     # A refusal of some hundred fields tells no more.
     texts = [octets.decode("latin-1").strip() for octets in (found[2] or b"", *lines[:100])]
-    return int(found[1]), texts[0], texts[1:]
+    return _refusal(status, texts[0], texts[1:], proxy)
 
 
 def _shown(text: str, proxy: Proxy) -> str:
@@ -173,10 +196,8 @@ def _shown(text: str, proxy: Proxy) -> str:
     return octets[:_SHOWN].decode("latin-1").encode("unicode_escape").decode()[:_SHOWN]
 
 
-def _check(status: int, reason: str, lines: list[str], proxy: Proxy) -> None:
-    """Raise an error unless the status is a success (RFC 9110 §9.3.6: any 2xx)."""
-    if 200 <= status < 300:
-        return
+def _refusal(status: int, reason: str, lines: list[str], proxy: Proxy) -> SocksError:
+    """Return the error for a status that is no success."""
     fields = [
         (name.strip().lower(), value.strip())
         for name, colon, value in (line.partition(":") for line in lines)
@@ -186,9 +207,9 @@ def _check(status: int, reason: str, lines: list[str], proxy: Proxy) -> None:
     # missing ones too, and names no scheme.
     if status in (401, 407):
         schemes = tuple(_shown(scheme, proxy) for scheme in _schemes(fields))
-        raise _not_authenticated(status, proxy, schemes)
+        return _not_authenticated(status, proxy, schemes)
     shown = tuple((_shown(name, proxy), _shown(value, proxy)) for name, value in fields)
-    raise reply_error(HTTPReply(status), reason=_shown(reason, proxy), fields=shown)
+    return reply_error(HTTPReply(status), reason=_shown(reason, proxy), fields=shown)
 
 
 def _schemes(fields: list[tuple[str, str]]) -> Iterable[str]:

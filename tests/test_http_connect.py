@@ -902,6 +902,22 @@ class TestSecrets:
                 dial(NAME, proxy=proxy)
         assert_no_secret_in(report_of(caught.value) + repr(caught.value.received))
 
+    @pytest.mark.parametrize("status", ["403", "407", "502", "5x2"])
+    def test_what_repeats_them_in_its_answer_shows_none(self, dial: Dial, status: str) -> None:
+        async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            line = f"HTTP/1.1 {status} {USERNAME} {PASSWORD} {BASIC}\r\n"
+            challenge = f'Basic realm="{PASSWORD}", {BASIC}'
+            writer.write(f"{line}Proxy-Authenticate: {challenge}\r\nX: {line}\r\n".encode())
+
+        with serving(repeat) as (host, port):
+            proxy = Proxy(host, port, scheme="http", username=USERNAME, password=PASSWORD)
+            with pytest.raises(SocksError) as caught:
+                dial(NAME, proxy=proxy)
+        report = report_of(caught.value)
+        assert "in http_connect" in report
+        assert_no_secret_in(report + repr(getattr(caught.value, "fields", "")))
+
     def test_in_httpx(
         self, driver: Driver, origin: Origin, caplog: pytest.LogCaptureFixture
     ) -> None:
