@@ -443,7 +443,7 @@ def test_a_request_cancelled_in_any_turn_gives_its_place_back(
     trust = origin.trust()
     timeout = pair.httpx.Timeout(LONG, pool=10.0)
     # By itself httpcore 1.0 loses places in its pool after `Task.cancel`, when the connection is
-    # there: see findings/httpcore_cancelled_requests.sh. httpcore2 does not.
+    # there: see findings/httpcore-cancelled-requests.sh. httpcore2 does not.
     checks_connecting_only = natively and pair.httpcore.__name__ == "httpcore"
     connecting = ("connection.connect_tcp.failed", "connection.start_tls.failed")
 
