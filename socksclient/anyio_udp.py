@@ -83,8 +83,8 @@ class _Awaited:
         await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio might receive before it cancels
         while True:
             self._check_open()
-            # This is done before every datagram, as garbage without end must not keep other tasks
-            # from running.
+            # Wait before every datagram, so that garbage without end does not keep other tasks from
+            # running.
             try:
                 if association.pollable >= 0:
                     await anyio.wait_readable(association.pollable)
@@ -98,7 +98,7 @@ class _Awaited:
             try:
                 received = association.receive(0xFFFF)
             except BlockingIOError:
-                # A proxy said something on its control connection.
+                # A proxy sent something on its control connection, and there is no datagram.
                 continue
             if received is not None:
                 octets, header_size, source = received

@@ -55,10 +55,10 @@ MAX_DATAGRAM_SIZE = 0xFFFF - 20 - 8
 _MANY = 4096  # addresses to remember; an association may well speak with millions
 
 _LEAST_ROOM = 256
-"""Octets of a receive buffer that a system takes for one datagram, however short: Linux 768."""
+"""The fewest octets of its receive buffer that a system uses for one datagram; Linux uses 768."""
 
 _ATTEMPTS = 4
-"""How often to send one datagram when ICMP errors of earlier ones keep it from being sent."""
+"""How many times to try to send one datagram when ICMP errors of earlier ones prevent that."""
 
 _PRIVATE = tuple(
     map(
@@ -79,7 +79,7 @@ _PRIVATE = tuple(
         ),
     )
 )
-"""Addresses that mean one thing to the proxy and another one here."""
+"""Networks whose addresses may belong to one host at the proxy and to another one here."""
 
 _INSTEAD = "with trust_relay_address=False, datagrams go to the proxy's own address"
 
@@ -109,18 +109,18 @@ class Association:
         granted: By each hop, the nearest one first.
         udp: Connected to the relay of the nearest.
         relays: Where that is, and where the relays of the others are.
-        advice: What the user is told when nothing comes from the relay; empty if its address is
-            as it should be.
+        advice: What errors say about the relay's address when nothing comes from the relay; empty
+            if nothing is wrong with the address.
 
     Attributes:
         relay_address: The first of `relays`.
-        advice: The same, until anything comes from the relay.
+        advice: The argument; empty once a good datagram has come from the relay.
         dropped: How many datagrams of the relay were not delivered.
         headers: What goes before the payload, for each destination that is known already.
         peer: The one destination whose datagrams are wanted, if there is only one.
         closed: Whether `close` has been called.
         pollable: A descriptor that has something to read when any of the sockets has; -1 where
-            the system has no such thing.
+            there is no epoll.
 
     Raises:
         OSError: The system has no descriptor left for `pollable`.
@@ -165,12 +165,12 @@ class Association:
         return header
 
     def send(self, header: bytes, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
-        """Send one datagram; return how many octets of `data` that were, which is all.
+        """Send one datagram, and return the number of octets of `data` in it, which is all.
 
         Args:
             header: What `learn` returned.
             data: The payload.
-            flags: Those of `socket.socket.send`.
+            flags: The flags for `socket.socket.send`.
 
         Raises:
             BlockingIOError: The system has no room for the datagram now.
@@ -188,7 +188,7 @@ class Association:
         if self._epoll is None:
             self.check()
         else:
-            # It takes a fifth of a microsecond, and `check` a whole one.
+            # To ask epoll takes a fifth of a microsecond; `check` takes a whole one.
             for descriptor, _ in self.wait(0):
                 if descriptor != self._descriptor:
                     self.check()
@@ -201,7 +201,7 @@ class Association:
             except OSError as error:
                 self.check()
                 # An ICMP error of an earlier datagram is reported by the next `send`, which then
-                # sends nothing; and until this one is sent again, another error may come.
+                # sends nothing. So send once more; another error may have come meanwhile.
                 attempts -= 1
                 if self.peer is not None or attempts == 0:
                     self._advise(error)
@@ -219,7 +219,7 @@ class Association:
             OSError: EBADF if the association is closed, and whatever else the system reports of
                 the UDP socket.
         """
-        # Some relays send on after the end: those of v2ray and shadowsocks.
+        # The relays of v2ray and shadowsocks still send after the association has ended.
         if self._is_over:
             self.check()
         try:
@@ -250,14 +250,14 @@ class Association:
         return octets, header_size, source
 
     def receive_behind(self, size: int) -> Received:
-        """Receive the first datagram to deliver behind one that `receive` has just dropped.
+        """Receive the next good datagram after `receive` has dropped one.
 
-        Whoever relies on edges (EPOLLET) receives until BlockingIOError. So every datagram that
-        was there when the call began is looked at; the system announces those that come later.
+        A caller that is woken by edges (EPOLLET) receives until BlockingIOError. So this looks at
+        every datagram that was there when the call began; the system announces later ones.
 
         Raises:
-            BlockingIOError: There is none, or so many were dropped that all which were there when
-                the call began are among them: garbage without end does not hold the caller.
+            BlockingIOError: There is no good datagram, or as many were dropped as the receive
+                buffer can hold: garbage without end does not hold the caller.
             OSError: Whatever `receive` raises.
         """
         most = self.udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // _LEAST_ROOM
@@ -268,12 +268,13 @@ class Association:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def wait(self, seconds: float) -> list[tuple[int, int]]:
-        """Wait until any of the sockets has something to read, so many seconds at most.
+        """Wait until any of the sockets has something to read, for at most `seconds`.
 
         With epoll, this does not notice that another thread closes the association.
 
         Returns:
-            The descriptors that have something to read, each with its events; with epoll only.
+            The descriptors that have something to read, each with its events. Without epoll the
+            list is always empty.
         """
         if self._epoll is None:
             self._select(selectors.EVENT_READ, seconds, self.udp, *self.controls)
@@ -281,20 +282,20 @@ class Association:
         try:
             return self._epoll.poll(seconds)
         except ValueError:
-            # It is closed, as the sockets will say.
+            # The association is closed; the next call on a socket reports that.
             return []
 
     def wait_for_room(self, seconds: float) -> None:
-        """Wait until there is room for a datagram to send, so many seconds at most."""
+        """Wait until the system has room for a datagram to send, for at most `seconds`."""
         self._select(selectors.EVENT_WRITE, seconds, self.udp)
 
     def connect(self, host: str, port: int) -> None:
-        """From now on all datagrams of other sources are dropped."""
+        """Drop all datagrams of other sources from now on."""
         self.peer = (host, port)
         self._forget_sources()
 
     def check(self) -> None:
-        """Looks after the control connections. What the proxies say on them is ignored.
+        """Check that no control connection has ended. What the proxies send on them is ignored.
 
         Raises:
             OSError: EBADF if the association is closed.
@@ -322,11 +323,11 @@ class Association:
             del cause  # or it and this frame would hold each other
 
     def close(self) -> None:
-        """End the association, and wake whoever waits, unless it is by epoll.
+        """End the association, and wake all threads that wait, except those that wait by epoll.
 
-        As long as anyone else waits, the descriptors stay open: gevent and eventlet must never
-        find one of theirs closed, and given to another socket, while they watch it. The last one
-        who waits closes them.
+        The descriptors stay open while another thread waits without epoll: gevent and eventlet
+        must never find a descriptor closed, and given to another socket, while they watch it. The
+        last thread to stop waiting closes the descriptors.
         """
         self.closed = True
         self._is_over = True
@@ -334,23 +335,23 @@ class Association:
             self._close_sockets()
             return
         for sock in (self.udp, *self.controls):
-            # The proxy may have ended the connection, and so does this wake who waits.
+            # If the proxy has ended the connection, this fails, but the threads are awake then.
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def check_open(self) -> None:
-        """Raises OSError EBADF if it is closed."""
+        """Raise OSError EBADF if the association is closed."""
         if self.closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     def _select(self, event: int, seconds: float, *sockets: socket.socket) -> None:
-        # Neither a lock nor a count is needed: `append` and `pop` are atomic, and `close` looks at
-        # the list after it has set `closed`, as this looks at `closed` after it has appended.
+        # No lock is needed: `append` and `pop` are atomic, `close` sets `closed` before it looks at
+        # the list, and this function appends to the list before it looks at `closed`.
         self._waiting.append(None)
         try:
             if not self.closed:
-                # Unlike the default, this needs no descriptor, which might be lacking; eventlet
-                # has no other than the second one.
+                # Unlike the default selector, these need no descriptor, which the system may lack.
+                # eventlet has only SelectSelector.
                 selector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
                 for sock in sockets:
                     selector.register(sock, event)
@@ -368,7 +369,7 @@ class Association:
             self._epoll.close()
 
     def _advise(self, error: OSError) -> None:
-        """Raises the same error with the advice, if there is any."""
+        """Raise the error again with the advice behind its text, if there is any advice."""
         if self.advice:
             raise OSError(error.errno, f"{error.strerror}; {self.advice}") from error
 
@@ -378,7 +379,7 @@ class Association:
 
     def _judge(self, header: bytes) -> Address | None:
         """The source that the header bears; None if it is not wanted."""
-        # The relay is where it should be.
+        # A good datagram has come, so the relay's address is right.
         self.advice = ""
         if len(self._sources) >= _MANY:
             self._forget_sources()
@@ -411,8 +412,8 @@ class Association:
 def _is_from(source: Address, peer: Address) -> bool:
     """Whether `source` may be `peer`.
 
-    Of a name, only the proxy knows the address: Dante answers with that, v2ray with the name. The
-    caller may have given the peer as an IPv4-mapped address, which no source is.
+    If `peer` is a name, only the proxy knows its address: Dante gives the address as the source,
+    v2ray the name. The caller may have given `peer` as an IPv4-mapped address; a source never is.
     """
     if source[1] != peer[1]:
         return False
@@ -421,9 +422,9 @@ def _is_from(source: Address, peer: Address) -> bool:
 
 
 def _epoll(*sockets: socket.socket) -> select.epoll | None:
-    """One object to wait for all of them; None where the system has no epoll, or gevent took it.
+    """Return an epoll for all the sockets; None if the system has none or gevent has removed it.
 
-    The selectors of the standard library do the same three times as slowly.
+    The selectors of the standard library take three times as long.
     """
     if not hasattr(select, "epoll"):
         return None
@@ -441,7 +442,7 @@ def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
     """Return a UDP socket bound to the address to send from, for an association of `chain`.
 
     Args:
-        chain: Errors name its nearest hop.
+        chain: The hops of the association; errors name the nearest one.
         local_address: The (IP address, port); port 0 lets the system choose.
 
     Raises:
@@ -496,9 +497,9 @@ def associate(
         trust_relay_address: Whether BND.ADDR counts; otherwise it is the proxy's address.
 
     Raises:
-        ProtocolError: A hop's reply has no address of a relay.
-        ProxyConnectError: The UDP socket, or what waits for it, cannot be made, or the socket
-            cannot be connected to the relay; `errno` says why.
+        ProtocolError: The bound address in a hop's reply cannot be that of a relay.
+        ProxyConnectError: The UDP socket or its epoll cannot be made, or the socket cannot be
+            connected to the relay; `errno` says why.
     """
     try:
         relays = [_relay_of(*one, trust_relay_address) for one in granted]
@@ -514,7 +515,7 @@ def associate(
                 udp.setblocking(False)
                 what = f"reach the relay, {where}"
                 if udp.family != family:
-                    raise OSError(errno.EAFNOSUPPORT, "local_address is of another family")
+                    raise OSError(errno.EAFNOSUPPORT, "local_address is of another address family")
                 udp.connect(relays[0])
                 what, advice = f"wait for datagrams of the relay, {where}", ""
                 addresses = [(str(relay[0]), relay[1]) for relay in relays]
@@ -546,7 +547,7 @@ def _relay_of(
 
 
 def _advice(granted: Granted, relay: SocketAddress) -> str:
-    """Return what the user should know of a relay that may be out of reach; empty if nothing."""
+    """Return what errors say about a relay that may be out of reach; empty for other relays."""
     attempt, control, bound_address = granted
     host = str(relay[0])
     if not _is_private(host):
@@ -554,7 +555,7 @@ def _advice(granted: Granted, relay: SocketAddress) -> str:
     try:
         own, *_ = reachable(control, bound_address, attempt.own_host, trust=False)
     except ProxyClosed:
-        # The end of the association will tell of it.
+        # The association will report that the proxy has ended it.
         return ""
     if not is_address(own) or without_mapping(own) == without_mapping(host):
         return ""

@@ -46,7 +46,7 @@ _NOT_OF_ONE_ADDRESS = (
     Socks4Reply.NO_IDENTD,
     Socks4Reply.IDENTD_REPORTS_ANOTHER_USER,
 )
-"""The refusals that every other address would meet too."""
+"""The replies with which the proxy would refuse every other address too."""
 
 
 class Attempt:
@@ -111,7 +111,7 @@ class Attempt:
 
     @property
     def own_address(self) -> Target | None:
-        """Where the hop before reaches the last hop; None if the last hop is the nearest too."""
+        """The (host, port) at which the hop before reaches the last hop; None with one hop."""
         return self.targets[-2][0] if len(self.chain) > 1 else None
 
     @property
@@ -162,12 +162,13 @@ class Attempt:
     def try_next_address(self, error: SocksError) -> bool:
         """Return whether to try the next address of a target, and move on to it if so.
 
-        The next address may succeed after every refusal that concerns one address. That is every
-        reply but those of `_NOT_OF_ONE_ADDRESS`, for servers differ: where the host of microsocks
-        has no IPv6, it says REP 01. `ssh -D` says nothing, but hangs up on the request.
+        The next address may succeed after every refusal that concerns one address. Those are all
+        replies except `_NOT_OF_ONE_ADDRESS`, because servers differ: on a host without IPv6,
+        microsocks replies REP 01 to an IPv6 address. So is a hang-up on the request: `ssh -D`
+        hangs up on every failure, and sends no reply.
         """
         ahead = self.targets[error.hop]
-        # By identity, for the numbers of SOCKS5 and SOCKS4 overlap.
+        # They are compared by identity because the numbers of SOCKS5 and SOCKS4 overlap.
         refused = isinstance(error, ReplyError) and not any(
             error.reply is reply for reply in _NOT_OF_ONE_ADDRESS
         )

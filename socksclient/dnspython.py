@@ -218,12 +218,12 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
     not heeded: the proxy has its own.
 
-    DNS over QUIC does not go through it: `dns.asyncquery.quic` raises `dns.query.NoDOQ`. DNS over
-    HTTPS does not ask a backend, but goes through a proxy by a client that does so:
+    DNS over QUIC does not go through it: `dns.asyncquery.quic` raises `dns.query.NoDOQ`. For DNS
+    over HTTPS, dnspython asks no backend; give it a client that goes through the proxy:
     ``dns.asyncquery.https(query, url, client=client)`` with
-    ``client = httpx2.AsyncClient(transport=AsyncSocksTransport(proxy))``, and likewise
-    ``dns.query.https(query, url, session=client)`` with a blocking one. It is a client of httpx2
-    and its transport from `socksclient.httpx2` (dnspython 2.9), or of httpx before (2.7 and 2.8).
+    ``client = httpx2.AsyncClient(transport=AsyncSocksTransport(proxy))``, or
+    ``dns.query.https(query, url, session=client)`` with a blocking client. dnspython 2.9 takes a
+    client of httpx2, with a transport of `socksclient.httpx2`; 2.7 and 2.8 take one of httpx.
 
     Beware of what does not ask a backend: in a resolver, name servers of DNS over HTTPS (URLs
     among them), TLS and QUIC, `DoHNameserver` and its kind, connect directly (dnspython 2.9).
@@ -236,11 +236,11 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         self.proxy = as_chain(proxy)
 
     def name(self) -> str:
-        """Called by dnspython, as all the others: to find its classes for DNS over QUIC."""
+        """Return the name by which dnspython looks up its classes for DNS over QUIC."""
         return _Name("socksclient")
 
     def get_transport_class(self) -> NoReturn:
-        """Not called by dnspython, which asks its default backend.
+        """Refuse; dnspython asks its default backend instead.
 
         Raises:
             NotImplementedError: Always.
@@ -261,18 +261,19 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         ssl_context: Any = None,
         server_hostname: str | None = None,
     ) -> _DatagramSocket | _StreamSocket:
-        """Return a UDP association, or a connection to `destination`, with TLS by a context.
+        """Return a UDP association, or a connection to `destination`, with TLS if asked for.
 
         Raises:
             NotImplementedError: `socktype` is neither SOCK_STREAM nor SOCK_DGRAM.
-            ValueError: There is no `destination` for a connection.
-            dns.exception.Timeout: The connection was not there in time.
-            SocksError: The proxy cannot be reached, refuses, or gets it wrong.
+            ValueError: `socktype` is SOCK_STREAM, and `destination` is None.
+            dns.exception.Timeout: The connection was not made before the timeout.
+            SocksError: The proxy cannot be reached, refuses the request, or does not speak as it
+                should.
         """
         if socktype == socket.SOCK_DGRAM:
             return _DatagramSocket(af, self.proxy, destination)
         if socktype != socket.SOCK_STREAM:
-            raise NotImplementedError(f"there is no socket of type {socktype!r} through a proxy")
+            raise NotImplementedError(f"a socket of type {socktype!r} cannot go through a proxy")
         if destination is None:
             raise ValueError("a connection needs a destination")
         host, port = destination[:2]
@@ -299,20 +300,19 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
 
 
 class _Name(str):
-    """The name of the `Backend`: any string, but of no use as a key."""
+    """The name of the `Backend`: a string that cannot be looked up in a dict."""
 
     __slots__ = ()
 
     def __hash__(self) -> NoReturn:
-        # dnspython looks up its classes for QUIC by this name, and for nothing else. They would
-        # connect directly.
+        # dnspython looks up only its classes for QUIC by this name. They would connect directly.
         raise dns.query.NoDOQ(  # type: ignore[no-untyped-call]
             "DNS over QUIC does not go through socksclient's Backend; UDP, TCP and TLS do"
         )
 
 
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
-    """Associates when it is first used, for only then dnspython says how long that may take."""
+    """Makes its association when it is first used: only then does dnspython give a timeout."""
 
     def __init__(self, family: int, proxy: Chain, peer: Any) -> None:
         super().__init__(family, socket.SOCK_DGRAM)
@@ -322,11 +322,11 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         self._turn = anyio.Lock()
 
     async def _association(self) -> AsyncUDPAssociation:
-        # One task may receive while another sends for the first time.
+        # One task may receive while another one sends for the first time; both need the same one.
         async with self._turn:
             if self._udp is None:
                 self._udp = await async_udp_associate(proxy=self._proxy)
-                # For zone transfers: nobody but the peer is to be heard.
+                # A zone transfer must take datagrams from its name server only.
                 if self._peer is not None:
                     await self._udp.connected(*self._peer[:2])
             return self._udp
@@ -378,7 +378,7 @@ class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined
     async def getsockname(self) -> Any:
         return self._stream.extra(SocketAttribute.local_address)
 
-    async def getpeercert(self, timeout: float | None) -> Any:  # noqa: ARG002 - it is there
+    async def getpeercert(self, timeout: float | None) -> Any:  # noqa: ARG002 - no need to wait
         return self._stream.extra(TLSAttribute.peer_certificate, None)
 
     async def close(self) -> None:

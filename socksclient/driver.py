@@ -155,13 +155,13 @@ def run(flow: Flow[T], sock: Channel, deadline: Deadline) -> T:
 
 
 def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Do what one step of a flow asks for, and return the octets that it is to be sent."""
+    """Do what one step of a flow asks for, and return the octets to send into the flow."""
     octets = b""
     try:
         if step.send:
             deadline.limit(sock)
             try:
-                # The repr of a memoryview shows no octets in any frame below.
+                # The repr of a memoryview hides the octets where a traceback shows variables.
                 sock.sendall(memoryview(step.send))
             except OSError as error:
                 if not has_ended(error):
@@ -184,10 +184,10 @@ def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
 
 
 def _arrived(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Return what a proxy said before it hung up on what was written to it.
+    """Return what the proxy sent before it closed the connection and a write failed.
 
-    A proxy may answer and close before it has read everything. Its answer has arrived then, and
-    tells more than the failed write.
+    A proxy may answer and close the connection before it has read everything. Its answer has
+    arrived then, and tells more than the error of the write.
     """
     with suppress(OSError):
         return _receive(step, b"", sock, deadline)
@@ -195,7 +195,7 @@ def _arrived(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
 
 
 def _receive(step: Exchange, octets: bytes, sock: Channel, deadline: Deadline) -> bytes:
-    """Receive more of what the step asks for, after `octets`."""
+    """Receive more of what the step asks for, of which `octets` have been received."""
     count = step.read - len(octets)
     if step.belonging is not None and can_peek(sock):
         deadline.limit(sock)
@@ -247,9 +247,9 @@ def _race(
 def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
     """Return the addresses of `host`, in the order to try them.
 
-    getaddrinfo cannot be interrupted. With a deadline to keep it runs in a thread beside the
-    caller, which is left to itself when the deadline passes. Where no thread can be started, it
-    runs in the caller's: then it may take longer than the deadline allows.
+    getaddrinfo cannot be interrupted. If there is a deadline, it runs in a thread of its own, which
+    is left to itself when the deadline passes. Where no thread can be started, it runs in the
+    caller's thread, and may take longer than the deadline allows.
     """
     if address := literal(host, port):
         return [address]
@@ -268,7 +268,8 @@ def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list
     try:
         threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
     except RuntimeError:
-        # A container's limit; CPython 3.12 in an atexit handler; an isolated subinterpreter.
+        # A container may limit threads; CPython 3.12 starts none in an atexit handler, and an
+        # isolated subinterpreter starts no daemon thread.
         return look_up(host, port)
     try:
         answer = answers.get(timeout=left)
@@ -279,5 +280,5 @@ def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list
     try:
         raise answer
     finally:
-        # Or the error and this frame would hold each other.
+        # Otherwise the error and this frame would keep each other alive.
         del answer

@@ -134,7 +134,8 @@ def _proxy(values: Mapping[str, str], *variables: str) -> Proxy | str | None:
     if variable is None:
         return None
     url = values[variable]
-    # As for curl and urllib. What only lacks the slashes is left as it is: the error says so.
+    # curl and urllib do this too. A value whose scheme only lacks the slashes stays as it is, so
+    # that the error says what it lacks.
     if "://" not in url and not scheme_without_slashes(url):
         url = f"http://{url}"
     try:

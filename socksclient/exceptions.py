@@ -213,8 +213,8 @@ class SocksError(OSError):
             the last.
         destination: The (host, port) that was asked for, as the caller gave it; None where there
             is none, as for a UDP association.
-        addresses_tried: How many addresses this hop was asked for, one after the other, where
-            this process resolved its target's name to more than one; otherwise 0.
+        addresses_tried: How many addresses of its target this hop was asked for, if this process
+            resolved the target's name to more than one; otherwise 0.
         addresses_left: The other addresses of that name, which this hop was not asked for.
         phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
             "authentication", "request" or "relay".
@@ -236,8 +236,8 @@ class SocksError(OSError):
         self._arguments: tuple[object, ...] = (message, errno)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # By what the class was called with: an OSError's `args` are errno and strerror.
-        # The text may have been put into words that fit its use, as socksclient.ftp does.
+        # A pickle needs the arguments of the class; the `args` of an OSError are errno, strerror.
+        # It needs the text too, because socksclient.ftp adds to that.
         state = {**self.__dict__, "strerror": self.strerror}
         if self.proxy is not None and self.proxy.tls not in (None, True):
             state["proxy"] = replace(self.proxy, tls=True)  # a context cannot be pickled
@@ -279,12 +279,12 @@ class ProxyTimeout(SocksError, TimeoutError):
 class ResolveError(SocksError):
     """The destination's name, which this side resolves (``socks5://``), has no address.
 
-    Its `errno` is that of its cause, a `socket.gaierror` mostly.
+    Its `errno` is that of its cause, which is usually a `socket.gaierror`.
     """
 
     @classmethod
     def of(cls, host: str, error: OSError) -> ResolveError:
-        """What `error` of the resolver means."""
+        """Return the error that says why the resolver has no address of `host`."""
         return cls(f"cannot resolve {host}: {error.strerror or error}", error.errno)
 
 
@@ -355,8 +355,8 @@ class ReplyError(SocksError):
             say the cause in a field of their own: `X-Squid-Error`, `Tor-Request-Failed`,
             `Proxy-Status` (RFC 9209).
 
-    `reason` and `fields` are the proxy's words. They hold printable ASCII only, with all else
-    escaped, and each text is cut after 256 characters.
+    `reason` and `fields` are the proxy's words. All but printable ASCII is escaped in them, and
+    each text is cut after 256 characters.
     """
 
     def __init__(
@@ -413,7 +413,7 @@ def reply_error(
         command: The command of the request, if it is known.
         reason: The reason phrase of an HTTP proxy.
         fields: The header fields of an HTTP proxy's answer.
-        hint: What the reply may mean, to be put at the end of the text.
+        hint: The end of the error text, which says what the reply may mean.
     """
     return _REPLY_ERRORS.get(reply.errno, ReplyError)(reply, command, reason, fields, hint)
 

@@ -67,9 +67,10 @@ class Exchange(NamedTuple):
         before: What came of the same message with the exchanges before, for the error when no
             more comes.
         hint: What it may mean that nothing has come of it at all, for that error.
-        belonging: Returns how many of the octets that have arrived belong to the message. A
-            driver that can look at them without taking them (MSG_PEEK) may bring all of these,
-            even if they are more than `read`. Other drivers ignore it.
+        belonging: A function that is given the octets that have arrived, and returns how many of
+            them belong to the message. A driver that can look at octets without taking them
+            (MSG_PEEK) may send all of these to the flow, even if they are more than `read`. Other
+            drivers ignore the function.
     """
 
     send: bytes
@@ -130,7 +131,7 @@ def select_method(methods: Sequence[Method]) -> Flow[Method]:
     codes = [method.code for method in methods]
     hint = ", as servers do that do not speak SOCKS5"
     if codes != [NO_AUTHENTICATION.code]:
-        # OpenSSH and asyncssh have no authentication only, and close the connection otherwise.
+        # OpenSSH and asyncssh accept "no authentication" (00) only, and otherwise hang up.
         hint += f", or that accept none of the methods offered ({list_of_codes(codes)})"
     selected = decode_method((yield Exchange(encode_methods(codes), 2, hint=hint)), codes)
     return methods[codes.index(selected)]
@@ -172,7 +173,7 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str
     while len(octets) < size:
         octets += yield Exchange(send, size - len(octets), 1, octets, hint)
         send = b""
-        # A failure may end after REP: heroku's server says no more.
+        # A failure may end after REP: heroku's server sends nothing more.
         if len(octets) >= 2:
             check_reply(octets, command, is_first=is_first)
         if len(octets) == 5:
@@ -216,7 +217,7 @@ def check_request(proxy: Proxy, command: Command, host: str) -> None:
     if is_onion(host) and not proxy.remote_dns:
         raise ValueError(f"{host} is known to Tor only, and {proxy.scheme} resolves names here")
     if proxy.tls and command == Command.UDP_ASSOCIATE:
-        raise ValueError("UDP datagrams would go to the proxy in the clear, and not by TLS")
+        raise ValueError("UDP cannot use TLS: datagrams would go to the proxy in the clear")
     if command == Command.RESOLVE_PTR and not is_address(host):
         raise ValueError(f"{host!r} is no IP address")
     if proxy.scheme == "http" and command != Command.CONNECT:
@@ -248,11 +249,11 @@ def handshake(
         enter: Called as each phase begins.
 
     Raises:
-        ValueError: The proxy's protocol cannot carry the request. Nothing is to be sent.
+        ValueError: The proxy's protocol cannot carry the request. Nothing has been sent.
     """
     check_request(proxy, command, host)
     if proxy.scheme == "socks4" and command in _COMMANDS_OF_SOCKS4 and not is_address(host):
-        raise ValueError(f"socks4 carries addresses only, and {host!r} is a name; see socks4a")
+        raise ValueError(f"socks4 carries addresses only, and {host!r} is a name; use socks4a")
     if proxy.scheme == "http":
         from socksclient.http_connect import http_connect
 
@@ -261,9 +262,9 @@ def handshake(
     if proxy.scheme in ("socks4", "socks4a"):
         enter("request")
         # ss-local, mitmproxy and many others close the connection on a version that is not 05.
-        hint = ", as servers do that speak SOCKS5 and not SOCKS4"
+        hint = ", as servers do that speak SOCKS5 but not SOCKS4"
         if command == Command.CONNECT:
-            hint += ", and some when they cannot connect"
+            hint += ", or that cannot connect"
         else:
             hint += f", or that do not offer {command.text}"
         return (

@@ -29,7 +29,7 @@ class _Proxied(ftplib.FTP):
 
     proxy: Chain
     trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
-    # Whether EPSV has not failed on this control connection.
+    # False once PASV has had to take the place of EPSV on this control connection.
     _epsv_works = True
 
     def connect(
@@ -63,10 +63,10 @@ class _Proxied(ftplib.FTP):
     def makepasv(self) -> tuple[str, int]:
         """Ask the server where to connect to for data: by EPSV (RFC 2428), or else by PASV.
 
-        EPSV suits IPv4 and IPv6. If the server answers EPSV with anything but a good 229, it is
-        asked by PASV, now and for the rest of the control connection. The host is that of the
-        control connection; the one that PASV tells counts only with
-        `trust_server_pasv_ipv4_address`.
+        EPSV works for IPv4 and IPv6. If the server answers EPSV with anything but a good 229, this
+        asks by PASV, and goes on doing so for the rest of the control connection if that succeeds.
+        The host returned is that of the control connection, or with
+        `trust_server_pasv_ipv4_address` the one that the server answers to PASV.
 
         Returns:
             The (host, port) to ask the proxy for.
@@ -79,8 +79,8 @@ class _Proxied(ftplib.FTP):
         try:
             return self._ask_by_epsv()
         except (ftplib.Error, UnicodeDecodeError):
-            # The text of a refusal may be in another encoding than the names of files: Latin-1, of
-            # a German server. If PASV fails as well, its error has that of EPSV as its context.
+            # A server may write its refusal in another encoding than the names of files, such as
+            # Latin-1. If PASV fails too, its error has the error of EPSV as its context.
             return self._ask_by_pasv()
 
     def _ask_by_epsv(self) -> tuple[str, int]:
@@ -88,7 +88,7 @@ class _Proxied(ftplib.FTP):
         try:
             _, port = ftplib.parse229(response, (self.host, self.port))
         except ValueError as error:
-            # parse229 lets through that the port is no number.
+            # parse229 raises this if the port is no number.
             raise ftplib.error_proto(response) from error
         return self.host, _good_port(port, response)
 
@@ -96,8 +96,8 @@ class _Proxied(ftplib.FTP):
         response = self.sendcmd("PASV")
         host, port = ftplib.parse227(response)
         _good_port(port, response)
-        # Not before: many servers that are connected to by IPv6 have no good answer to PASV, and
-        # are to be asked by EPSV again.
+        # EPSV is given up only now: over IPv6, many servers have no good answer to PASV, and must
+        # be asked by EPSV again.
         self._epsv_works = False
         return (host if self.trust_server_pasv_ipv4_address else self.host), port
 
@@ -129,16 +129,17 @@ class _Proxied(ftplib.FTP):
     ) -> tuple[socket.socket, int | None]:
         """Begin a transfer, as `ftplib.FTP.ntransfercmd` does.
 
-        In the passive mode, if the proxy cannot connect to the port that EPSV has told, PASV is
-        asked for another one, as after an EPSV that fails: firewalls between the proxy and the
-        server may know PASV only. The timeout holds for each of the two connections.
+        In passive mode, if the proxy cannot connect to the port that the server answered to EPSV,
+        the server is asked by PASV for another one: firewalls between the proxy and the server may
+        know PASV only. The timeout holds for each of the two connections.
 
         Returns:
             The data connection, and how many octets to expect, if the server says that.
 
         Raises:
-            SocksError: The data connection cannot be made. The text says that it is that one.
-            ftplib.Error: The server refuses.
+            SocksError: The data connection cannot be made. The text begins by saying that the data
+                connection failed.
+            ftplib.Error: The server refuses the transfer.
         """
         if self.passiveserver:
             conn = self._connect_to_server()
@@ -167,7 +168,7 @@ class _Proxied(ftplib.FTP):
         return response
 
     def _connect_to_server(self) -> socket.socket:
-        """Return a data connection of the passive mode."""
+        """Return a data connection that the proxy makes to the server (passive mode)."""
         address = self.makepasv()
         told_by_epsv = self.lastresp == "229"
         try:
@@ -181,9 +182,9 @@ class _Proxied(ftplib.FTP):
             try:
                 address = self._ask_by_pasv()
             except ftplib.Error as refusal:
-                # PASV is not for IPv6, so that the first error tells more.
+                # PASV does not work with IPv6, so the first error tells more.
                 notes = getattr(error, "__notes__", ())
-                error.__notes__ = [*notes, f"the server was asked by PASV then: {refusal}"]
+                error.__notes__ = [*notes, f"the server did not help by PASV either: {refusal}"]
                 raise error from error.__cause__
             with _data_connection():
                 return self._tunnel(*address)
@@ -204,7 +205,7 @@ class _Proxied(ftplib.FTP):
 
 
 def _good_port(port: int, response: str) -> int:
-    """Return `port`, which the server has told in `response`, if it can be one."""
+    """Return the port that the server gave in `response`, if it is a valid one."""
     if not 0 < port <= 0xFFFF:
         raise ftplib.error_proto(response)
     return port
@@ -212,7 +213,7 @@ def _good_port(port: int, response: str) -> int:
 
 @contextmanager
 def _data_connection() -> Iterator[None]:
-    """Have the text of an error say that it is the data connection that has failed."""
+    """Say in the text of every error that the data connection failed."""
     try:
         yield
     except OSError as error:
@@ -316,7 +317,7 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
 
     def auth(self) -> str:
         """Begin TLS on the control connection, as `ftplib.FTP_TLS.auth` does."""
-        # ftplib takes the name for TLS from `host`. The proxy got that name with its dot.
+        # ftplib takes the name for TLS from `host`, where it may end with a dot for the proxy.
         host = self.host
         self.host = server_name(host)
         try:
@@ -325,13 +326,13 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
             self.host = host
 
     def prot_p(self) -> str:
-        """Have the data connections protected by TLS."""
+        """Protect the data connections with TLS from now on."""
         response = super().prot_p()
         self._protects_data = True
         return response
 
     def prot_c(self) -> str:
-        """Have the data connections not protected."""
+        """Do not protect the data connections with TLS from now on."""
         response = super().prot_c()
         self._protects_data = False
         return response
@@ -340,7 +341,7 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         self, cmd: str, rest: int | str | None = None
     ) -> tuple[socket.socket, int | None]:
         """Begin a transfer, as `FTP.ntransfercmd` does, with TLS after `prot_p`."""
-        # Not by that of ftplib.FTP_TLS, whose errors do not say of which connection they are.
+        # The errors of ftplib.FTP_TLS.ntransfercmd would not say which connection failed.
         conn, size = _Proxied.ntransfercmd(self, cmd, rest)
         if self._protects_data:
             with _data_connection():

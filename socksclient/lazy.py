@@ -1,4 +1,4 @@
-"""`LazyModule`, for the annotations that name what most programs never load."""
+"""`LazyModule`, for annotations that name modules which most programs never load."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["LazyModule"]
 class LazyModule:
     """Stand for a module in annotations, and load it when one of its names is asked for.
 
-    `typing.get_type_hints` looks up what an annotation names in the module of the annotation. So
-    the names must be there when the program runs, and not only ``if TYPE_CHECKING``; but
-    `import socksclient` must not load ssl, for example, for the sake of annotations.
+    `typing.get_type_hints` looks up the names in an annotation in the module of the annotation. So
+    the names must be there when the program runs, and not only ``if TYPE_CHECKING``. But
+    `import socksclient` must not load a module such as ssl for annotations alone.
 
     Args:
         name: The name of the module, such as "ssl".

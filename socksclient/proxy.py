@@ -61,8 +61,8 @@ class Proxy:
 
     Its `repr` and `str` show the URL without the credentials and without the headers. A pickle of
     it has both; a `Proxy` with an `ssl.SSLContext` cannot be pickled. A copy, a deep one too,
-    shares the context. A pydantic model can have a field of this type, which takes a URL or a
-    `Proxy`, and which its JSON shows as `str` does.
+    shares the context. A pydantic model can have a field of this type: the field takes a URL or a
+    `Proxy`, and its JSON is what `str` returns.
 
     Args:
         host: The proxy's name or IP address; an IPv6 address with or without brackets. The name
@@ -123,7 +123,7 @@ class Proxy:
         if tls:
             _check_server_name(host)
         default_port = 1080 if scheme != "http" else 443 if tls else 80
-        # As a dataclass itself does when it is frozen.
+        # A frozen dataclass sets its fields in this way too.
         settle = object.__setattr__
         settle(self, "host", host)
         settle(self, "port", _parse_port(port, default_port))
@@ -141,8 +141,8 @@ class Proxy:
 
         User name and password are percent-encoded UTF-8, and a user name without a password has
         the empty one. ``socks5h://localhost/run/tor/socks`` is the unix socket /run/tor/socks, as
-        for curl. SOCKS4 carries no password: one in the URL of a SOCKS4 proxy is dropped, as by
-        other programs, with a warning of the logger ``socksclient``.
+        for curl. SOCKS4 cannot carry a password: one in the URL of a SOCKS4 proxy is dropped, as
+        other programs do, and the logger ``socksclient`` warns.
 
         Args:
             url: The schemes are those of the class.
@@ -180,8 +180,8 @@ class Proxy:
     def from_env(cls, destination: str | tuple[str, int] | None = None) -> Proxy | None:
         """Return the proxy that the environment names for `destination`.
 
-        all_proxy has its URL, or ALL_PROXY where all_proxy is unset or empty. A value without a
-        scheme gets ``http://`` put before it, as by curl. no_proxy or NO_PROXY names the
+        Its URL is in all_proxy, or in ALL_PROXY if all_proxy is unset or empty. A value without a
+        scheme gets ``http://`` put before it, as curl does. no_proxy or NO_PROXY names the
         destinations that need no proxy: hosts with all names that end in them, IP addresses,
         networks (192.0.2.0/24), each perhaps with a port, or "*" for all.
 
@@ -203,9 +203,9 @@ class Proxy:
     def isolated(self, token: str | None = None) -> Proxy:
         """Return the same Tor with credentials that give its streams circuits of their own.
 
-        Tor never puts streams with different credentials on one circuit (IsolateSOCKSAuth). The
-        proxy returned has, in place of this one's credentials and of a Proxy-Authorization among
-        its headers, credentials that mean nothing but that. It is for Tor only.
+        Tor never puts streams with different credentials on one circuit (IsolateSOCKSAuth). In the
+        proxy returned, such credentials replace those of this one and a Proxy-Authorization among
+        its headers. They mean nothing to other proxies: use them with Tor only.
 
         Args:
             token: Proxies with the same token, at most 255 octets in UTF-8, share their circuits.
@@ -250,12 +250,12 @@ class Proxy:
         return f"<Proxy {self}>"
 
     def __deepcopy__(self, _memo: object) -> Proxy:
-        # It never changes, and an `ssl.SSLContext` cannot be copied.
+        # A Proxy never changes, and its `ssl.SSLContext` cannot be copied.
         return self
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> Any:
-        """Return the schema of a field for pydantic 2, which asks its types for one."""
+        """Return the schema of a field, for which pydantic 2 asks the field's type."""
         from pydantic_core import (
             InitErrorDetails,
             PydanticCustomError,
@@ -272,7 +272,7 @@ class Proxy:
                 raise _not_a_proxy(type(value).__name__, "a str or a socksclient.Proxy")
             except (TypeError, ValueError) as error:
                 reason = PydanticCustomError("proxy", "{reason}", {"reason": str(error)})
-            # Of an error raised here by itself, pydantic would show the input, with its password.
+            # If the error were raised by itself, pydantic would show the input and its password.
             hidden = InitErrorDetails(type=reason, loc=(), input="(hidden)")
             raise ValidationError.from_exception_data("Proxy", [hidden])
 
@@ -300,7 +300,7 @@ def as_chain(proxy: ProxyLike) -> Chain:
     Raises:
         ValueError: `Proxy.from_url` refuses a URL, the sequence is empty, or a hop behind the
             nearest is a unix socket.
-        TypeError: `proxy` is nothing that `ProxyLike` names.
+        TypeError: `proxy` is not of a type that `ProxyLike` allows.
     """
     if isinstance(proxy, str | Proxy):
         return (_as_proxy(proxy),)
@@ -311,7 +311,7 @@ def as_chain(proxy: ProxyLike) -> Chain:
             raise _not_a_proxy(f"{type(hop).__name__} in a {type(proxy).__name__}", _ANY_PROXY)
     chain = tuple(map(_as_proxy, proxy))
     if not chain:
-        raise ValueError("proxy is an empty sequence; a chain has one hop at least")
+        raise ValueError("proxy is an empty sequence; a chain has at least one hop")
     for number, hop in enumerate(chain[1:], 1):
         if hop.path is not None:
             raise ValueError(f"hop {number} is a unix socket; only the nearest (0) can be one")
@@ -340,26 +340,25 @@ def _split_scheme(url: str) -> tuple[str, str]:
     scheme = scheme.lower()
     if scheme == "direct":
         raise ValueError(
-            "proxy URL direct:// means that there is no proxy, and socksclient connects through a"
-            " proxy only"
+            "proxy URL direct:// means no proxy, and socksclient connects only through a proxy"
         )
     if known := scheme_without_slashes(url):
-        raise ValueError(f"proxy URL has {known!r} and no :// behind it; write {known}://host:port")
-    # What is no scheme is not repeated: it may be a user name and a part of a password.
+        raise ValueError(f"proxy URL has {known!r} without :// after it; write {known}://host:port")
+    # The text does not repeat what is no scheme: that may be a user name and part of a password.
     if not (slashes and _SCHEME.fullmatch(scheme)):
         raise ValueError(f"proxy URL has no scheme: it must begin with {_SCHEMES}")
     _parse_scheme(scheme, None)
     if _ANOTHER_URL.search(rest):
         raise ValueError(
-            "proxy URL has a second scheme in it; a chain of proxies is a list of their URLs"
+            "proxy URL has a second URL in it; give a chain of proxies as a list of URLs"
         )
     return scheme, rest
 
 
 def scheme_without_slashes(url: str) -> str | None:
-    """Return the scheme that `url` begins with, if something else than ``://`` follows it.
+    """Return the scheme that `url` begins with, if the ``://`` after it is missing.
 
-    A single number does not count: ``socks5:1080`` may be a host of that name, and a port.
+    A scheme before a port does not count: in ``socks5:1080``, socks5 may be the name of a host.
     """
     found = _NO_SLASHES.match(url)
     return found and found[1].lower()
@@ -380,7 +379,7 @@ def _parse_userinfo(userinfo: str) -> tuple[str, str]:
     if userinfo == "***":
         raise ValueError(
             "proxy URL has *** in the place of its credentials: it is the text of a Proxy, which"
-            " hides them"
+            " hides them; pass the Proxy or its own URL"
         )
     username, _, password = userinfo.partition(":")
     return _percent_decode("username", username), _percent_decode("password", password)
@@ -395,8 +394,8 @@ def _parse_server(server: str, scheme: str) -> tuple[str, int | None, str | None
         )
     if "?" in server or "#" in server:
         raise ValueError(
-            "proxy URL has a query or a fragment, which mean nothing to a proxy (in a path, ? is"
-            " %3F and # is %23)"
+            "proxy URL has a query or a fragment, which mean nothing to a proxy; remove it (in a"
+            " path, write ? as %3F and # as %23)"
         )
     place, slash, path = server.partition("/")
     if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?:(:)(.*))?", place):
@@ -415,25 +414,25 @@ def _parse_server(server: str, scheme: str) -> tuple[str, int | None, str | None
             "proxy port is not a number; user name and password stand before the host:"
             " scheme://username:password@host:port"
         )
-    # The number is not repeated: where the host is missing, it may be a password.
+    # The text does not repeat the number: if the host is missing, it may be a password.
     if port and not (len(port) <= 5 and 1 <= int(port) <= 65535):
         raise ValueError("proxy port is not in the range from 1 to 65535")
     if not path:
         return host, int(port) if port else None, None
     if host.lower() != "localhost" or colon or scheme in ("http", "https"):
         raise ValueError(
-            "proxy URL has a path, and only that of a SOCKS proxy at a unix socket has one:"
+            "proxy URL has a path, which only a SOCKS proxy at a unix socket can have:"
             " socks5h://localhost/path, without a port"
         )
     return host, None, _percent_decode("path", slash + path)
 
 
 def _check_place(place: str) -> None:
-    """Refuse what can be no host:port; an IPv6 address in brackets is not given to it."""
+    """Refuse text that is no host:port. The caller has dealt with IPv6 addresses in brackets."""
     if "[" in place or "]" in place:
         raise ValueError(
-            "proxy URL has a bracket in the wrong place; an IPv6 address alone stands in brackets,"
-            " and a port behind them: scheme://[address]:port"
+            "proxy URL has a bracket in the wrong place; brackets are only around an IPv6 address,"
+            " and the port comes after them: scheme://[address]:port"
         )
     if _is_ipv6(place) or _is_ipv6(place.rpartition(":")[0]):
         raise ValueError(
@@ -441,7 +440,7 @@ def _check_place(place: str) -> None:
         )
     if "%" in place:
         raise ValueError(
-            "proxy URL has a % in its host or its port, where nothing is percent-encoded"
+            "proxy URL has a % in its host or its port, which cannot be percent-encoded"
         )
     if place.count(":") > 1:
         raise ValueError(
@@ -462,7 +461,7 @@ def _parse_scheme(
         raise ValueError(_unknown_scheme(scheme))
     if "+" in scheme:
         implied = True
-    # Without ssl, which few need: a context has that method.
+    # A context is known by this method, because few programs need to import ssl.
     if not (isinstance(tls, bool | None) or hasattr(tls, "wrap_bio")):
         raise TypeError(f"proxy tls must be an ssl.SSLContext or a bool, not {type(tls).__name__}")
     if implied and tls is False:
@@ -477,7 +476,7 @@ def _unknown_scheme(scheme: str) -> str:
     # A whole URL in the place of a scheme may have a password in it.
     shown = f"proxy scheme {scheme!r}" if _SCHEME.fullmatch(scheme.lower()) else "proxy scheme"
     text = f"{shown} is not one of {_SCHEMES}"
-    # By the letters alone, the nearest of these would be a scheme that resolves names here.
+    # By letters alone, the scheme nearest to these is one that resolves names on this machine.
     near = {"socks5a": "socks5h", "socks4h": "socks4a"}.get(scheme.lower())
     if near is None:
         near = next(iter(get_close_matches(scheme.lower(), _KNOWN_SCHEMES, 1, 0.7)), None)
@@ -500,7 +499,7 @@ def _check_path(path: str | None) -> None:
 
 
 def _parse_host(host: str) -> str:
-    """Return the host as `parse_host` does; but a zone id (``fe80::1%eth0``) may stand here."""
+    """Return the host as `parse_host` does, but allow a zone id (``fe80::1%eth0``)."""
     if not isinstance(host, str):
         raise TypeError(f"proxy host must be a str, not {type(host).__name__}")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -534,7 +533,7 @@ def _parse_port(port: int | None, default: int) -> int:
 
 
 def _parse_credentials(scheme: str, username: str | None, password: str | None) -> str | None:
-    """Return the password: the empty one beside a user name alone, and none for SOCKS4."""
+    """Return the password: an empty one if only a user name is given, and None for SOCKS4."""
     if username is None:
         if password is not None:
             raise ValueError("proxy password is given without a username")
@@ -581,7 +580,7 @@ def _parse_headers(
     if username is not None and any(name.lower() == _AUTHORIZATION for name, _ in parsed):
         raise ValueError(
             "proxy headers have a Proxy-Authorization, and there is a username; give only one of"
-            " them"
+            " the two"
         )
     return parsed
 
@@ -592,7 +591,7 @@ def _parse_header(pair: tuple[str, str]) -> tuple[str, str]:
         raise TypeError("proxy headers must be a mapping or (name, value) pairs, of str")
     name, value = pair
     if not _TOKEN.fullmatch(name):
-        # Not repeated here: it may be a whole line, with the value in it.
+        # The text does not repeat the name: it may be a whole line, with the value in it.
         raise ValueError(
             "proxy headers have a name that is empty or has characters other than letters, digits"
             " and !#$%&'*+-.^_`|~"

@@ -91,7 +91,7 @@ class SSLConnection(redis.connection.SSLConnection, Connection):
     def _connect(self) -> socket.socket:
         host = self.host
         _check_server_name(host)
-        # redis-py takes the name for TLS from `host`. The proxy gets that name with its dot.
+        # redis-py takes the name for TLS from `host`, where it may end with a dot for the proxy.
         self._destination, self.host = host, server_name(host)
         try:
             sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]

@@ -121,8 +121,8 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
             ValueError: ``ssl_context`` is also the context for TLS with a proxy.
         """
         check_not_shared("ssl_context", pool_kwargs.get("ssl_context"), self.proxy)
-        # Only urllib3-future has versions of HTTP to choose from. HTTP/3 goes by UDP, and so past
-        # the proxy.
+        # Only urllib3-future lets its users choose among versions of HTTP. HTTP/3 uses UDP, which
+        # would go past the proxy.
         versions = getattr(urllib3, "HttpVersion", None)
         if versions is not None:
             disabled = pool_kwargs.get("disabled_svn") or ()
@@ -282,8 +282,8 @@ class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
 def _options_for_tcp(options: Iterable[Any]) -> list[SocketOption]:
     """Return the `options` of urllib3 for a TCP socket, as `socket.setsockopt` takes them.
 
-    In urllib3-future, which niquests puts in urllib3's place, an option can bear the protocol that
-    it is for: ``(level, option, value, "tcp")``, or "udp" for HTTP/3.
+    In urllib3-future, which niquests puts in the place of urllib3, an option can end with the
+    protocol that it is for: ``(level, option, value, "tcp")``, or "udp" for HTTP/3.
     """
     bare: list[SocketOption] = []
     for option in options:
@@ -333,10 +333,10 @@ class _Context:
 
 
 class _Socket:
-    """TLS with a proxy, by the methods of a socket that http.client, urllib3 and its users call.
+    """TLS with a proxy, with the methods of a socket that http.client, urllib3 and users call.
 
-    The TLS with the proxy is never handed out as the `ssl.SSLSocket` that it may be: whoever wraps
-    one goes beneath it, and the destination's name would be in the clear.
+    The `ssl.SSLSocket` that may speak TLS with the proxy is never handed out: code that wraps it
+    again goes beneath it, and would send the destination's name in the clear.
     """
 
     def __init__(self, channel: TLSChannel) -> None:
@@ -377,9 +377,9 @@ class _Socket:
 
 
 class _TLSSocket(_Socket):
-    """TLS with the destination within that with a proxy: the same, and methods of `ssl.SSLSocket`.
+    """TLS with the destination inside TLS with a proxy; it adds methods of `ssl.SSLSocket`.
 
-    urllib3-future asks for `context` and `selected_alpn_protocol`.
+    urllib3-future needs `context` and `selected_alpn_protocol`.
     """
 
     def __init__(self, channel: TLSSocket) -> None:

@@ -38,9 +38,9 @@ SocketOption: TypeAlias = (
 """The arguments of `socket.setsockopt`."""
 
 PlainSocket: TypeAlias = socket.socket
-"""The class of every socket that the library itself makes, as it was when this was imported.
+"""The class of the library's own sockets: `socket.socket` as it was when this was imported.
 
-A program may replace `socket.socket` later, by a `SocksSocket` for example, which needs plain ones.
+A program may replace `socket.socket` later, for example by a `SocksSocket`, which needs plain ones.
 """
 
 CONNECTION_ATTEMPT_DELAY = 0.25
@@ -50,34 +50,34 @@ MAX_TIMEOUT = 0x7FFFFFFF // 1000
 """Seconds. Milliseconds that do not fit into 31 bits are too many for the system: 24 days."""
 
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
-"""Addresses that are sources only (RFC 1122 §3.2.1.3)."""
+"""Addresses that can only be the source of a packet (RFC 1122 §3.2.1.3)."""
 
 _RESERVED_BUT_USED = (
-    # An IPv4 address as NAT64 has it (RFC 6052 §2.1, RFC 8215).
+    # NAT64 writes IPv4 addresses in this form (RFC 6052 §2.1, RFC 8215).
     ipaddress.ip_network("64:ff9b::/96"),
     ipaddress.ip_network("64:ff9b:1::/48"),
-    # The overlay network Yggdrasil has taken these.
+    # The overlay network Yggdrasil uses these addresses.
     ipaddress.ip_network("200::/7"),
 )
-"""What `ipaddress` calls reserved although hosts have such addresses."""
+"""Networks that `ipaddress` calls reserved, although hosts have such addresses."""
 
 
 PEEK_SIZE = 16 * 1024
-"""Octets to look at in one call, before those are taken that belong to a message."""
+"""The most octets to look at in one call, before those that belong to a message are taken."""
 
 
 def can_peek(channel: object) -> TypeGuard[socket.socket]:
     """Return whether a channel can show what has arrived without taking it (MSG_PEEK).
 
-    Only a bare socket can. A socket with TLS has a handshake to do.
+    Only a bare socket can. A socket with TLS has the method `do_handshake`.
     """
     return hasattr(channel, "recv") and not hasattr(channel, "do_handshake")
 
 
 def has_ended(error: OSError) -> bool:
-    """Return whether a failed write says that the peer has closed the connection.
+    """Return whether a failed write says that the proxy has closed the connection.
 
-    With TLS, Python's ssl says so by an SSLEOFError, which is no ConnectionError.
+    With TLS, Python's ssl reports that by an SSLEOFError, which is no ConnectionError.
     """
     return isinstance(error, ConnectionError) or type(error).__name__ == "SSLEOFError"
 
@@ -111,11 +111,11 @@ def literal(host: str, port: int) -> Address | None:
 def look_up(host: str, port: int) -> list[Address]:
     """Return the addresses that the resolver finds for `host`, however long that takes.
 
-    It is asked as `socket.create_connection` asks: by position, and with a str if possible
-    (`name_to_ask`). What a program puts in the place of `socket.getaddrinfo` is made for that.
+    This calls `socket.getaddrinfo` as `socket.create_connection` does: with arguments by position,
+    and with a str if possible (`name_to_ask`). Replacements of it are made for such calls.
 
     Raises:
-        OSError: As `resolver_failures` raises it.
+        OSError: The resolver has failed; `resolver_failures` says how.
     """
     with resolver_failures():
         found = socket.getaddrinfo(name_to_ask(host), port, 0, socket.SOCK_STREAM)
@@ -123,28 +123,28 @@ def look_up(host: str, port: int) -> list[Address]:
 
 
 def name_to_ask(host: str) -> str | bytes:
-    """Return `host` as a resolver of Python takes it: a str, if possible.
+    """Return `host` as `socket.getaddrinfo` is asked for it: as a str, if possible.
 
-    A replacement of `socket.getaddrinfo` may know names as str only. A table of names would not
-    find one in octets, and the name would get out to the system's resolver.
+    A program's replacement of `socket.getaddrinfo` may know names as str only. A table of names
+    would not find octets, and the system's resolver would get the name.
     """
     try:
         host.encode("idna")
     except UnicodeError:
-        # Python encodes a str by IDNA 2003, which refuses an empty label and a long one. Octets
-        # go to the system as they are.
+        # Python encodes a str by IDNA 2003, which refuses empty and long labels. Octets go to the
+        # system as they are.
         return host.encode("ascii")
     return host
 
 
 @contextmanager
 def resolver_failures() -> Iterator[None]:
-    """Have every failure of a resolver, or of what a program has put in its place, be an OSError.
+    """Turn every failure of a resolver, or of a program's replacement of it, into an OSError.
 
     Raises:
-        socket.gaierror: The resolver has found no such name, or raised an exception that is no
-            OSError, which is the cause then.
-        OSError: Whatever else the resolver raised.
+        socket.gaierror: The resolver found no such name, or raised an exception that is no OSError;
+            that exception is the cause.
+        OSError: The resolver raised this error.
     """
     try:
         yield
@@ -159,13 +159,13 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[Address]:
     """Return the addresses in what `socket.getaddrinfo`, or a replacement of it, has returned.
 
     Raises:
-        socket.gaierror: There is none.
-        ValueError: One of them is no IP address with a port.
+        socket.gaierror: There is no address.
+        ValueError: An entry is no IP address with a port.
     """
     addresses = [
         _address(*sockaddr)
         for family, _, _, _, sockaddr in found
-        # A Python without IPv6 has (int, bytes) for an IPv6 address.
+        # A Python without IPv6 returns (int, bytes) for an IPv6 address.
         if is_internet(family) and isinstance(sockaddr[0], str)
     ]
     if not addresses:
@@ -224,8 +224,8 @@ def reachable(
 ) -> SocketAddress:
     """Return where a proxy listens or relays, as sockets have addresses.
 
-    That is the bound address of the proxy's reply. Where its host is unspecified or not to be
-    trusted, the proxy's own takes its place (RFC 1928 §6).
+    That is the bound address of the proxy's reply. If its host is unspecified or must not be
+    trusted, the proxy's own host takes its place (RFC 1928 §6).
 
     Args:
         control: The connection to the nearest hop.
@@ -235,19 +235,19 @@ def reachable(
         trust: Whether the host of the bound address counts.
 
     Raises:
-        ProtocolError: The port is 0, or the host is no name and no address that a host can have:
-            a multicast, broadcast or reserved address.
+        ProtocolError: The port is 0, the host is no valid name, or it is an address that no host
+            can have: a multicast, broadcast or reserved one.
         ProxyClosed: The proxy has reset the connection already.
     """
     host, port = bound_address
-    # simple-socks says so, "succeeds" and then hangs up.
+    # simple-socks replies "succeeded" with port 0, and then hangs up.
     if port == 0:
         raise ProtocolError("the proxy granted the request, but its bound address has port 0")
     if trust and not is_unspecified(host):
         try:
             host = parse_host(host)
         except ValueError as error:
-            raise ProtocolError(f"the bound address is none: {error}") from None
+            raise ProtocolError(f"the bound address is not valid: {error}") from None
         if is_address(host) and not _is_of_a_host(host):
             text = f"the proxy granted the request, but no host can have its bound address, {host}"
             raise ProtocolError(text)
@@ -255,7 +255,7 @@ def reachable(
     if own_host is not None:
         return own_host, port
     peer = _peer_of(control)
-    # By a unix socket, the proxy is on this machine.
+    # A proxy at a unix socket is on this machine.
     if peer is None:
         return ("::1" if ":" in host else "127.0.0.1"), port
     proxy_host, _, *zone = peer
@@ -263,7 +263,7 @@ def reachable(
 
 
 def _peer_of(control: HasPeer) -> tuple[Any, ...] | None:
-    """Return the address of the nearest hop as this side reaches it; None for a unix socket.
+    """Return the address at which this process reaches the nearest hop; None for a unix socket.
 
     Raises:
         ProxyClosed: The proxy has reset the connection already.
@@ -275,17 +275,17 @@ def _peer_of(control: HasPeer) -> tuple[Any, ...] | None:
     if not isinstance(peer, tuple):
         return None
     host, port, *zone = peer
-    # A socket of IPv6 has it so where the caller wrote the proxy's IPv4 address as an IPv6 one.
+    # An IPv6 socket returns an IPv4-mapped address if the caller wrote the proxy's address so.
     plain = without_mapping(host)
     return (plain, port) if plain != host else (host, port, *zone)
 
 
 def _is_of_a_host(host: str) -> bool:
-    """Whether the IP address can be that of one host: not of a group, and not reserved."""
+    """Return whether one host can have the IP address: it is neither multicast nor reserved."""
     ip = ipaddress.ip_address(host)
     if ip.is_multicast or ip in _THIS_NETWORK:
         return False
-    # For `ipaddress`, ::1 is reserved.
+    # `ipaddress` calls ::1 reserved.
     used = ip.is_loopback or any(ip in network for network in _RESERVED_BUT_USED)
     return used or not ip.is_reserved
 
@@ -302,8 +302,8 @@ def listening_at(
             hop, whose address is the one that `control` is connected to.
 
     Raises:
-        ProtocolError: What `reachable` raises; or the address is that at which the proxy serves
-            SOCKS, as 3proxy 0.9.6 to 1.0.0 says, so that no peer could come.
+        ProtocolError: `reachable` raises it, or no peer could come because the address is the one
+            at which the proxy serves SOCKS (3proxy 0.9.6 to 1.0.0 replies so).
         ProxyClosed: The proxy has reset the connection already.
     """
     host, port, *_ = reachable(control, bound_address, own_address and own_address[0])
@@ -313,7 +313,7 @@ def listening_at(
         raise ProtocolError(
             f"the proxy granted BIND, but says that it listens for the peer at {where}, which is"
             " where it serves SOCKS: a peer that connects there does not come through (3proxy"
-            " 0.9.6 to 1.0.0 says so)"
+            " 0.9.6 to 1.0.0 does this)"
         )
     return host, port
 

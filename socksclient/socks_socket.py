@@ -40,19 +40,19 @@ class SocksSocket(PlainSocket):
     whose `sock_connect` would resolve the name first. Nor can TLS be put around it before it has
     connected. `create_connection` is simpler where it can be used.
 
-    A subclass that knows its proxy can stand in the place of `socket.socket`, where code makes its
-    own sockets: the library makes its sockets from the class that it found when it was imported.
-    For such code a socket of AF_UNIX or AF_NETLINK is a plain one: these never leave this machine.
-    A socket made of a descriptor (`fileno`) is what that is, connected or listening, and does not
-    connect by itself. All other sockets could go past the proxy, and are refused.
+    A program can replace `socket.socket` by a subclass that knows its proxy, for code that makes
+    its own sockets. The library's own sockets are of the class that was there when it was imported.
+    A socket of AF_UNIX or AF_NETLINK is a plain one, as these never leave this machine. A socket
+    made from a descriptor (`fileno`) is connected or listening if the descriptor is, and cannot
+    connect. All other sockets could go past the proxy, and are refused.
 
     Args:
         proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
         family: `socket.AF_INET`, `socket.AF_INET6`, AF_UNIX or AF_NETLINK; -1 is AF_INET.
         type: `socket.SOCK_STREAM`, or -1, which is the same. For UDP, there is `udp_associate`.
         proto: The protocol's number, as `socket.socket` takes it; -1 is 0.
-        fileno: The descriptor of a socket, which this object owns then. Family, type and protocol
-            are those of the descriptor.
+        fileno: The descriptor of a socket, which this object owns from then on. Family, type and
+            protocol are those of the descriptor.
 
     Raises:
         ValueError: The proxy is not valid or has TLS, or the socket could go past the proxy: it is
@@ -108,7 +108,7 @@ class SocksSocket(PlainSocket):
             raise ValueError(refusal)
 
     def _refusal(self) -> str | None:
-        """Return why the socket would go past the proxy, if it would."""
+        """Return why the socket is refused, or None if it cannot go past the proxy."""
         if not is_internet(self.family):
             return "family must be AF_INET, AF_INET6 or AF_UNIX, as others could go past the proxy"
         if self.type != socket.SOCK_STREAM:
@@ -122,16 +122,16 @@ class SocksSocket(PlainSocket):
         """Connect to `address`, a (host, port), through the proxy.
 
         Raises:
-            OSError: EISCONN if it is connected, or made of a descriptor; otherwise what
-                `create_connection` raises, all of whose errors but the following are of this kind.
-            ValueError: The destination is not valid, or the socket is non-blocking; nothing has
+            OSError: EISCONN if the socket is connected or was made from a descriptor; otherwise
+                the errors of `create_connection`, of which only ValueError is no OSError.
+            ValueError: The destination is not valid, or the socket is non-blocking. Nothing has
                 been sent.
         """
         if self._is_local:
             return super().connect(address)
         if self._made_of_descriptor:
             raise OSError(
-                errno.EISCONN, "a SocksSocket that is made of a descriptor does not connect"
+                errno.EISCONN, "a SocksSocket that was made from a descriptor cannot connect"
             )
         timeout = self._timeout_to("connect", "connect_socket")
         if self._connected:
@@ -146,8 +146,8 @@ class SocksSocket(PlainSocket):
         family, kind, proto = sock.family, sock.type, sock.proto
         descriptor = sock.detach()
         try:
-            # In place of the one that this object had: it becomes the connected one. It has none
-            # any more if another thread has closed it.
+            # This object becomes the connected socket, in place of the one that it had. It has no
+            # socket any more if another thread has closed it.
             socket.close(super().detach())
             super().__init__(family, kind, proto, fileno=descriptor)
         except BaseException:
@@ -172,7 +172,7 @@ class SocksSocket(PlainSocket):
         return 0
 
     def bind(self, address: Any, /) -> None:
-        """Take the (IP address, port) to connect to the proxy from; or port 0, to listen.
+        """Set the (IP address, port) to connect to the proxy from. To listen, the port must be 0.
 
         Raises:
             ValueError: The host is no IP address.
@@ -187,11 +187,12 @@ class SocksSocket(PlainSocket):
         return None
 
     def listen(self, *backlog: int) -> None:
-        """Have the proxy listen for one connection, of anyone, whatever the backlog is.
+        """Ask the proxy to listen for one connection from anyone; the backlog does not count.
 
         Raises:
-            OSError: EOPNOTSUPP if the port bound to is not 0, as the proxy chooses it; EINVAL if
-                it is connected, or made of a descriptor; otherwise what `socksclient.bind` raises.
+            OSError: EOPNOTSUPP if the port bound to is not 0, because the proxy chooses the port;
+                EINVAL if the socket is connected or was made from a descriptor; otherwise the
+                errors of `socksclient.bind`.
             ValueError: The socket is non-blocking.
         """
         if self._is_local:
@@ -208,13 +209,13 @@ class SocksSocket(PlainSocket):
         return None
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Wait for the peer; it comes once.
+        """Wait for the peer, which can come only once.
 
         Returns:
             A plain socket, and the peer's address in the form that a plain socket gives it.
 
         Raises:
-            OSError: EINVAL if the proxy does not listen; otherwise what `Listener.accept` raises.
+            OSError: EINVAL if the proxy does not listen; otherwise the errors of `Listener.accept`.
             ValueError: The socket is non-blocking.
         """
         if self._is_local or self._made_of_descriptor:
@@ -242,7 +243,8 @@ class SocksSocket(PlainSocket):
 
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
         """Return the value of an option."""
-        # That is what SSLContext.wrap_socket asks first; what it makes would connect directly.
+        # SSLContext.wrap_socket asks for this first. The socket that it makes would connect
+        # directly.
         asked = (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE)
         if asked and not (self._connected or self._is_local):
             raise ValueError("connect a SocksSocket before TLS is put around it")
@@ -268,7 +270,7 @@ class SocksSocket(PlainSocket):
         """Return a plain socket with the same connection.
 
         Raises:
-            OSError: ENOTCONN if this one is not connected: the other would connect past the proxy.
+            OSError: ENOTCONN if this one is not connected: the copy would connect past the proxy.
         """
         if not (self._connected or self._is_local):
             self._refuse(errno.ENOTCONN)
@@ -277,7 +279,7 @@ class SocksSocket(PlainSocket):
         return copy
 
     def close(self) -> None:
-        """Close the socket; the proxy listens no more."""
+        """Close the socket, and the connection by which the proxy listens."""
         if self._listener is not None:
             self._listener.close()
         super().close()

@@ -59,7 +59,7 @@ def relay(sock: socket.socket, stdin: int | None, stdout: int) -> None:
             end.abort()
 
     try:
-        # It may never come back from reading, so the process must be able to end without it.
+        # The thread may read for ever, so the process must be able to end without it.
         sending = threading.Thread(target=send, name="stdin", daemon=True)
         sending.start()
     except RuntimeError as error:
@@ -129,9 +129,9 @@ class _End:
                 self._sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Has who receives come to the end."""
+        """Make a thread that receives find the end."""
         with suppress(OSError):
-            # An SSLSocket's own would have it receive what is encrypted as it is.
+            # `SSLSocket.shutdown` drops the TLS layer, and that thread would receive ciphertext.
             PlainSocket.shutdown(self._sock, socket.SHUT_RDWR)
 
 

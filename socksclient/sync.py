@@ -102,11 +102,13 @@ def bind(
         A `Listener`; its `address` is where the peer is to connect to.
 
     Raises:
-        ValueError: As of `create_connection`, and so the others.
+        ValueError: The address, the timeout or the proxy is not valid, or a hop cannot carry the
+            request. Nothing has been sent.
         ReplyError: The proxy refused; few offer BIND, Dante does.
-        ProtocolError: The address at which the proxy says it listens is none that a peer could
-            connect to: it is a multicast or reserved address, its port is 0, or it is that at
-            which the proxy serves SOCKS, as 3proxy 0.9.6 to 1.0.0 says.
+        ProtocolError: No peer could connect to the address at which the proxy says that it listens:
+            the address is multicast or reserved, its port is 0, or it is the one at which the proxy
+            serves SOCKS (3proxy 0.9.6 to 1.0.0 replies so).
+        SocksError: The other errors of `create_connection`.
     """
     return listen(as_chain(proxy), _pair(address), _checked(timeout), source_address)
 
@@ -149,7 +151,7 @@ def udp_associate(
         trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
             it is taken to be at the address of the proxy itself, at the port that it says:
             v2ray, for one, tells whatever address is in its configuration. When the relay is at a
-            private address that is not the proxy's own, errors and the log (DEBUG) name this.
+            private address that is not the proxy's own, errors and the log (DEBUG) say so.
 
     Returns:
         A `UDPAssociation`, which is used like a socket.
@@ -159,13 +161,13 @@ def udp_associate(
             UDP. Nothing has been sent.
         ReplyError: The proxy refused; many do not offer UDP.
         ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
-            `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or it cannot make the UDP socket
-            or what waits for it (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
+            `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot make the UDP
+            socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
         ProxyTimeout: The `timeout` passed.
-        ProtocolError: The proxy does not speak as it should, or the relay's address is a multicast
-            or reserved address or a name, or its port is 0; nothing has been sent there.
-            `ProxyClosed` if the proxy hung up.
-        AuthenticationError: The proxy accepts no method offered, or not the credentials.
+        ProtocolError: The proxy does not speak as it should, or the relay's address is multicast,
+            reserved or a name, or its port is 0. Nothing has been sent to the relay.
+        ProxyClosed: The proxy hung up.
+        AuthenticationError: The proxy accepts no method offered, or it refused the credentials.
     """
     chain = as_chain(proxy)
     timeout = _checked(timeout)

@@ -223,8 +223,8 @@ class SocksServer:
     def url_as(self, scheme: str) -> str:
         """Return its URL with another scheme, such as "socks4a" or "http".
 
-        If it speaks TLS, so does the URL: "http" and "https" become "https", and any other scheme
-        ends with "+tls", whether it was given so or not.
+        If the server speaks TLS, "http" and "https" become "https", and any other scheme gets
+        "+tls" at its end if it lacks that.
         """
         userinfo = ""
         for username, password in itertools.islice(self._accounts.items(), 1):

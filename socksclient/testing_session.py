@@ -86,10 +86,10 @@ class Session:
     def abort(self) -> None:
         """Abort the connections that are still open when the server stops.
 
-        One with TLS stays open until the closing handshake of the client has come.
+        A connection with TLS stays open until the client's closing handshake has come.
         """
-        # An asyncio transport that was closed with octets unsent, has sent them since and so has
-        # closed its socket raises AttributeError from abort() (CPython 3.10 to 3.13).
+        # If close() leaves octets unsent, an asyncio transport closes its socket when it has sent
+        # them. From then on its abort() raises AttributeError (CPython 3.10 to 3.13).
         if self.sock.fileno() >= 0:
             self.writer.transport.abort()
         if self.outside is not None and self.outside.get_extra_info("socket").fileno() >= 0:

@@ -59,9 +59,9 @@ def check_not_shared(name: str, context: object, chain: Chain) -> None:
 
 
 def server_name(host: str) -> str:
-    """Return `host` as TLS names it, in SNI and against the certificate.
+    """Return the name for SNI and for the check of the certificate: `host` in the form of TLS.
 
-    A zone id means something on this machine only, and a name in SNI has no trailing dot
+    That has no zone id, which means something on this machine only, and no trailing dot
     (RFC 6066 §3).
     """
     return host.partition("%")[0].removesuffix(".")
@@ -83,9 +83,9 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
     return ProxyConnectError(f"TLS with the proxy failed: {text}", number)
 
 
-# The two functions below go by what an object can do, and never by `ssl.SSLContext` and
-# `ssl.SSLSocket`: a program may have put classes of its own in the place of these, before
-# socksclient was imported or after (truststore.inject_into_ssl does so with the context).
+# The two functions below look at the methods of an object, and never at `ssl.SSLContext` and
+# `ssl.SSLSocket`: a program may replace these classes by its own, before socksclient is imported or
+# after (truststore.inject_into_ssl replaces the context).
 
 
 def speaks_tls(sock: Channel) -> typing_extensions.TypeIs[TLSChannel]:
@@ -96,22 +96,22 @@ def speaks_tls(sock: Channel) -> typing_extensions.TypeIs[TLSChannel]:
 def _wraps_plainly(context: ssl.SSLContext) -> bool:
     """Return whether `context` has the method `wrap_socket` of the standard library.
 
-    Another one (truststore's up to 0.10.4 on Windows and macOS) may verify the certificate as soon
-    as it has wrapped the socket, and needs the handshake to be done there.
+    Another `wrap_socket` (truststore's up to 0.10.4 on Windows and macOS) may verify the
+    certificate at its end, and must have done the handshake by then.
     """
     return getattr(context.wrap_socket, "__module__", None) == ssl.__name__
 
 
 def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | None) -> TLSChannel:
-    """Speaks TLS from now on, on a connected socket, which may do so already.
+    """Start TLS on a connected socket, which may speak TLS already.
 
-    It takes `sock` over, and closes it if that fails. What its timeout is holds for all of the
+    This takes `sock` over, and closes it if that fails. The socket's timeout holds for all of the
     handshake.
 
     Raises:
         TimeoutError: The timeout passed.
-        OSError: TLS failed (`ssl.SSLError`), or the connection.
-        ValueError: The name cannot be in a certificate.
+        OSError: TLS (`ssl.SSLError`) or the connection failed.
+        ValueError: No certificate can have the name.
     """
     wrapped: TLSChannel | None = None
     try:
@@ -119,8 +119,8 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
             wrapped = TLSSocket(sock, context, server_hostname)
             wrapped.do_handshake()
             return wrapped
-        # With the plain method the handshake is a step of its own: when it is interrupted, this
-        # function must hold the socket that has taken over the descriptor, to close it.
+        # With the plain method, the handshake is a step of its own: if it is interrupted, this
+        # function must have the socket that has taken over the descriptor, and close it.
         plain = _wraps_plainly(context)
         # These fail after a reset, and for names with a label that is too long; when wrap_socket
         # finds that out by itself, before Python 3.13, it leaves a socket open.
@@ -162,11 +162,11 @@ def check_not_wrapped(level: int, optname: int) -> None:
 
 
 def guard(sock: ssl.SSLSocket) -> None:
-    """Make `sock` a `ProxyTLSSocket`: a context makes `SSLSocket`s, and is not ours to change.
+    """Make `sock` a `ProxyTLSSocket`. Contexts make `SSLSocket`s, and belong to the user.
 
-    A socket of any other class stays as it is: the user's context has that class.
+    A socket of any other class stays as it is, because the user's context has chosen that class.
     """
-    # Not `ssl.SSLSocket`, which a program may have replaced since the import.
+    # A program may have replaced `ssl.SSLSocket` since the import.
     if type(sock) is ProxyTLSSocket.__base__:
         sock.__class__ = ProxyTLSSocket
 

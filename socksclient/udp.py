@@ -21,7 +21,8 @@ __all__ = ["UDPAssociation"]
 
 _SLICE = 0.5  # seconds
 
-# Systems other than Linux have only some of these. Of a plain int, `&` takes a tenth of the time.
+# Systems other than Linux have only some of these flags. With a plain int, `&` takes a tenth of the
+# time that it takes with the enum.
 _MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 _TO_SEND = ("MSG_CONFIRM", "MSG_DONTWAIT", "MSG_NOSIGNAL")
 _TO_RECEIVE = ("MSG_DONTWAIT",)
@@ -36,15 +37,15 @@ class UDPAssociation:
 
     UDP promises no more through a proxy than without: datagrams get lost, doubled, reordered.
 
-    The association lives by a TCP connection to the proxy. When the proxy ends that, a waiting
-    receive is woken with `AssociationClosed`, and so ends every later send and receive; who waits
-    for `fileno` with a selector learns of it with the next call only.
+    The association lasts as long as a TCP connection to the proxy. When the proxy ends that, a
+    waiting receive raises `AssociationClosed`, and so does every later send and receive. A program
+    that waits for `fileno` with a selector learns of the end only by its next call.
 
-    Several threads may use it at once; who waits when it is closed wakes within a second. The green
-    threads of gevent and eventlet may too, but with eventlet only one may receive at a time, as
-    with its sockets. It is a context manager that closes itself. Of a socket's methods it has
-    those that make sense here, and they take the flags that do: MSG_DONTWAIT, with which this one
-    call does not wait, and to send also MSG_CONFIRM and MSG_NOSIGNAL.
+    Several threads may use it at once; when one closes it, those that wait wake within a second.
+    Green threads of gevent and eventlet may use it too, but with eventlet only one may receive at a
+    time, as with eventlet's sockets. It is a context manager that closes itself. It has those
+    methods of a socket that make sense here, and they take those flags that do: MSG_DONTWAIT, with
+    which the call does not wait, and for sending also MSG_CONFIRM and MSG_NOSIGNAL.
 
     Attributes:
         relay_address: The (host, port) at the proxy to which all datagrams go.
@@ -112,13 +113,13 @@ class UDPAssociation:
             ConnectionRefusedError: The association is connected, and nobody listens at the relay,
                 or at the destination, if the proxy passes that on as Dante does.
             ResolveError: The name has no address (``socks5`` only).
-            TimeoutError: There was no room in time.
-            BlockingIOError: There is no room now, and the call is not to wait.
+            TimeoutError: The system had no room for the datagram before the timeout.
+            BlockingIOError: The system has no room now, and the call must not wait.
             OSError: EMSGSIZE if the datagram is too long, EBADF if the association is closed, and
                 whatever else the system reports.
         """
         if address is None:
-            # Two arguments: the second one is the address, or else `_target` refuses it.
+            # With two arguments, the second one is the address; `_target` refuses all else.
             address, flags = flags, 0  # type: ignore[assignment]
         if flags != 0:
             _check_flags(flags, _TO_SEND)
@@ -139,21 +140,21 @@ class UDPAssociation:
         return self._send(self._peer_header, data, flags)
 
     def recvfrom(self, bufsize: int = 0xFFFF, flags: int = 0) -> tuple[bytes, SocketAddress]:
-        """Receive one datagram; those that are to be dropped are passed over.
+        """Receive the next good datagram; those before it are dropped.
 
         Args:
-            bufsize: Octets to take at most; what is longer is cut off.
+            bufsize: The most octets to return; a longer payload is cut off.
             flags: MSG_DONTWAIT, or 0.
 
         Returns:
-            The payload and the address it came from, as the proxy says. A proxy may say the name
-            that was sent to, or the address behind it.
+            The payload, and the address that it came from according to the proxy. If the caller
+            sent to a name, the proxy may give that name or its address.
 
         Raises:
             ValueError: `bufsize` is negative, or the association cannot honour the flags.
-            TimeoutError: None came in time. If nothing has ever come from the relay, and its
-                address is a private one that is not the proxy's own, the text says so.
-            BlockingIOError: None is there, and the call is not to wait.
+            TimeoutError: No datagram came before the timeout. If none has ever come from the relay,
+                and its address is a private one that is not the proxy's own, the text says so.
+            BlockingIOError: No datagram is there, and the call must not wait.
             AssociationClosed: The proxy has ended the association.
             ConnectionRefusedError: The association is connected, and nobody listens at the relay,
                 or at the destination, if the proxy passes that on as Dante does.
@@ -183,15 +184,15 @@ class UDPAssociation:
 
         Args:
             buffer: Takes the payload; any writable buffer will do.
-            nbytes: Octets to take at most; by default as many as there is room for.
+            nbytes: The most octets to take; 0 means as many as the buffer has room for.
             flags: MSG_DONTWAIT, or 0.
 
         Returns:
-            How many octets there are, and the address they came from.
+            The number of octets, and the address that they came from.
 
         Raises:
-            ValueError: `nbytes` is negative or more than there is room for, or the association
-                cannot honour the flags.
+            ValueError: `nbytes` is negative or more than the buffer has room for, or the
+                association cannot honour the flags.
             OSError: Whatever `recvfrom` raises.
         """
         if flags != 0:
@@ -221,8 +222,9 @@ class UDPAssociation:
     def connect(self, address: SocketAddress) -> None:
         """Make `address` the destination of `send`, and the only source to receive from.
 
-        From now on, what others send is dropped. Of a name that the proxy resolves only the port
-        is known here, so it alone is compared, and the name if the proxy answers with one.
+        Datagrams of other sources are dropped from now on. If the proxy resolves the name in
+        `address`, this process does not know its address: it compares the port, and also the name
+        if the proxy gives one as the source.
 
         Raises:
             ValueError: Host or port are not valid.
@@ -238,7 +240,7 @@ class UDPAssociation:
     def connect_ex(self, address: SocketAddress) -> int:
         """Connect as `connect` does, but return the number of an error, or 0 if there is none.
 
-        EIO stands for an error that has no number of the system, such as a name without an address.
+        EIO stands for an error without a number of the system: a name without an address has none.
 
         Raises:
             ValueError: Host or port are not valid.
@@ -351,7 +353,7 @@ class UDPAssociation:
         if timeout == 0 or flags & _MSG_DONTWAIT:
             return association.receive(size) or association.receive_behind(size)
         end = None if timeout is None else time.monotonic() + timeout
-        # To ask epoll costs less than a receive that finds nothing; without epoll it costs more.
+        # To ask epoll costs less than a receive that finds nothing. To ask otherwise costs more.
         ask = association.pollable >= 0
         while True:
             if ask:
@@ -360,16 +362,16 @@ class UDPAssociation:
                 return association.receive(size) or association.receive_behind(size)
             except BlockingIOError:
                 ask = True
-            # Garbage does not make it longer.
+            # Garbage does not extend the timeout.
             timeout = _left(end, association.advice)
 
 
 def _check_flags(flags: object, known: Sequence[str]) -> None:
-    """Check that `flags` has none but those that are known by name.
+    """Check that `flags` has no flags other than the known ones.
 
     Raises:
-        ValueError: It has another one.
-        TypeError: It is not an integer.
+        ValueError: `flags` has another flag.
+        TypeError: `flags` is not an integer.
     """
     left = operator.index(flags)  # type: ignore[arg-type]
     for name in known:
@@ -381,7 +383,7 @@ def _check_flags(flags: object, known: Sequence[str]) -> None:
 
 
 def _slice(seconds: float | None) -> float:
-    """How much of it to wait at once: epoll does not notice that another thread closes."""
+    """Limit a wait to half a second: epoll does not notice that another thread closes."""
     return _SLICE if seconds is None else min(seconds, _SLICE)
 
 

@@ -75,7 +75,7 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
 
 
 class _HTTPConnection(HTTPConnection):
-    """One whose socket to `destination` is made by `through`, as `create_connection` makes it."""
+    """A connection whose socket to `destination` is made by `through`, as `create_connection`."""
 
     destination: tuple[str, int]
     through: Callable[..., socket.socket]
@@ -97,6 +97,6 @@ class _HTTPSConnection(HTTPSConnection, _HTTPConnection):
     def connect(self) -> None:
         # HTTPSConnection.connect takes the name for TLS from `host`.
         self.host = server_name(self.host)
-        # ssl does the same, but only when the connection is there.
+        # ssl encodes the name too, but only after the connection has been made.
         self.host.encode("idna")
         super().connect()

@@ -64,7 +64,7 @@ _DOTS = re.compile("[.\u3002\uff0e\uff61]")
 """The characters that separate the labels of a name (RFC 3490 §3.1, UTS 46 §4)."""
 
 _MAX_CHARACTERS = 1024
-"""Of a name that is not ASCII: enough for any that has at most 255 octets when it is encoded."""
+"""The longest name to encode. A name whose encoding fits into 255 octets is never longer."""
 
 
 class Command(IntEnum):
@@ -120,7 +120,7 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
 
 
 def list_of_codes(methods: Sequence[int]) -> str:
-    """Return the codes of methods as an error's text has them."""
+    """Return the codes of methods, as they are written in error texts."""
     return ", ".join(f"{method:02X}" for method in methods)
 
 
@@ -199,10 +199,10 @@ def encode_request(command: int, host: str, port: int) -> bytes:
 
 
 def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
-    """Check VER REP …, of which two octets are enough.
+    """Check the beginning of a reply, VER REP …; two octets are enough.
 
-    A failure is known here, before the rest is looked at: some servers end it after two octets,
-    or after four, and Tor sends failures with an ATYP of 0.
+    A failure is raised before the rest of the reply is looked at: some servers end a failure after
+    two octets or after four, and Tor sends failures with an ATYP of 0.
 
     Args:
         octets: The beginning of the reply.
@@ -211,7 +211,7 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
 
     Raises:
         ReplyError: The proxy refused the request.
-        ProtocolError: The reply has another version.
+        ProtocolError: The version is not 05.
     """
     version, rep = octets[:2]
     if version != VERSION:
@@ -219,8 +219,8 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
             f"version {version:02X} in the reply to the request; 05 is wanted", octets
         )
     if rep == Reply.CONNECTION_NOT_ALLOWED_BY_RULESET and is_first:
-        # 3proxy accepts every password, and a client without one, and then refuses the request.
-        hint = "; wrong or missing credentials may be the cause, which some proxies say like this"
+        # 3proxy accepts every password, and clients without one, and then refuses their requests.
+        hint = "; some proxies also reply this to wrong or missing credentials"
         raise reply_error(Reply(rep), command.text, hint=hint)
     if rep != Reply.SUCCEEDED:
         raise reply_error(Reply(rep), command.text)
@@ -335,9 +335,9 @@ def _to_ascii(host: str) -> str:
     # Importing idna takes 10 ms, and few names need it.
     import idna
 
-    # What encoding costs grows with the name, and a name can come from a server's redirect.
+    # A long name takes long to encode, and a name can come from a server's redirect.
     if len(host) > _MAX_CHARACTERS:
-        raise ValueError(f"host is {len(host)} characters long; SOCKS carries 255 octets")
+        raise ValueError(f"host is {len(host)} characters long; SOCKS carries at most 255 octets")
     problem = f"host {host!r} is no valid internationalised name"
     labels = _DOTS.split(host)
     for number, label in enumerate(labels):
@@ -350,7 +350,7 @@ def _to_ascii(host: str) -> str:
                 f"{problem}: {error}; a label that is encoded already (xn--...) is sent unchanged"
             ) from error
     name = ".".join(labels)
-    # No name in DNS has such a label. It can also come of a character that UTS 46 maps to a dot.
+    # No name in DNS has an empty label. UTS 46 may also map a character to a dot.
     if "" in name.removesuffix(".").split("."):
         raise ValueError(f"{problem}: it has an empty label")
     return name
@@ -402,9 +402,9 @@ def reply_size(head: bytes) -> int:
 def decode_address(octets: bytes) -> tuple[str, int]:
     """Return (host, port) of the ATYP ADDR PORT that a proxy has sent.
 
-    An IPv6 address that stands for an IPv4 one becomes that (`without_mapping`), also where the
-    proxy writes it as a name. This is the one place for it: all addresses that proxies send pass
-    through here.
+    An IPv6 address that stands for an IPv4 address becomes that (`without_mapping`), also where the
+    proxy writes it as a name. No other code has to do this, because all addresses that proxies send
+    pass through here.
     """
     host, port = decode_destination(octets)
     return without_mapping(host), port
@@ -413,7 +413,7 @@ def decode_address(octets: bytes) -> tuple[str, int]:
 def decode_destination(octets: bytes) -> tuple[str, int]:
     """Return (host, port) of an ATYP ADDR PORT exactly as it is written there.
 
-    A name may have no octet at all: Dante sends such.
+    A name may have no octet at all: Dante sends such names.
     """
     port = int.from_bytes(octets[-2:], "big")
     if octets[0] == AddressType.DOMAIN_NAME:

@@ -201,19 +201,19 @@ class TestValues:
         [
             (
                 "direct://",
-                "HTTPS_PROXY: proxy URL direct:// means that there is no proxy, and socks",
+                "HTTPS_PROXY: proxy URL direct:// means no proxy, and socksclient",
             ),
             ('"socks5h://p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),
             ('"p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),
             (
                 "socks5:p:1",
-                "HTTPS_PROXY: proxy URL has 'socks5' and no :// behind it; write socks5",
+                "HTTPS_PROXY: proxy URL has 'socks5' without :// after it; write socks5",
             ),
             (
                 "socks5h:/p",
-                "HTTPS_PROXY: proxy URL has 'socks5h' and no :// behind it; write socks",
+                "HTTPS_PROXY: proxy URL has 'socks5h' without :// after it; write socks",
             ),
-            ("http://socks5://p", "HTTPS_PROXY: proxy URL has a second scheme in it"),
+            ("http://socks5://p", "HTTPS_PROXY: proxy URL has a second URL in it"),
             ("::1:1080", "HTTPS_PROXY: proxy host is an IPv6 address without brackets"),
             ("sock5://p", "HTTPS_PROXY: proxy scheme 'sock5' is not one of"),
         ],

@@ -183,10 +183,10 @@ class Played(NamedTuple):
 
 
 def play(flow: Flow[tuple[str, int]], octets: bytes, *, least: bool, peeks: bool = False) -> Played:
-    """Drive a flow; `octets` are all that the proxy says before it hangs up.
+    """Drive a flow; `octets` are all that the proxy sends before it hangs up.
 
-    With `least`, it brings no more octets than it has to, as if they came one by one. With
-    `peeks`, it brings all that belong to the message.
+    With `least`, each step gets no more octets than it needs, as if they came one by one. With
+    `peeks`, each step gets all octets that belong to the message.
     """
     sent = []
     try:
@@ -311,7 +311,7 @@ def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> 
         (TOKEN, ", or that accept none of the methods offered (00, 80)"),
         (
             FOUR,
-            ", as servers do that speak SOCKS5 and not SOCKS4, and some when they cannot connect",
+            ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect",
         ),
         (HTTP, ", as HTTP proxies do that cannot connect to the destination, and as servers do"),
     ],
@@ -328,11 +328,11 @@ def test_hanging_up_on_the_first_message_is_told_with_what_it_may_mean(
 
 @pytest.mark.parametrize("proxy", [OPEN, USER], ids=str)
 def test_a_ruleset_may_mean_the_credentials(proxy: Proxy) -> None:
-    # 3proxy accepts every password, and a client without one, and then says REP 02.
+    # 3proxy accepts every password, and clients without one, and then replies REP 02.
     method = b"\x05\x00" if proxy is OPEN else b"\x05\x02\x01\x00"
     error = play(tunnel(proxy), method + b"\x05\x02", least=True).ends
     assert type(error) is ConnectionNotAllowed
-    assert "(REP 02); wrong or missing credentials may be the cause" in str(error)
+    assert "(REP 02); some proxies also reply this to wrong or missing credentials" in str(error)
     # The second reply to BIND refuses a peer.
     error = play(next_reply(proxy, Command.BIND), b"\x05\x02", least=True).ends
     assert type(error) is ConnectionNotAllowed
@@ -492,7 +492,7 @@ def test_a_driver_that_peeks_brings_a_long_head_at_once() -> None:
     step = next(flow)
     assert step.belonging is not None
     assert step.belonging(head_of(MAX_HEAD_SIZE) + b"behind") == MAX_HEAD_SIZE
-    # It takes no more than it must of what is no HTTP.
+    # If the octets are no HTTP, it takes no more than it must.
     assert step.belonging(b"\x05\xff" + bytes(1000)) == 0
     flow.close()
 

@@ -244,7 +244,7 @@ def test_pasv_does_where_the_port_that_epsv_tells_is_out_of_reach(
     (server.directory / "here").write_bytes(b"here")
     with SocksServer(faults=[Faults(), REFUSING]) as proxy:
         with logged_in(server, tls, proxy.url) as client:
-            # PASV is not for IPv6, but vsftpd answers it there too, with 0.0.0.0.
+            # PASV does not work with IPv6, but vsftpd answers it even so, with 0.0.0.0.
             if ":" in server.address[0] and server.user != "anonymous":
                 with pytest.raises(ReplyError, match=FAILED):
                     client.nlst()
@@ -254,7 +254,7 @@ def test_pasv_does_where_the_port_that_epsv_tells_is_out_of_reach(
 
 
 class ByAnyName(dict[Address, Address]):
-    """Routes that lead to `host`, whatever the host that the proxy was asked for."""
+    """Routes that lead to `host` from every host that the proxy is asked for."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -397,7 +397,7 @@ def listing(client: ftplib.FTP) -> list[str]:
 
 
 def asked_by(server: ScriptedServer) -> list[str]:
-    """The commands that have asked the server where to connect to."""
+    """Return the commands that asked the server where to connect to."""
     return [command for command in server.commands if command in ("EPSV", "PASV")]
 
 
@@ -552,7 +552,7 @@ class TestResponses:
 
 
 class Patient(FTP):
-    """It has more time after PASV."""
+    """A client whose timeout becomes longer after PASV."""
 
     def sendcmd(self, cmd: str) -> str:
         if cmd == "PASV":
@@ -561,7 +561,7 @@ class Patient(FTP):
 
 
 class TestDataConnection:
-    """One that the proxy cannot make."""
+    """A data connection that the proxy cannot make."""
 
     @pytest.mark.parametrize(
         "faults",
@@ -620,7 +620,7 @@ class TestDataConnection:
                     listing(client)
                 assert isinstance(caught.value.__cause__, ConnectionResetError)
                 assert caught.value.__notes__ == [
-                    "the server was asked by PASV then: 500 not with IPv6"
+                    "the server did not help by PASV either: 500 not with IPv6"
                 ]
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "PASV", "EPSV"]

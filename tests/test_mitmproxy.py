@@ -169,7 +169,7 @@ def test_it_hangs_up_on_socks4(
     mitmproxy: MITMProxy, scheme: str, dial: Dial, echo_server: Address
 ) -> None:
     proxy = mitmproxy.url.replace("socks5h", scheme)
-    with pytest.raises(ProxyClosed, match="that speak SOCKS5 and not SOCKS4") as caught:
+    with pytest.raises(ProxyClosed, match="that speak SOCKS5 but not SOCKS4") as caught:
         dial(echo_server, proxy=proxy)
     assert caught.value.phase == "request"
 

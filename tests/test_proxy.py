@@ -131,25 +131,23 @@ NOTHING = NO_AUTHENTICATION.negotiate
 NO_SCHEME = "proxy URL has no scheme: it must begin with socks5h://, socks5://, socks://"
 QUOTED = "proxy URL begins or ends with a quotation mark; remove it"
 PADDED = "proxy URL begins or ends with white space or a line end; remove it"
-DIRECT = (
-    "proxy URL direct:// means that there is no proxy, and socksclient connects through a proxy"
-)
+DIRECT = "proxy URL direct:// means no proxy, and socksclient connects only through a proxy"
 UNENCODED = (
     "proxy URL has / ? or # before its last @; in a user name or password they must be percent"
 )
 BLANK_IN_USERINFO = "proxy URL has white space or a control character in its user name or password"
 BLANK_IN_HOST = "proxy URL has white space or a control character in its host, its port or its path"
 QUERY = "proxy URL has a query or a fragment, which mean nothing to a proxy"
-PATH = "proxy URL has a path, and only that of a SOCKS proxy at a unix socket has one"
+PATH = "proxy URL has a path, which only a SOCKS proxy at a unix socket can have"
 EMPTY_HOST = "proxy host is empty"
 NOT_A_NUMBER = "proxy port is not a number; user name and password stand before the host"
 RANGE = "proxy port is not in the range from 1 to 65535"
-BRACKETS = "proxy URL has a bracket in the wrong place; an IPv6 address alone stands in brackets"
+BRACKETS = "proxy URL has a bracket in the wrong place; brackets are only around an IPv6 address"
 UNBRACKETED = "proxy host is an IPv6 address without brackets; write scheme://[address]:port"
 NO_IPV6 = "proxy host is in brackets but is no IPv6 address"
 COLONS = "proxy URL has more than one colon behind its host; user name and password stand before it"
-PERCENT = "proxy URL has a % in its host or its port, where nothing is percent-encoded"
-SECOND = "proxy URL has a second scheme in it; a chain of proxies is a list of their URLs"
+PERCENT = "proxy URL has a % in its host or its port, which cannot be percent-encoded"
+SECOND = "proxy URL has a second URL in it; give a chain of proxies as a list of URLs"
 STARS = "proxy URL has *** in the place of its credentials: it is the text of a Proxy"
 
 
@@ -167,15 +165,15 @@ STARS = "proxy URL has *** in the place of its credentials: it is the text of a 
         ("http:", NO_SCHEME),
         (
             "socks5:us3r:p4ssw0rd@h:1080",
-            "proxy URL has 'socks5' and no :// behind it; write socks5",
+            "proxy URL has 'socks5' without :// after it; write socks5",
         ),
-        ("socks5h:/us3r:p4ssw0rd@h", "proxy URL has 'socks5h' and no :// behind it"),
+        ("socks5h:/us3r:p4ssw0rd@h", "proxy URL has 'socks5h' without :// after it"),
         (
             "Socks5H+tls:h:1080",
-            "proxy URL has 'socks5h+tls' and no :// behind it; write socks5h+tls:",
+            "proxy URL has 'socks5h+tls' without :// after it; write socks5h+tls:",
         ),
-        ("socks4a//h:1080", "proxy URL has 'socks4a' and no :// behind it"),
-        ("http:\\\\h:1080", "proxy URL has 'http' and no :// behind it"),
+        ("socks4a//h:1080", "proxy URL has 'socks4a' without :// after it"),
+        ("http:\\\\h:1080", "proxy URL has 'http' without :// after it"),
         ('"socks5h://us3r:p4ssw0rd@h:1"', QUOTED),
         ("'socks5h://us3r:p4ssw0rd@h:1'", QUOTED),
         ("“socks5h://us3r:p4ssw0rd@h:1”", QUOTED),

@@ -433,7 +433,7 @@ class TestFailure:
         assert type(error) is ProxyClosed
         assert error.errno == errno.ECONNRESET
         words = f"the proxy hung up before it had answered: got {count} of 8 octets"
-        hint = ", as servers do that speak SOCKS5 and not SOCKS4, and some when they cannot connect"
+        hint = ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect"
         hint = "" if count else hint
         assert error.strerror == words + hint
         assert GRANTED.startswith(error.received[:2])
@@ -707,7 +707,7 @@ class TestBind:
             (
                 Faults(close_after=0),
                 ProxyClosed,
-                "SOCKS5 and not SOCKS4, or that do not offer BIND",
+                "SOCKS5 but not SOCKS4, or that do not offer BIND",
             ),
             (Faults(close_after=1), ProxyClosed, r"got 1 of 8 octets \("),
             (Faults(close_after=7), ProxyClosed, r"got 7 of 8 octets \("),

@@ -462,12 +462,12 @@ class TestOfADescriptor:
         with SocksServer() as server, resolved_names() as resolved:
             plain = socket.socket()
             with SocksSocket(server.url, fileno=plain.detach()) as sock:
-                with pytest.raises(OSError, match="made of a descriptor does not connect"):
+                with pytest.raises(OSError, match="made from a descriptor cannot connect"):
                     sock.connect(("origin.test", 80))
                 for refused in (lambda: sock.bind(("127.0.0.1", 0)), sock.listen, sock.accept):
                     with pytest.raises(OSError, match="Invalid argument"):
                         refused()
-                # What these make would be plain, and connect past the proxy.
+                # These would make plain sockets, which would connect past the proxy.
                 with pytest.raises(OSError, match="not connected"):
                     sock.dup()
                 with pytest.raises(ValueError, match="connect a SocksSocket before TLS"):
@@ -487,7 +487,7 @@ class TestOfADescriptor:
 
 
 class TestWithinTheMachine:
-    """Sockets of AF_UNIX and of AF_NETLINK are plain ones: no proxy has a part in them."""
+    """Sockets of AF_UNIX and of AF_NETLINK are plain ones, and use no proxy."""
 
     def test_a_connection(self, tmp_path: Path) -> None:
         path = str(tmp_path / "s")
@@ -532,14 +532,14 @@ class TestWithinTheMachine:
 
 
 async def mail_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Agrees to whatever an SMTP client says."""
+    """Answer every command of an SMTP client with success."""
     writer.write(b"220 hello\r\n")
     while line := await reader.readline():
         writer.write(b"221 bye\r\n" if line == b"QUIT\r\n" else b"250 ok\r\n")
 
 
 class Replaced:
-    """Runs code where `socket.socket` is a class derived from `SocksSocket`."""
+    """Runs code in a process where `socket.socket` is a subclass of `SocksSocket`."""
 
     CODE = """
 import socket
@@ -557,7 +557,7 @@ socket.socket = ProxiedSocket
         self.setup = self.CODE.format(url=url, before=before)
 
     def run(self, code: str) -> str:
-        """What the code prints, in a process of its own."""
+        """Run the code in a process of its own, and return what it prints."""
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", self.setup + textwrap.dedent(code)],
             capture_output=True,
@@ -570,7 +570,7 @@ socket.socket = ProxiedSocket
 
 
 class TestInThePlaceOfSocket:
-    """`socket.socket = …`, as users of PySocks do."""
+    """The program assigns to `socket.socket`, as users of PySocks do."""
 
     def test_the_library_makes_plain_sockets(self, echo_server: Address) -> None:
         with SocksServer(routes={("origin.test", 80): echo_server}) as server:
@@ -642,7 +642,7 @@ class TestInThePlaceOfSocket:
                     with context.wrap_socket(sock, server_hostname="localhost") as tls:
                         print(tls.version())
 
-                # With this one as well, a name goes to the proxy as it is.
+                # If the program replaces this function too, names go to the proxy as they are.
                 import functools
                 import socksclient
 
@@ -753,7 +753,7 @@ class TestWhatItRefuses:
                 sock.accept()
 
     def test_to_be_made_from_a_class_without_the_methods_of_sockets(self) -> None:
-        """Such a one is eventlet's, as tests/test_green_threads.py shows."""
+        """The class of eventlet is one of these, as tests/test_green_threads.py shows."""
         with pytest.raises(NotImplementedError, match="cannot be made from eventlet's sockets"):
             SocksSocket.__new__(type("GreenSocket", (), {}))
 

@@ -257,7 +257,7 @@ def test_a_failure_by_socks4a(tor_by: Tor) -> None:
         (
             "",
             ProxyClosed,
-            " that speak SOCKS5 and not SOCKS4, or that do not offer RESOLVE (",
+            " that speak SOCKS5 but not SOCKS4, or that do not offer RESOLVE (",
         ),
         ("00", ProxyClosed, "got 1 of 8 octets ("),
         ("00 5a 00 00 c0 00 02", ProxyClosed, "got 7 of 8 octets ("),

@@ -990,7 +990,7 @@ def test_a_relay_address_that_is_not_trusted(associate: Associate, bound_host: s
 def test_a_relay_at_a_mapped_address_is_at_that_of_ipv4(
     associate: Associate, local_host: str | None
 ) -> None:
-    """A proxy with one socket for IPv4 and IPv6 has its own IPv4 address so."""
+    """A proxy with one socket for IPv4 and IPv6 writes its own IPv4 address in this form."""
     with PlayedProxy(bound_host="::ffff:127.0.0.1") as played:
         local_address = None if local_host is None else (local_host, 0)
         talk = associate(played.url, local_address=local_address)
@@ -1003,7 +1003,7 @@ def test_a_relay_at_a_mapped_address_is_at_that_of_ipv4(
 
 
 def test_dnspython_takes_an_answer_from_a_mapped_address(played: PlayedProxy) -> None:
-    """It compares the source of an answer with where it sent the query."""
+    """The source of an answer must be the destination of the query."""
 
     def answer() -> None:
         query = dns.message.from_wire(played.hear()[len(DATAGRAM) - len(b"datagram") :])
@@ -1023,7 +1023,7 @@ def test_an_unspecified_mapped_relay_address_is_that_of_the_proxy(associate: Ass
 
 
 def test_a_proxy_that_the_caller_gives_by_a_mapped_address(associate: Associate) -> None:
-    """The control connection is of IPv6 then; a socket of IPv4 reaches the relay all the same."""
+    """The control connection is an IPv6 one then, but an IPv4 socket can reach the relay."""
     with PlayedProxy(bound_host="0.0.0.0") as played:
         url = played.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")
         talk = associate(url, local_address=("127.0.0.1", 0))
@@ -1036,7 +1036,7 @@ def test_a_proxy_that_the_caller_gives_by_a_mapped_address(associate: Associate)
 def test_a_destination_that_the_caller_gives_by_a_mapped_address(
     associate: Associate, played: PlayedProxy
 ) -> None:
-    """It goes as it is, and is heard by whichever address the proxy answers with."""
+    """The address is sent as it is, and answers come from either form of it."""
     talk = associate(played.url)
     header = b"\0\0\0\x04" + bytes(10) + b"\xff\xff\xc0\0\x02\x01" + b"\0\x35"
     mapped = ("::ffff:192.0.2.1", 53)
@@ -1132,7 +1132,7 @@ def test_a_name_as_the_local_address(associate: Associate, host: str) -> None:
 
 def test_a_local_address_of_another_family(associate: Associate) -> None:
     with SocksServer() as server, nothing_left_open():
-        with pytest.raises(ProxyConnectError, match="another family") as caught:
+        with pytest.raises(ProxyConnectError, match="another address family") as caught:
             associate(server.url, local_address=("::1", 0))
         assert caught.value.errno == errno.EAFNOSUPPORT
         assert caught.value.phase == "relay"
@@ -1201,7 +1201,7 @@ class TestWhatTheSystemLacks:
 
     @pytest.fixture
     def refuse(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int | None], None]:
-        """From now on, no UDP socket of this family can be made, or none at all."""
+        """Make it impossible to make UDP sockets of this family, or any at all."""
 
         def refuse(number: int, family: int | None = None) -> None:
             class Socket(socket.socket):
@@ -1290,7 +1290,7 @@ class TestWhatTheSystemLacks:
 
 
 class TestARelayAtAPrivateAddress:
-    """Which is not the proxy's own: mostly it is one behind a NAT, or of a container."""
+    """A relay whose private address is not the proxy's: often the proxy is behind a NAT."""
 
     HERE = "127.0.0.2"  # where another proxy of this machine might be
 
@@ -1325,8 +1325,8 @@ class TestARelayAtAPrivateAddress:
 
     @pytest.mark.parametrize("host", ["fe80::1", "169.254.0.1"])
     def test_is_named_when_it_cannot_be_reached(self, associate: Associate, host: str) -> None:
-        # Without its zone, an address of one link is out of reach everywhere; and from a loopback
-        # address, so is one of another network.
+        # A link-local IPv6 address cannot be reached without its zone, and a link-local IPv4
+        # address cannot be reached from a loopback address.
         local_address = None if host == "fe80::1" else ("127.0.0.1", 0)
         with PlayedProxy(bound_host=host) as played:
             with pytest.raises(ProxyConnectError) as caught:
@@ -1335,7 +1335,7 @@ class TestARelayAtAPrivateAddress:
             assert self.advice(played, host) in str(caught.value)
 
     def test_is_in_the_log(self, associate: Associate, caplog: pytest.LogCaptureFixture) -> None:
-        """For who awaits, the timeout is raised by anyio."""
+        """anyio, and not this library, raises the timeout of an awaited call."""
         with PlayedProxy(bound_host=self.HERE) as played:
             with caplog.at_level("DEBUG", "socksclient"):
                 associate(played.url)
@@ -1458,7 +1458,7 @@ def set_timeout(udp: UDPAssociation, seconds: float) -> UDPAssociation:
 
 @pytest.mark.parametrize("call", BEHIND.values(), ids=BEHIND)
 class TestAGoodDatagram:
-    """It is received whatever waits before it, by who was told once that something came."""
+    """A good datagram behind bad ones is received by a caller that is woken only once."""
 
     def test_behind_garbage(
         self, poll: str, played: PlayedProxy, call: Callable[[UDPAssociation], object]
@@ -1530,7 +1530,7 @@ def test_garbage_without_end_does_not_hold_who_does_not_wait(
             patch.setattr(udp._association, "udp", endless)
             with pytest.raises(BlockingIOError, match="Resource temporarily unavailable"):
                 udp.recvfrom(100, socket.MSG_DONTWAIT)
-            # No more than had been there, if each takes up 256 octets of the system's buffer.
+            # That is how many fit into the system's buffer if each takes up 256 octets of it.
             assert endless.received == udp.dropped == 1 + 10_000 // 256
             udp.settimeout(SOON)
             with pytest.raises(TimeoutError):
@@ -1540,7 +1540,7 @@ def test_garbage_without_end_does_not_hold_who_does_not_wait(
 def test_a_datagram_takes_up_more_of_the_buffer_than_is_reckoned_with(
     played: PlayedProxy,
 ) -> None:
-    """Linux: however short it is, and so all that are there are looked at."""
+    """On Linux even the shortest one does, so all datagrams in the buffer are looked at."""
     with socksclient.udp_associate(LONG, proxy=played.url) as udp:
         played.client = address_of(udp)
         size = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -1773,7 +1773,7 @@ def test_who_comes_to_wait_when_it_has_just_been_closed_does_not(poll: str) -> N
 def test_closing_closes_no_descriptor_that_others_wait_for(
     monkeypatch: pytest.MonkeyPatch, poll: str
 ) -> None:
-    """As gevent and eventlet watch those; epoll alone stands that, and so is not asked here."""
+    """Descriptors may be watched by gevent or eventlet. With epoll, there is no such danger."""
     closed_meanwhile: list[object] = []
 
     class Selector(selectors.PollSelector):
@@ -1871,7 +1871,7 @@ class TestARelayThatIsGone:
 
 
 class Refusing:
-    """A UDP socket of which the system has so many ICMP errors to report before it sends."""
+    """A UDP socket for which the system reports so many ICMP errors before it sends."""
 
     def __init__(self, errors: int) -> None:
         self.errors = errors
@@ -1893,7 +1893,8 @@ def test_several_icmp_errors_do_not_keep_a_datagram_from_being_sent(
         refusing = Refusing(errors)
         with monkeypatch.context() as patch:
             patch.setattr(udp._association, "udp", refusing)
-            if errors == 4:  # it may go on without end
+            # The errors may never end.
+            if errors == 4:
                 with pytest.raises(ConnectionRefusedError):
                     udp.sendto(b"datagram", DESTINATION)
             else:
