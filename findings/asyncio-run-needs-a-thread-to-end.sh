@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# asyncio.run raises RuntimeError after its coroutine has ended well, where no thread can be started.
+# Where no thread can be started, asyncio.run raises RuntimeError although its coroutine has returned.
 #
 # Seen on 2026-11-27 with CPython 3.10.13, 3.11.7, 3.12.1 and 3.13.0 on Linux. No package is needed.
 #
-# Where a process is at its limit of threads (a container's pids limit, RLIMIT_NPROC), a program may
-# catch the RuntimeError of loop.getaddrinfo and do without the name. But loop.getaddrinfo has made the
-# loop's default executor by then, and asyncio.run starts a thread to shut an executor down, also one
-# that never had a thread: the same RuntimeError comes once more, out of asyncio.run, and the result of
-# the coroutine is lost. So whoever wants to go on without threads must not ask the loop at all.
+# If a process has reached its limit of threads (a container's pids limit, RLIMIT_NPROC), a program may
+# catch the RuntimeError of loop.getaddrinfo and do without the name. But by then loop.getaddrinfo has
+# made the loop's default executor, and asyncio.run starts a thread to shut that down, even if the
+# executor never had a thread. So asyncio.run raises the same RuntimeError again, and the result of the
+# coroutine is lost. A program that must work without threads must not call loop.getaddrinfo at all.
 #
 # Output seen:
 #   in the coroutine: can't start new thread
@@ -26,7 +26,7 @@ async def main():
     return "result"
 
 asyncio.run(asyncio.sleep(0))
-# All is imported by now: the user below may not be able to read the files of this Python.
+# Everything has been imported by now: the user below may not be able to read the files of this Python.
 if os.geteuid() == 0:
     # The limit does not bind root.
     os.setgroups([])

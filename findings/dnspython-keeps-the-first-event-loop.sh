@@ -1,15 +1,15 @@
 #!/bin/sh
-# dnspython 2.9.2 goes on with the event loop that it has met first in a process.
+# dnspython 2.9.2 keeps using the first event loop that it has detected in a process.
 #
 # Seen on 2026-11-27 with dnspython 2.9.2, trio 0.35.0, sniffio 1.3.1, CPython 3.11.7.
-# dns.asyncquery.udp without backend= detects the event loop once, and keeps that as its default:
-# after asyncio.run, the same query under trio.run ends in a RuntimeError of asyncio's. dns.asyncquery.https
-# has no backend= at all. A way out: dns.asyncbackend.set_default_backend("trio") before.
+# dns.asyncquery.udp without backend= detects the event loop once, and keeps it as its default. So after
+# asyncio.run, the same query under trio.run fails with a RuntimeError of asyncio. dns.asyncquery.https
+# has no backend= at all. To avoid this, call dns.asyncbackend.set_default_backend("trio") first.
 # Output seen:
 #   asyncio: NOERROR
 #   trio: RuntimeError: no running event loop
 #   trio, told so: NOERROR
-# Exits with 0 if it is still so, and with 1 if that has changed.
+# Exit status: 0 if it is still the same, 1 if it has changed.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

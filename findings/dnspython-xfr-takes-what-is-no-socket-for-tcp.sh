@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# dnspython since 2.8: dns.query.xfr(use_udp=True) and inbound_xfr(udp_mode=...) ask isinstance(s, socket.socket) to tell UDP from TCP.
-# So an object from `dns.query.socket_factory` that is used like a UDP socket, and whose `type` is SOCK_DGRAM, gets the query in TCP's
-# form: a datagram that begins with two octets of length. A name server does not understand it, and the transfer times out. In 2.7, `type` alone decided.
+# Since dnspython 2.8, dns.query.xfr(use_udp=True) and inbound_xfr(udp_mode=...) test isinstance(s, socket.socket) to tell UDP from TCP.
+# So an object from `dns.query.socket_factory` that works like a UDP socket, with a `type` of SOCK_DGRAM, is sent the query in TCP's
+# form: a datagram that begins with a length of two octets. A name server does not understand it, and the transfer times out. In 2.7, only
+# `type` decided.
 #
 # Seen on 2026-11-27, with Python 3.11.7 on Linux:
 #   dnspython 2.7.0: a bare message
 #   dnspython 2.9.2: a length before the message
 #
-# Exit status: 0 if it is still so, 1 if not.
+# Exit status: 0 if it is still the same, 1 if it has changed.
 set -eu
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
