@@ -164,8 +164,8 @@ class Attempt:
 
         The next address may succeed after every refusal that concerns one address. Those are all
         replies except `_NOT_OF_ONE_ADDRESS`, because servers differ: on a host without IPv6,
-        microsocks replies REP 01 to an IPv6 address. So is a hang-up on the request: `ssh -D`
-        hangs up on every failure, and sends no reply.
+        microsocks replies REP 01 to an IPv6 address. A hang-up on the request counts too, because
+        `ssh -D` hangs up on every failure, and sends no reply.
         """
         ahead = self.targets[error.hop]
         # They are compared by identity because the numbers of SOCKS5 and SOCKS4 overlap.

@@ -65,8 +65,8 @@ class _Proxied(ftplib.FTP):
 
         EPSV works for IPv4 and IPv6. If the server answers EPSV with anything but a good 229, this
         asks by PASV, and goes on doing so for the rest of the control connection if that succeeds.
-        The host returned is that of the control connection, or with
-        `trust_server_pasv_ipv4_address` the one that the server answers to PASV.
+        The host returned is the host of the control connection, or with
+        `trust_server_pasv_ipv4_address` the one in the server's answer to PASV.
 
         Returns:
             The (host, port) to ask the proxy for.

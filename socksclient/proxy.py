@@ -83,8 +83,9 @@ class Proxy:
             means: no authentication and, with a username, username/password.
         headers: The fields that an HTTP proxy gets with each CONNECT, beside those of the library:
             a mapping, or (name, value) pairs. A User-Agent here takes the place of the library's,
-            and a Proxy-Authorization that of `username` and `password`. The values are sent as
-            UTF-8, and are kept as secret as a password; error texts may show the names.
+            and a Proxy-Authorization takes the place of `username` and `password`. The values are
+            sent as UTF-8, and no text shows them, as with a password; error texts may show the
+            names.
 
     Raises:
         ValueError: A field has a value that no proxy of that scheme can have; the text names the
@@ -282,7 +283,7 @@ class Proxy:
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, str]:
-        """Return the JSON schema of a field for pydantic 2: that of a URL."""
+        """Return the JSON schema of a field for pydantic 2, which is the schema of a URL."""
         return {"type": "string", "format": "uri"}
 
 
