@@ -30,7 +30,7 @@ from support import (
 )
 from tor_network import Plugin, TorNetwork
 
-# How long something takes says nothing on a machine that is busy with other things.
+# Hypothesis must not fail a test for being slow: the machine may be busy with other things.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
@@ -48,7 +48,7 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_finish() -> None:
     # What stays for the whole run, thousands of tests, need not be gone through by each of those
     # that collect garbage.
-    # Hypothesis has to be imported by then: it looks for what refers to trio's Random.
+    # Hypothesis must be imported before this: it looks for objects that refer to trio's Random.
     gc.collect()
     gc.freeze()
 

@@ -60,17 +60,18 @@ class Authority:
 
 
 class Verifier(ssl.SSLContext):
-    """Looks at the certificate itself when it has wrapped a socket, as truststore's contexts do."""
+    """A context that checks the certificate after it has wrapped a socket, as truststore's do."""
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         sock = super().wrap_socket(*args, **kwargs)
-        if sock.version() is None:  # the handshake is still to come
+        # The handshake has not been done.
+        if sock.version() is None:
             sock.close()
             raise ssl.SSLCertVerificationError("no certificate to verify")
         return sock
 
 
-# The setters of ssl.SSLContext look for that class by its name, of which a test may make this one.
+# The setters of ssl.SSLContext look up that class by its name, which a test may give to this class.
 for _name in ("options", "minimum_version", "maximum_version", "verify_flags", "verify_mode"):
     _attribute = getattr(ssl.SSLContext.__base__, _name)
     setattr(Verifier, _name, property(_attribute.__get__, _attribute.__set__))

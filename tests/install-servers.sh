@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the real servers which the tests start: Debian's by apt; mitmproxy by pip (of $PYTHON),
 # into a venv of its own, as it wants its own versions of many things. So does niquests, which is no
-# server: it replaces urllib3. Does nothing where they are there already. Without the rights to
+# server: it replaces urllib3. The script does nothing if they are there already. Without the rights to
 # install, or a network, it says what is missing and leaves it at that: the tests that need it are
 # skipped, except in CI (CI=true), where it is a failure.
 set -eu
@@ -94,7 +94,7 @@ install() {
 }
 
 # install_venv FOLDER PACKAGE...
-# That a package is there does not say that pip had come to its end: .done says that.
+# A package may be there although pip was interrupted; .done says that pip has finished.
 install_venv() {
     venv=$1
     shift
@@ -130,7 +130,7 @@ if [ -n "$names" ]; then
     [ -z "$names" ] || lacking $names "($why)"
 fi
 install_venv .venv-mitmproxy 'mitmproxy>=11' || lacking "mitmproxy (pip did not bring it)"
-# socksclient.requests imports h11 and idna. The first start of Python in that venv puts
+# socksclient.requests imports idna. The first start of Python in that venv puts
 # urllib3-future in the place of urllib3; the tests start several at once.
 install_venv .venv-niquests 'niquests>=3.21' 'requests>=2.32.3' h11 idna &&
     .venv-niquests/bin/python -c pass || lacking "niquests (pip did not bring it)"

@@ -1,7 +1,7 @@
 """Servers for the clients of other libraries: IMAP, SMTP, Redis, SSH and WebSocket.
 
-There are proxies too, which are libraries: that of asyncssh for SOCKS, and tiny-proxy for HTTP. All
-are context managers as those of `real_servers` are, and promise the same.
+Two proxies are libraries too: asyncssh for SOCKS, and tiny-proxy for HTTP. All servers are context
+managers like those of `real_servers`, and promise the same.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def ssh_server(host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> Iterator
 
 
 class _ForwardsAll(asyncssh.SSHServer):
-    """Lets everybody in, and connects to wherever it is asked to."""
+    """A server without authentication, which connects to every destination that it is asked for."""
 
     def begin_auth(self, username: str) -> bool:
         return False
@@ -190,7 +190,7 @@ class _ForwardsAll(asyncssh.SSHServer):
 
 @contextmanager
 def asyncssh_socks() -> Iterator[str]:
-    """Run the proxy that asyncssh has, as OpenSSH has `ssh -D`, and yield its URL."""
+    """Run asyncssh's counterpart of `ssh -D`, and yield the URL of that proxy."""
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[int]:
@@ -211,7 +211,7 @@ def asyncssh_socks() -> Iterator[str]:
 
 @contextmanager
 def tiny_proxy_http(account: tuple[str, str]) -> Iterator[str]:
-    """Run tiny-proxy for HTTP; `account` is the only login that it takes, and is in the URL."""
+    """Run tiny-proxy for HTTP. It accepts only `account`, which is in the URL."""
 
     @asynccontextmanager
     async def serve() -> AsyncIterator[int]:

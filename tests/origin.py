@@ -3,12 +3,12 @@
 It serves:
     /                   the request as JSON: the HTTP version, the headers, the client's address
     /echo               the body of the request
-    /dns-query          an answer to a query of DNS over HTTPS (RFC 8484): that there is none
+    /dns-query          an answer without addresses to a query by DNS over HTTPS (RFC 8484)
     /download?octets=n  so many octets, always the same ones: see `content`
     /upload             SHA-256 and length of the body of the request, as JSON
     /redirect?to=url    a redirection
     /cookie/set         a cookie; /cookie/show sends back those that came
-    /alt-svc            says that it speaks HTTP/3 too (RFC 7838), which it does not
+    /alt-svc            claims that this server speaks HTTP/3 too (RFC 7838), which is not true
     /break              promises more octets than it sends, and hangs up
     /stall              promises more octets than it sends, and waits until the client goes away
 """

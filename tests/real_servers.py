@@ -53,7 +53,7 @@ NIQUESTS_PYTHON = str(_PROJECT / ".venv-niquests" / "bin" / "python")
 """The Python of a venv where niquests has put urllib3-future in the place of urllib3."""
 
 _PORT_ATTEMPTS = 5
-# dante is up after 0.1 s, ssh after 0.5 s; a machine that is busy with other things takes longer.
+# Dante starts in 0.1 s and ssh in 0.5 s, but a machine that is busy with other things takes longer.
 _START_SECONDS = 120.0
 _STOP_SECONDS = 30.0
 
@@ -117,7 +117,7 @@ connect = {target}
 cert = certificate.pem
 """
 
-# It is no way to one target, but a SOCKS server itself.
+# With `protocol = socks`, stunnel does not connect to one fixed target; it is a SOCKS server.
 _STUNNEL_SOCKS_CONFIG = """\
 foreground = yes
 syslog = no
@@ -128,8 +128,8 @@ protocol = socks
 cert = certificate.pem
 """
 
-# It refuses one port, which no test needs. It asks no name server, and starts no program but those
-# that check passwords.
+# Squid refuses one port, which no other test needs. It asks no name server, and starts no programs
+# except those that check passwords.
 _SQUID_CONFIG = """\
 http_port {address}
 visible_hostname squid.test
@@ -154,7 +154,7 @@ auth_param digest realm squid
 """,
 }
 
-# It knows nobody, publishes nothing of itself, and opens no port but this.
+# i2pd knows no other router, publishes nothing about itself, and opens only this port.
 _I2PD_CONFIG = """\
 log = stdout
 ipv6 = false
@@ -254,16 +254,16 @@ def microsocks(
 
 @contextmanager
 def microsocks_without_ipv6(directory: Path) -> Iterator[str]:
-    """Run microsocks on a host that has no IPv6, and nothing but an echo server.
+    """Run microsocks on a host that has no IPv6 and can reach only an echo server.
 
-    To that host, the echo server is at 127.0.0.1 and at the port of the URL.
+    From that host, the echo server is at 127.0.0.1, at the port of the URL.
     """
     script = Path(__file__).with_name("without_ipv6.py")
 
     def prepare(_home: Path, port: int) -> list[str]:
         return [sys.executable, str(script), str(port)]
 
-    # Its first process listens, and takes no connection before the others are there.
+    # The script's first process listens, but accepts nothing before microsocks has started.
     with running(
         directory, "microsocks-without-ipv6", "127.0.0.1", prepare, announcement="ready"
     ) as address:
@@ -343,7 +343,7 @@ def shadowsocks(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
 
 @contextmanager
 def i2pd(directory: Path, *, host: str = "127.0.0.1") -> Iterator[str]:
-    """Run i2pd, which knows no other router, and so has no way to anywhere."""
+    """Run i2pd, which knows no other router and therefore reaches no destination."""
 
     def prepare(home: Path, port: int) -> list[str]:
         (home / "i2pd.conf").write_text(_I2PD_CONFIG.format(host=host, port=port))
@@ -395,12 +395,12 @@ def squid(
 ) -> Iterator[str]:
     """Run Squid, which refuses to connect to any port 25.
 
-    `account` is the only login that it takes, by any of the `schemes`, and is in the URL.
+    Squid accepts only `account`, by any of the `schemes`; the account is in the URL.
 
-    Started as root, it goes on as a user of its own, who cannot get to where pytest has its files;
-    so they are elsewhere.
+    If root starts Squid, it goes on as another user, who cannot read the directories of pytest. So
+    its files are elsewhere.
     """
-    # Its shared memory is called after this. Two of one name would fight for it.
+    # Squid names its shared memory after this. Two processes with one name would share it.
     name = f"squid{secrets.token_hex(8)}"
 
     def prepare(home: Path, port: int) -> list[str]:
@@ -452,7 +452,7 @@ def stunnel(
 def stunnel_socks(
     directory: Path, certificate: trustme.LeafCert, *, host: str = "127.0.0.1"
 ) -> Iterator[str]:
-    """Run stunnel as a SOCKS server in TLS; it refuses every destination on loopback."""
+    """Run stunnel as a SOCKS server with TLS. It refuses every destination on loopback."""
 
     def prepare(home: Path, port: int) -> list[str]:
         certificate.private_key_and_cert_chain_pem.write_to_path(home / "certificate.pem")
@@ -558,9 +558,10 @@ def mitmproxy(
 
 
 def _ending_at_once(*command: str) -> list[str]:
-    """The same for a server that takes a second or two to end, though it has nothing to do.
+    """Return a command that runs a server which by itself takes a second or two to end.
 
-    The shell ends when it is asked to, and `stop` kills its child, the server.
+    The command is a shell, which ends as soon as it is told to; `stop` then kills the server, its
+    child.
     """
     return ["sh", "-c", '"$@" & wait', "sh", *command]
 

@@ -31,10 +31,10 @@ Address = tuple[str, int]
 T = TypeVar("T")
 
 LONG = 60.0
-"""Seconds, of a timeout that is not to pass, on a machine that is busy with other things too."""
+"""Seconds of a timeout that must not pass, even if the machine is busy with other things."""
 
 SHORT = 1.0
-"""Seconds, of a timeout that is to pass, but not before the proxy has come to where it stalls."""
+"""Seconds of a timeout that must pass, but only after the proxy has come to where it stalls."""
 
 
 class Loop(uvloop.Loop):
@@ -50,7 +50,7 @@ class Loop(uvloop.Loop):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """By position, as that of asyncio: some replacements have other names for these."""
+        """Pass arguments by position, as asyncio does: some replacements give them other names."""
         return await self.run_in_executor(
             None, socket.getaddrinfo, host, port, family, type, proto, flags
         )
@@ -181,7 +181,7 @@ def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
 
 
 def reset(sock: socket.socket) -> None:
-    """Ends a connection with RST."""
+    """End a connection with RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
 

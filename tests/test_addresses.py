@@ -164,7 +164,7 @@ class TestTheDestinationsAddresses:
             with pytest.raises(TimeoutError) as caught:
                 dial(("origin.test", 80), proxy=local(server), timeout=1.0)
             assert len(server.connections) == 2
-        # A deadline of anyio is a cancellation, and its TimeoutError knows of no address.
+        # A deadline of anyio cancels the call, and anyio's TimeoutError has no addresses.
         if isinstance(caught.value, ProxyTimeout):
             assert caught.value.addresses_tried == 2
             assert caught.value.addresses_left == ("192.0.2.3", "192.0.2.4")
@@ -248,7 +248,7 @@ def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() 
     [
         *("127.0.0.1", "10.1.2.3", "169.254.1.1", "192.0.2.1", "198.18.0.1", "100.64.0.1"),
         *("::1", "2001:db8::1", "fd00::1", "fe80::1", "fec0::1", "2002:c000:201::1"),
-        # NAT64's, and those of Yggdrasil: for `ipaddress` they are reserved.
+        # `ipaddress` calls the addresses of NAT64 and Yggdrasil reserved.
         *("64:ff9b::192.0.2.1", "64:ff9b:1::1", "200::1", "301:2::3"),
     ],
 )
@@ -273,7 +273,7 @@ def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host
             untrusted = reachable(control, (host, 1080), trust=False)
             assert untrusted == ("127.0.0.1", 1080)
             assert reachable(control, (host, 1080), "name.test", trust=False)[0] == "name.test"
-    # Of a connection the bound address is of no account, and proxies say what they like.
+    # The bound address of a connection does not count, and proxies send anything there.
     with SocksServer(faults=Faults(bound_address=(host, 1080))) as server:
         with dial(echo_server, proxy=server.url) as sock:
             assert_echoes(sock)

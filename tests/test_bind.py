@@ -417,7 +417,7 @@ class TestAddress:
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     @pytest.mark.parametrize("told", ["its own", "0.0.0.0", "::"])
     def test_that_of_the_proxy_itself_is_none(self, bind: Bind, host: str, told: str) -> None:
-        """3proxy 0.9.6 to 1.0.0 tells the address at which it serves SOCKS."""
+        """3proxy 0.9.6 to 1.0.0 replies with the address at which it serves SOCKS."""
         with SocksServer(host=host) as server, nothing_left_open():
             _, port = server.address
             bound_address = (host if told == "its own" else told, port)
@@ -447,7 +447,7 @@ class TestAddress:
             with pytest.raises(ProtocolError, match="where it serves SOCKS") as caught:
                 bind(NOBODY, proxy=chain)
             assert caught.value.hop == 1
-            # Where the nearest serves SOCKS, the last one may well listen: on another host.
+            # The last hop may listen at the port of the nearest one, because it is another host.
             last.misbehave(Faults(bound_address=("192.0.2.7", nearest.address[1])))
             with closing(bind(NOBODY, proxy=chain)) as listener:
                 assert listener.address == ("192.0.2.7", nearest.address[1])

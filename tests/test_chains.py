@@ -548,7 +548,7 @@ def test_the_log_tells_the_hops(
 
 # The deadline
 
-# In which some forty connections, made at once, come to where they stall.
+# Long enough for some forty simultaneous connections to come to where they stall.
 SECONDS = 3.0
 
 PHASES: list[tuple[int, Phase]] = [(1, "method selection"), (3, "authentication"), (5, "request")]

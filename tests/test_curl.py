@@ -628,7 +628,7 @@ class Made(NamedTuple):
 
 
 def comparable(octets: bytes) -> tuple[bytes, ...]:
-    """All of SOCKS; of HTTP the lines, whose order is free, but for those that say who asks."""
+    """Return a whole SOCKS request, or the lines of an HTTP one, without those about the client."""
     if octets[0] in (4, 5):
         return (octets,)
     request, *headers = octets.removesuffix(b"\r\n\r\n").split(b"\r\n")

@@ -36,9 +36,9 @@ Parsed = tuple[str | ipaddress.IPv4Address | ipaddress.IPv6Address, int, bytes]
 
 
 def parse(octets: bytes) -> Parsed | None:
-    """A datagram by the letter of RFC 1928: source and payload, or None if it is to be dropped.
+    """Read a datagram as RFC 1928 says: return source and payload, or None if it must be dropped.
 
-    A source that is a mapped address is the IPv4 address (RFC 4291 §2.5.5.2).
+    An IPv4-mapped source becomes the IPv4 address (RFC 4291 §2.5.5.2).
     """
     try:
         rsv, frag, atyp = struct.unpack_from("!HBB", octets)

@@ -24,7 +24,7 @@ SECONDS = 1.5
 
 @contextmanager
 def ends_in_time(*phases: Phase) -> Iterator[None]:
-    """With a timeout of `SECONDS` it is a TimeoutError, and not before."""
+    """Check that a timeout of `SECONDS` ends in a TimeoutError, and not earlier."""
     begin = time.monotonic()
     with pytest.raises(TimeoutError) as caught:
         yield
@@ -77,7 +77,7 @@ def test_a_proxy_of_which_no_address_can_be_connected_to(
 
 def test_the_deadline_is_one_for_all_addresses(dial: Dial, names: dict[str, list[str]]) -> None:
     names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
-    # The refusal of each takes four octets, a fifth of the time: there is not enough for all nine.
+    # Each refusal takes a fifth of the timeout, so that there is no time for all nine addresses.
     with SocksServer(faults=Faults(drip=SECONDS / 20, reply=0x05)) as server:
         url = server.url.replace("socks5h", "socks5")
         with ends_in_time("connect", "method selection", "request"):

@@ -689,13 +689,13 @@ class TestBackend:
 
 
 class TestZoneTransfersOverAnAssociation:
-    """By `dns.query.socket_factory`. What it makes is connected by its connect_ex."""
+    """`dns.query.socket_factory` makes an association, and dnspython calls its connect_ex."""
 
     soa = "zone.test. 60 IN SOA a.test. b.test. 1 2 3 4 5"
 
     def answer_that_there_are_no_changes(self, query: bytes) -> Iterator[bytes]:
-        # Since 2.8, dnspython takes what is no socket.socket for TCP, and puts a length before
-        # the message: the association carries that as well.
+        # Since 2.8, dnspython takes an object that is no socket.socket for TCP, and puts a length
+        # before the message. The association carries that as well.
         framed = int.from_bytes(query[:2], "big") == len(query) - 2
         asked = dns.message.from_wire(query[2:] if framed else query)
         response = dns.message.make_response(asked)
@@ -712,7 +712,7 @@ class TestZoneTransfersOverAnAssociation:
 
     @contextmanager
     def factory(self, monkeypatch: pytest.MonkeyPatch, udp: Answers) -> Iterator[SocksServer]:
-        """Within, dnspython makes associations in place of its UDP sockets."""
+        """Make dnspython use associations instead of UDP sockets in the `with` block."""
 
         def associate(_family: int, kind: int, _proto: int = 0) -> socksclient.UDPAssociation:
             assert kind == socket.SOCK_DGRAM
@@ -817,7 +817,7 @@ class TestBackendOverTLS:
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="httpx2 is for Python 3.11 and later")
 class TestOverHTTPS:
-    """By a client of httpx2, as the docstring of `Backend` says."""
+    """dnspython gets a client of httpx2, as the docstring of `Backend` says."""
 
     query = dns.message.make_query("a.test", "A")
 
@@ -846,7 +846,7 @@ class TestOverHTTPS:
 
         from socksclient.httpx2 import AsyncSocksTransport
 
-        # dnspython goes on with the event loop that it has seen first.
+        # dnspython keeps using the first event loop that it has detected.
         monkeypatch.setattr("dns.asyncbackend._default_backend", None)
         transport = AsyncSocksTransport(proxy.url, verify=origin.trust())
         with resolved_names() as names:

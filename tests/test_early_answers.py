@@ -1,4 +1,4 @@
-"""A proxy answers and hangs up before it has read all of a message, so that the write fails."""
+"""A proxy answers and hangs up before it has read a whole message, so the write fails."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ pytest_plugins = ["hop_fixtures"]
 
 NAME = ("origin.test", 443)
 LARGE = "p" * 12_000_000
-"""More than the buffers of both sides hold, so that the write cannot end before the proxy does."""
+"""More than the buffers of both sides hold, so that the proxy hangs up before the write ends."""
 
 
 async def make_stream() -> None:
@@ -52,7 +52,7 @@ async def make_stream() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def every_event_loop_has_had_a_stream(portals: dict[str, BlockingPortal | None]) -> None:
-    """Each loop of uvloop opens /dev/null with its first stream, and keeps it."""
+    """Make a stream in each event loop: uvloop opens /dev/null for its first one, and keeps it."""
     for portal in portals.values():
         if portal is not None:
             portal.call(make_stream)
@@ -62,7 +62,7 @@ def every_event_loop_has_had_a_stream(portals: dict[str, BlockingPortal | None])
 def hanging_up(
     *turns: tuple[int, bytes], context: ssl.SSLContext | None = None, reset: bool = True
 ) -> Iterator[Address]:
-    """A server that, turn by turn, reads so many octets and answers, and then closes."""
+    """Run a server that in each turn reads so many octets and answers, and closes at the end."""
 
     def serve() -> None:
         sock, _ = listener.accept()
@@ -90,7 +90,7 @@ def hanging_up(
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:
-    """A private method whose token is larger than any buffer."""
+    """Negotiate a private method with a token that is larger than any buffer."""
     if (yield Exchange(LARGE.encode(), 3)) != b"yes":
         raise AuthenticationError("the proxy refused the token")
 
@@ -157,7 +157,7 @@ def test_of_small_messages(
     kind: type[SocksError],
     reset: bool,
 ) -> None:
-    """Whether the write fails here is a matter of microseconds; the error is the same."""
+    """The write fails or not, depending on microseconds; the error must be the same."""
     with hanging_up(*turns, reset=reset) as address:
         has_password = scheme == "socks5h" and turns[0][1][1] != 0
         credentials = {"username": "u", "password": "p"} if has_password else {}
@@ -167,7 +167,7 @@ def test_of_small_messages(
 
 @contextmanager
 def hung_up(said: bytes) -> Iterator[socket.socket]:
-    """A socket to which its peer has said that, and which its peer has closed."""
+    """Make a socket whose other side has sent `said` and then closed."""
     ours, theirs = socket.socketpair()
     with ours:
         theirs.sendall(said)
@@ -185,7 +185,7 @@ def run(flow: Flow[object], sock: socket.socket, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
 class TestOneExchange:
-    """Here the write fails for sure: a unix socket knows at once that its peer has gone."""
+    """The write always fails here: a unix socket knows at once that the other side has closed."""
 
     @pytest.mark.parametrize(
         ("flow", "said", "code"),
@@ -213,7 +213,7 @@ class TestOneExchange:
     def test_nothing_can_be_received(self, backend: str) -> None:
         ours, theirs = socket.socketpair()
         with ours:
-            # What the peer has not read makes its close a reset.
+            # Octets that the other side has not read turn its close into a reset.
             ours.sendall(b"unread")
             theirs.close()
             with pytest.raises(ProxyClosed) as caught:

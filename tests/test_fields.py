@@ -1,4 +1,4 @@
-"""`Proxy` as the type of a field: of pydantic's models, of dataclasses and of attrs."""
+"""`Proxy` as the type of a field in pydantic's models, in dataclasses and in attrs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README says of gevent and eventlet: in processes of their own, which they patch."""
+"""What the README says about gevent and eventlet; each test patches a process of its own."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[SocksServer]:
 
 @pytest.fixture
 def run(green: str, server: SocksServer, udp_echo: Address, echo_server: Address) -> Run:
-    """Runs a program with one of the two, through a server that is in this process."""
+    """Run a program with gevent or eventlet, through a server in this process."""
 
     def run(program: str) -> None:
         environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
@@ -76,7 +76,7 @@ def run(green: str, server: SocksServer, udp_echo: Address, echo_server: Address
         arguments = [server.url, str(udp_echo[1]), str(echo_server[1])]
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, *arguments],
-            # It would patch dnspython, and with that httpx2 and trio, in which it fails.
+            # eventlet would patch dnspython, and with it httpx2 and trio, and would fail there.
             env={**environment, "EVENTLET_NO_GREENDNS": "yes"},
             capture_output=True,
             text=True,

@@ -337,7 +337,7 @@ class TestSuccess:
 
     @pytest.mark.parametrize("fields", ODD_FIELDS)
     def test_odd_fields_are_ignored(self, dial: Dial, greeter: Address, fields: bytes) -> None:
-        """RFC 9110 §9.3.6 asks for that."""
+        """RFC 9110 §9.3.6 says that a client must ignore such fields of a success."""
         answer = b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % fields
         faults = Faults(answers={"request": answer}, reply_with_data=True)
         with SocksServer(faults=faults) as server:
@@ -372,8 +372,8 @@ class TestSuccess:
                 stream = await socksclient.anyio.connect_tcp(*echo_server, proxy=proxy)
                 group.cancel_scope.cancel()
             await anyio.aclose_forcefully(stream)
-        # A bare socket shows what has arrived, and one head is taken in a few pieces. Behind TLS
-        # it is taken octet by octet, and of the many heads each is at least one exchange.
+        # A bare socket shows what has arrived, so that one head is taken in a few pieces. With TLS,
+        # a head is taken octet by octet. Each of many heads takes at least one exchange.
         assert turns > (300 if tls or name != "64 KiB" else 0)
 
 

@@ -122,7 +122,7 @@ def test_the_package_is_typed_and_has_its_entry_points() -> None:
 
 
 def test_a_run_of_one_file_of_tests_ends_well() -> None:
-    """Hypothesis is imported at its end, and looks at what the garbage collector knows of."""
+    """At the end, Hypothesis is imported, and looks at what the garbage collector knows."""
     test = f"{__file__}::{test_a_name_that_is_not_there.__name__}"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

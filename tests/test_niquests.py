@@ -1,6 +1,6 @@
 """`socksclient.requests` beside niquests, which puts urllib3-future in the place of urllib3.
 
-requests works with that, and sends HTTP/2 then. The script runs in a venv where niquests is.
+requests works with urllib3-future, and then sends HTTP/2. The script runs in a venv with niquests.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def tls_server(origin: Origin) -> Iterator[SocksServer]:
 
 @pytest.fixture
 def get(origin: Origin, tmp_path: Path) -> Any:
-    """Gets the URLs in one session, which may touch nothing but the first of the proxies."""
+    """Get the URLs in one session, which may connect to the first of the proxies only."""
     authority = tmp_path / "ca.pem"
     origin.ca.cert_pem.write_to_path(str(authority))
 
@@ -124,7 +124,7 @@ def test_requests(get: Any, server: SocksServer, tls_server: SocksServer, layers
 def test_http_3_is_not_for_a_proxy(
     get: Any, server: SocksServer, tls_server: SocksServer, layers: int
 ) -> None:
-    """By QUIC, urllib3-future would go past the proxy."""
+    """With QUIC, urllib3-future would go past the proxy."""
     proxies = [tls_server] * layers or [server]
     answers = get(proxies, "https://origin.test/alt-svc", "https://origin.test/")
     assert [(answer["status"], answer["version"]) for answer in answers] == [(200, 20)] * 2

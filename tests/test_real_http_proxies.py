@@ -133,7 +133,7 @@ REFUSALS = {
         "service unavailable (HTTP 503)",
     ),
 }
-"""The status, the reason phrase and the error's text, when the destination refuses."""
+"""The status, the reason phrase and the error's text if the destination refuses."""
 
 
 def test_a_destination_that_refuses(server: str, proxy: str, dial: Dial) -> None:
@@ -165,11 +165,11 @@ class TestSquidSaysMore:
 
 
 CREDENTIALS = {
-    # It says 401, as if it were the destination.
+    # tinyproxy replies 401, as if it were the destination.
     "tinyproxy with an account": (401, ("Basic",)),
     "squid with an account": (407, ("Digest", "Basic")),
 }
-"""The status with which they are refused, and the schemes that the proxy offers then."""
+"""The status of the refusal of wrong credentials, and the schemes that the proxy offers."""
 
 
 @pytest.mark.parametrize("server", CREDENTIALS, indirect=True)
@@ -217,7 +217,7 @@ def tiny_proxy() -> Iterator[str]:
 
 
 class TestTinyProxy:
-    """Its answers have no header fields, and it takes no address of IPv6."""
+    """tiny-proxy's answers have no header fields, and it accepts no IPv6 addresses."""
 
     def test_it_connects(self, tiny_proxy: str, dial: Dial, greeter: Address) -> None:
         with dial(greeter, proxy=tiny_proxy) as sock:

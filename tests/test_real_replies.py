@@ -1,4 +1,4 @@
-"""What real proxies say when they cannot do what they are asked for, and what the errors tell."""
+"""What real proxies reply when they cannot do what they are asked for, and what errors say."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def without_ipv6(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class TestMicrosocksWithoutIPv6:
-    """Its host has one address, 127.0.0.1, and an echo server there."""
+    """The host of microsocks has one address, 127.0.0.1, and an echo server there."""
 
     def test_it_does_not_say_what_is_wrong_with_an_address_of_ipv6(
         self, without_ipv6: str, dial: Dial

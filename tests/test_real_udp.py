@@ -270,7 +270,7 @@ def test_one_association_reaches_all_kinds_of_destinations(
 
 
 def test_a_destination_given_by_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> None:
-    """Shadowsocks has it as the source of the answer, and the others have the IPv4 address."""
+    """Shadowsocks gives the mapped address as the source; the other servers give the IPv4 one."""
     host, port = echo
     mapped = (f"::ffff:{host}", port)
     talk = open_talk(mapped)

@@ -506,7 +506,7 @@ def test_a_source_address_that_cannot_be(server: SocksServer, pool_kwargs: dict[
         None,
         [],
         [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)],
-        # As of urllib3-future.
+        # urllib3-future has such options.
         [
             (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1, "TCP"),
             (socket.IPPROTO_UDP, 1, 1, "udp"),
@@ -550,7 +550,7 @@ def test_a_socket_option_of_setsockopt_with_four_arguments(
 def test_urllib3_future_is_told_to_do_without_http_3(
     pool_kwargs: dict[str, Any], given: set[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes by UDP. test_niquests.py has the real one."""
+    """HTTP/3 uses UDP. test_niquests.py tests the real urllib3-future."""
     monkeypatch.setattr(urllib3, "HttpVersion", SimpleNamespace(h3="HTTP/3"), raising=False)
     pool_kwargs["disabled_svn"] = given
     manager: Any = WithOptions("socks5h://127.0.0.1").poolmanager
@@ -774,7 +774,8 @@ def test_one_context_is_not_for_both() -> None:
     [
         (Faults(stall_after=0), "method selection"),
         (Faults(stall_after=2), "request"),
-        (Faults(drip=0.15), "request"),  # no octet of 12 is late, but all of them are
+        # None of the 12 octets is late by itself, but together they are.
+        (Faults(drip=0.15), "request"),
     ],
     ids=str,
 )
@@ -1048,7 +1049,7 @@ def test_a_context_in_the_place_of_that_of_ssl(
     pool_kwargs: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """truststore.inject_into_ssl puts one there."""
+    """truststore.inject_into_ssl replaces `ssl.SSLContext` in this way."""
     context = pool_kwargs["ssl_context"] = Verifier(ssl.PROTOCOL_TLS_CLIENT)
     origin.ca.configure_trust(context)
     monkeypatch.setattr(ssl, "SSLContext", Verifier)
@@ -1248,7 +1249,7 @@ class TestTLSWithin:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.gettimeout() is None
-            # Without TLS of its own, the destination has nothing to tell of that.
+            # Only TLS with the destination has such values.
             assert hasattr(sock, "version") == (url == HTTPS)
 
     def test_pools(self, chain: list[Proxy], url: str) -> None:

@@ -1,4 +1,4 @@
-"""What a program puts in the place of `socket.getaddrinfo`, and where no thread can be started."""
+"""Programs that replace `socket.getaddrinfo`, and processes that can start no thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from socksclient.testing import SocksServer
 
 from support import Address, Dial, assert_echoes, nothing_left_open
 
-LONG = 10.0  # seconds, of a timeout that is not to pass
+# Seconds of a timeout that must not pass.
+LONG = 10.0
 PROXY = "proxy.test"
 ORIGIN = "origin.test"
 TABLE = {PROXY: "127.0.0.1", ORIGIN: "127.0.0.1"}
@@ -46,7 +47,7 @@ Replace = Callable[[Callable[..., Any]], None]
 
 @pytest.fixture
 def replace(monkeypatch: pytest.MonkeyPatch) -> Replace:
-    """Puts a function in the place of `socket.getaddrinfo`, as programs do."""
+    """Replace `socket.getaddrinfo` by a function, as programs do."""
     return lambda function: monkeypatch.setattr(socket, "getaddrinfo", function)
 
 
@@ -57,17 +58,17 @@ def server(echo_server: Address) -> Iterator[SocksServer]:
 
 
 def by_name(server: SocksServer) -> str:
-    """The proxy by its name."""
+    """Return the URL of the proxy, with its name as the host."""
     return f"socks5h://{PROXY}:{server.address[1]}"
 
 
 def resolving_here(server: SocksServer) -> str:
-    """The scheme under which this side resolves the destination's name."""
+    """Return the URL with which this process resolves the destination's name."""
     return server.url_as("socks5")
 
 
 def assert_reached(dial: Dial, server: SocksServer, echo_server: Address) -> None:
-    """By the proxy's name, and by the destination's that is resolved here."""
+    """Check that the proxy's name and the destination's name are resolved in this process."""
     with dial(("far.test", 80), proxy=by_name(server)) as sock:
         assert_echoes(sock)
     with dial((ORIGIN, echo_server[1]), proxy=resolving_here(server)) as sock:
@@ -154,7 +155,7 @@ class TestItIsAsked:
 
 
 class Known(dns.nameserver.Nameserver):
-    """A name server that knows the table, and takes no socket."""
+    """A name server that answers from the table, without a socket."""
 
     def __str__(self) -> str:
         return "the table"
@@ -184,7 +185,7 @@ class Known(dns.nameserver.Nameserver):
 async def test_an_event_loop_has_its_own_resolver(
     anyio_backend: tuple[str, dict[str, Any]], server: SocksServer
 ) -> None:
-    """Whoever replaces that means the names that are looked up on it."""
+    """A program that replaces the event loop's resolver wants it to be asked for names there."""
     asked: list[object] = []
 
     class Resolver(trio.abc.HostnameResolver):
@@ -252,7 +253,7 @@ class TestItFails:
     def test_with_what_is_no_exception_of_a_program(
         self, replace: Replace, server: SocksServer, timeout: float | None
     ) -> None:
-        """As those of pytest and of gevent."""
+        """Some exceptions of pytest and gevent are of this kind."""
 
         class Stop(BaseException):
             pass
@@ -322,7 +323,7 @@ class TestItAnswers:
     def test_in_a_form_of_its_own(
         self, replace: Replace, dial: Dial, echo_server: Address, host: str, kind: type
     ) -> None:
-        """The port may be text, and an address of IPv6 have two parts."""
+        """The port may be text, and an IPv6 address may have only two parts."""
         routes = {("far.test", 80): echo_server, (host, 4711): echo_server}
         with SocksServer(host=host, routes=routes) as server:
             family = socket.AF_INET6 if host == "::1" else socket.AF_INET
@@ -337,7 +338,7 @@ class TestItAnswers:
 
 
 class TestNoThread:
-    """Of one that can be started no more, each Python has a RuntimeError of its own."""
+    """Each Python raises a different RuntimeError if no more threads can be started."""
 
     @pytest.fixture
     def no_thread(self, server: SocksServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,7 +384,8 @@ class TestNoThread:
         assert not path.exists()
 
 
-# What follows is not pretended where the Python has it: each runs in a process of its own.
+# Each of the following tests runs in a process of its own. The limit is simulated only where the
+# Python does not have it.
 
 PRELUDE = """
 import socket, sys, threading
@@ -475,7 +477,7 @@ def run(code: str, server: SocksServer) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        # As another user it could not write what coverage has measured.
+        # The process changes its user, who could not write the files of coverage.
         env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
         check=False,
     )
@@ -490,13 +492,13 @@ def test_a_process_at_its_limit_of_threads(server: SocksServer) -> None:
 
 
 def test_an_atexit_handler(server: SocksServer) -> None:
-    """CPython 3.12 starts no thread there; asyncio's own threads are gone in every Python."""
+    """There, CPython 3.12 starts no thread, and in every Python asyncio's own threads are gone."""
     assert run(PRELUDE + AT_EXIT, server) == "done\n"
     assert len(server.requests) == 3
 
 
 def test_an_isolated_subinterpreter(server: SocksServer) -> None:
-    """No daemon thread can be started there: CPython 3.13 and later let a program make one."""
+    """No daemon thread can be started in one. Programs can make one since CPython 3.13."""
     code = PRELUDE + f"PRELUDE = {PRELUDE.replace('import anyio', 'pass #')!r}\n" + ISOLATED
     assert run(code, server) == "done\n"
     assert len(server.requests) == 1

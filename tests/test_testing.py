@@ -355,7 +355,8 @@ def test_what_does_not_end_is_waited_for_as_long_as_the_client_is_there(
     assert caplog.messages == []
 
 
-# asyncio cannot abort a connection that it closed with octets unsent, and that it has sent since.
+# After close(), asyncio sends the octets that are unsent. When it has sent them, it can no longer
+# abort the connection.
 class TestItStopsAfterAConnectionThatItClosedWithOctetsUnsent:
     @pytest.mark.parametrize("with_tls", [False, True], ids=["", "TLS"])
     def test_to_the_client(
@@ -386,7 +387,7 @@ class TestItStopsAfterAConnectionThatItClosedWithOctetsUnsent:
 
 
 def flood(sock: socket.socket, writer: asyncio.StreamWriter) -> None:
-    """Sends until the server has octets for `writer` that nobody takes."""
+    """Send until the server has octets for `writer` that nobody reads."""
     sock.setblocking(False)
     while writer.transport.get_write_buffer_size() == 0:
         with suppress(BlockingIOError):
@@ -394,9 +395,9 @@ def flood(sock: socket.socket, writer: asyncio.StreamWriter) -> None:
 
 
 def take_the_rest(sock: socket.socket, writer: asyncio.StreamWriter) -> None:
-    """Has the server see that the other side is gone, and close `writer`; then receives all."""
+    """Make the server notice that the other side is gone and close `writer`; then receive all."""
 
-    # It sees that at the second octet, if the first one is what draws the RST.
+    # The first octet may only cause the RST; then the server notices it at the second one.
     def is_closing() -> bool:
         with suppress(OSError):
             sock.send(b"x")
@@ -404,7 +405,7 @@ def take_the_rest(sock: socket.socket, writer: asyncio.StreamWriter) -> None:
 
     assert eventually(is_closing)
     with suppress(OSError):
-        # An SSLSocket's own would be the end of TLS alone.
+        # `SSLSocket.shutdown` would end only TLS.
         socket.socket.shutdown(sock, socket.SHUT_WR)
     with suppress(ConnectionError, ssl.SSLError):
         while sock.recv(1 << 20):

@@ -325,7 +325,7 @@ class TestContext:
         greeter: Address,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """truststore.inject_into_ssl puts one there."""
+        """truststore.inject_into_ssl replaces `ssl.SSLContext` in this way."""
         context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
         authority.ca.configure_trust(context)
         with hops("socks5h+tls") as chain:
@@ -815,7 +815,7 @@ class TestTLSSocket:
 
         def kill(thread: int) -> None:
             assert heard.wait(LONG)
-            # More than once: just before the system call, a signal does not end it.
+            # A signal just before the system call does not interrupt that, so there are several.
             while not interrupted.wait(0.01):
                 signal.pthread_kill(thread, signal.SIGUSR1)
 

@@ -58,7 +58,7 @@ pytestmark = [
     pytest.mark.timeout(600),  # the first test of each worker may have to wait for the network
 ]
 
-# Twice as long as Tor gives a circuit.
+# Twice the time in which Tor must build a circuit.
 TIMEOUT = 120.0
 
 

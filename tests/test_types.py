@@ -180,11 +180,11 @@ if TYPE_CHECKING:
 
 
 def public_names() -> Iterator[tuple[str, Any]]:
-    """Every class, function and method that a module of the package exports, with its place."""
+    """Yield the place and the object of every class, function and method that is exported."""
     modules = [
         importlib.import_module(f"socksclient.{module.name}")
         for module in pkgutil.iter_modules(socksclient.__path__)
-        # httpx2 has never been there for Python 3.10.
+        # httpx2 needs Python 3.11.
         if module.name != "__main__" and (module.name != "httpx2" or sys.version_info >= (3, 11))
     ]
     for module in [socksclient, *modules]:
@@ -200,7 +200,7 @@ def public_names() -> Iterator[tuple[str, Any]]:
 
 
 def names_of(owner: type, place: str) -> Iterator[tuple[str, Any]]:
-    """What a class itself has, without its bases: they may be another library's."""
+    """Yield what a class itself has. Its bases may belong to another library."""
     own = type(owner.__name__, (), {"__module__": owner.__module__})
     own.__annotations__ = inspect.get_annotations(owner)
     yield place, own

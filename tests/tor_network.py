@@ -55,7 +55,7 @@ _CLIENT_PORTS = ("socks_port", "extended_port", "http_port", "control_port")
 _PORTS = (*RELAYS, *(f"{name} dir" for name in _AUTHORITIES), *_CLIENT_PORTS)
 _NO_DEFAULTS = ("--defaults-torrc", "/dev/null")
 
-# It takes sixteen; on a machine that is busy with other things several times as long.
+# The network takes 16 seconds, but several times as long if the machine is busy with other things.
 _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 _INITIAL_VOTING_INTERVAL = 10  # seconds

@@ -22,31 +22,31 @@ from pathlib import Path
 _HOST = "127.0.0.1"
 
 _MICROSOCKS_PORT = 1080
-"""Within the namespace. The other port is one of those that the system chooses, from 32768 on."""
+"""A port in the namespace. The system chooses the other one, from 32768 on, so the two differ."""
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 
 
 def listen_and_enter(port: int) -> None:
-    """Listen at the port, and go on within a new network namespace."""
+    """Listen at the port, and then run this script again in a new network namespace."""
     listener = socket.create_server((_HOST, port))
     listener.set_inheritable(True)
-    # Only root may make one; anybody is root in a new user namespace.
+    # Only root may make a network namespace; any user is root in a new user namespace.
     user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     again = [sys.executable, __file__, "--listener", str(listener.fileno())]
     os.execvp("unshare", ["unshare", "--net", *user, *again])
 
 
 def make_host_without_ipv6() -> None:
-    """Give the new namespace, which has nothing so far, its loopback, and take IPv6 away."""
+    """Start the loopback interface of the new namespace, and switch IPv6 off."""
     Path("/proc/sys/net/ipv6/conf/all/disable_ipv6").write_text("1")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
 
 
 def start_microsocks() -> None:
-    """Start microsocks, and wait until it takes connections."""
+    """Start microsocks, and wait until it accepts connections."""
     command = ["microsocks", "-i", _HOST, "-p", str(_MICROSOCKS_PORT)]
     process = subprocess.Popen(command)
     while True:
@@ -57,7 +57,7 @@ def start_microsocks() -> None:
 
 
 async def serve(listener: socket.socket) -> None:
-    """Lead to microsocks what connects to the listener, and echo at the same port."""
+    """Relay connections from the listener to microsocks, and echo at the same port."""
     _, port = listener.getsockname()
     await asyncio.start_server(_copy, _HOST, port)
     server = await asyncio.start_server(_relay, sock=listener)
@@ -72,7 +72,7 @@ async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Write what is read, until the end of either."""
+    """Write everything that is read, until either side ends."""
     with suppress(ConnectionError):
         while octets := await reader.read(65536):
             writer.write(octets)
