@@ -123,7 +123,7 @@ async def connect_tcp(
     Args:
         host: The destination. With ``socks5h``, ``socks4a`` and ``http`` a host name goes to the
             proxy as it is and is never resolved here; with ``socks5`` and ``socks4`` it is
-            resolved here, and its addresses are tried in order.
+            resolved here, and after a refusal (except REP 07) its next address is tried.
         port: 1 to 65535.
         proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
             nearest hop first.
@@ -253,7 +253,7 @@ async def udp_associate(
         local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
         trust_relay_address: Whether to send to where the proxy says that its relay is, and not to
             the address of the proxy itself, at the port that it says. When the relay is at a
-            private address that is not the proxy's own, errors and the log (DEBUG) name this.
+            private address that is not the proxy's own, errors and the log (DEBUG) say so.
 
     Returns:
         An `anyio.abc.UDPSocket`.

@@ -96,7 +96,7 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
 
 _HINT = (
     ", as HTTP proxies do that cannot connect to the destination, and as servers do that do not"
-    " speak HTTP, or only with TLS"
+    " speak HTTP, or only over TLS"
 )
 
 

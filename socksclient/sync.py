@@ -48,7 +48,8 @@ def create_connection(
     Args:
         address: The (host, port) of the destination. With ``socks5h``, ``socks4a`` and ``http`` a
             host name goes to the proxy as it is and is never resolved here; with ``socks5`` and
-            ``socks4`` it is resolved here, and its addresses are tried in order.
+            ``socks4`` it is resolved here, and after a refusal (except REP 07) its next address is
+            tried.
         timeout: Seconds for all of it together: resolving, connecting, every message of the
             handshake, every address. None waits without end. Without it, the default of
             `socket.setdefaulttimeout` holds.

@@ -132,6 +132,6 @@ fi
 install_venv .venv-mitmproxy 'mitmproxy>=11' || lacking "mitmproxy (pip did not bring it)"
 # socksclient.requests imports idna. The first start of Python in that venv puts
 # urllib3-future in the place of urllib3; the tests start several at once.
-install_venv .venv-niquests 'niquests>=3.21' 'requests>=2.32.3' h11 idna &&
+install_venv .venv-niquests 'niquests>=3.21' 'requests>=2.32.3' idna &&
     .venv-niquests/bin/python -c pass || lacking "niquests (pip did not bring it)"
 [ -z "$failed" ]

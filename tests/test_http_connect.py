@@ -610,7 +610,7 @@ class TestEnd:
         words = f"the proxy hung up before it had answered: got {count} of "
         assert str(error.strerror).startswith(words)
         hint = ", as HTTP proxies do that cannot connect to the destination, and as servers do that"
-        hint += " do not speak HTTP, or only with TLS"
+        hint += " do not speak HTTP, or only over TLS"
         assert str(error.strerror).endswith(hint) == (count == 0)
         assert error.received == HEAD[:count]
 
