@@ -31,20 +31,21 @@ MAX_HEAD_SIZE = 64 * 1024
 _SHOWN = 256
 
 _LONG = 8
-"""Octets of a secret that is no part of other words by chance."""
+"""The least length, in octets, of a secret that does not occur within other words by chance."""
 
 _SHORTEST_HEAD = len(b"HTTP/1.1 200\n\n")
 
 # An empty line ends the head, and a bare LF ends a line as well (RFC 9112 §2.2).
 _ENDS = (b"\n\n", b"\n\r\n")
 
-# curl takes any white space between the parts, and proxies send two spaces. A NUL would cut the
-# reason phrase short for whoever reads it in C. White space has one way to match, or a long row of
-# it would take the time of its length to the third power to be refused.
+# curl accepts any white space between the parts, and some proxies send two spaces. A NUL is
+# refused, because it would end the text for a program in C. Each run of white space can match in
+# one way only: otherwise the time to refuse a long run would grow with the third power of its
+# length.
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]([^\0]*))?")
 
 # A challenge begins with a scheme, which a space or nothing follows. A parameter has a "=".
-_CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?!=)|\s*$)", re.ASCII)
+_CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?![\s=])|\s*$)", re.ASCII)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?')
 
 
@@ -64,10 +65,10 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
         ProtocolError: The answer is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
     """
     head = bytearray()
-    # How many octets the heads before have, of 1xx.
+    # The octets of the 1xx heads that came before this head.
     earlier = 0
-    # Two octets tell HTTP from other protocols. The request is in no variable of its own, because
-    # tracebacks can show these.
+    # Two octets tell HTTP from other protocols. The request has no variable of its own, because a
+    # traceback can show variables.
     step = Exchange(
         _request(proxy, host_port(host, port)),
         _SHORTEST_HEAD,
@@ -79,7 +80,7 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
         head += yield step
         outcome = _outcome(head, earlier + len(head), proxy)
         if isinstance(outcome, SocksError):
-            # The proxy may have repeated the credentials, and tracebacks can show variables.
+            # The proxy may have repeated the credentials, and a traceback can show variables.
             head.clear()
             try:
                 raise outcome
@@ -101,7 +102,7 @@ _HINT = (
 
 
 def _request(proxy: Proxy, target: str) -> bytes:
-    # In the order of curl.
+    # The fields have the same order as in curl.
     fields = [("Host", target), *_authorization(proxy)]
     # RFC 9110 §10.1.5: a client should send one. Some proxies turn others away.
     if all(name.lower() != "user-agent" for name, _ in proxy.headers):
@@ -136,18 +137,19 @@ def _head_size(head: bytes | bytearray, octets: bytes) -> int:
 
 
 def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | None:
-    """Return what an answer means, as far as it has come.
+    """Return what the part of an answer that has arrived means.
 
-    An error is not raised here, where the variables may hold credentials that the proxy repeats.
+    This returns an error instead of raising it, because its variables may hold credentials that the
+    proxy has repeated, and a traceback can show variables.
 
     Args:
-        head: What has come of the head.
-        size: How many octets that are, with those of all heads before.
+        head: The part of the head that has arrived.
+        size: The octets of `head` and of all heads before it.
         proxy: The proxy that has answered.
 
     Returns:
-        The status, if it is a success or says that another head follows; the error for any other
-        answer; or None if the head has not ended.
+        The status, if it is a success (2xx) or if another head follows (1xx); an error for every
+        other answer; or None if the head is not whole yet.
     """
     if not b"HTTP/".startswith(head[:5]):
         received = bytes(head)
@@ -165,33 +167,34 @@ def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | Non
         text = f"the proxy does not speak HTTP as it should: its status line is {line!r}"
         return ProtocolError(text, bytes(head[:_SHOWN]))
     status = int(found[1])
-    # RFC 9110 §9.3.6: any 2xx. After 101 the connection speaks another protocol, which nobody
-    # asked for.
+    # Every 2xx is a success (RFC 9110 §9.3.6). After 101 the connection would speak another
+    # protocol, for which nobody has asked.
     if status < 300 and status != 101:
         return status
-    # A refusal of some hundred fields tells no more.
+    # More than a hundred fields would say no more about the refusal.
     texts = [octets.decode("latin-1").strip() for octets in (found[2] or b"", *lines[:100])]
     return _refusal(status, texts[0], texts[1:], proxy)
 
 
 def _shown(text: str, proxy: Proxy) -> str:
-    """Return what a proxy says in printable ASCII, with all else escaped, and cut.
+    """Return the words of a proxy, cut, with everything but printable ASCII escaped.
 
-    A proxy may repeat what it was sent. The credentials are not shown even then.
+    A proxy may repeat the credentials in its words. They are replaced by ``***``.
     """
-    # For many proxies, the user name is the token.
+    # For many proxies, the user name is a token.
     secrets = {proxy.username or "", proxy.password or ""}
     for _, value in (*_authorization(proxy), *proxy.headers):
         # The credentials follow a scheme, which is no secret.
         secrets |= {value, value.partition(" ")[2]}
     octets = text.encode("latin-1")
-    # The longest first, for one may be part of another.
+    # The longest secret comes first, because it may contain another one.
     for secret in sorted(secrets - {""}, key=len, reverse=True):
         hidden = secret.encode()
         if len(hidden) >= _LONG:
             octets = octets.replace(hidden, b"***")
         else:
-            # Within a word it is by chance, and "B***d G***tew***y" would tell what it is.
+            # A short secret occurs within words by chance, and "B***d G***tew***y" would give it
+            # away.
             octets = re.sub(rb"(?<!\w)%b(?!\w)" % re.escape(hidden), b"***", octets)
     return octets[:_SHOWN].decode("latin-1").encode("unicode_escape").decode()[:_SHOWN]
 

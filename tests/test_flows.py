@@ -536,7 +536,7 @@ NOT_ACCEPTED = "the proxy does not accept the credentials"
             *[ONLY.format("Negotiate or NTLM")] * 2,
         ),
         (
-            ("Digest realm = x ,, stale = true, Digest a=b",),
+            ("Digest realm = x ,, stale   = true, Digest a=b",),
             ("Digest",),
             *[ONLY.format("Digest")] * 2,
         ),
