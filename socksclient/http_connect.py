@@ -230,7 +230,7 @@ def _schemes(fields: list[tuple[str, str]]) -> Iterable[str]:
 def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> AuthenticationError:
     has_basic = "basic" in (scheme.lower() for scheme in schemes)
     if any(name.lower() == "proxy-authorization" for name, _ in proxy.headers):
-        text = "the proxy refused the Proxy-Authorization that is among its headers"
+        text = "the proxy refused the Proxy-Authorization of Proxy(headers=...)"
     elif schemes and not has_basic:
         offered = " or ".join(schemes)
         text = f"the proxy wants authentication by {offered}, and socksclient speaks only Basic"

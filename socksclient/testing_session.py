@@ -164,7 +164,8 @@ class Session:
         self.seen.command = Command.CONNECT
         for field in fields:
             name, _, value = field.partition(": ")
-            if name.lower() == "proxy-authorization":
+            # Credentials of another scheme, such as a bearer token, are those of no account.
+            if name.lower() == "proxy-authorization" and value.startswith("Basic "):
                 credentials = base64.b64decode(value.removeprefix("Basic ")).decode()
                 self.seen.username, _, self.seen.password = credentials.partition(":")
         host, _, port = target.rpartition(":")

@@ -610,7 +610,7 @@ def test_a_proxy_authorization_of_the_callers_own_is_refused_by_name() -> None:
     answer = b"HTTP/1.1 407 %b\r\nProxy-Authenticate: Bearer, t0ken-\xc3\xbc\r\n\r\n" % said
     error = play(tunnel(BEARER), answer, least=False).ends
     assert isinstance(error, AuthenticationError)
-    text = "the proxy refused the Proxy-Authorization that is among its headers (HTTP 407)"
+    text = "the proxy refused the Proxy-Authorization of Proxy(headers=...) (HTTP 407)"
     assert str(error) == text
     assert "t0ken" not in repr(vars(error))
     answer = b"HTTP/1.1 502 %b\r\nX-Key: the key s3cret is bad\r\n\r\n" % said

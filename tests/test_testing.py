@@ -243,6 +243,16 @@ class TestHTTP:
                 assert receive_exactly(sock, len(head)) == head
                 assert receive_exactly(sock, len(GREETING) + 5) == GREETING + b"token"
 
+    def test_credentials_of_another_scheme(self, echo_server: Address) -> None:
+        headers = {"Proxy-Authorization": "Bearer t0ken"}
+        with SocksServer() as server:
+            proxy = Proxy(*server.address, scheme="http", headers=headers)
+            with create_connection(echo_server, LONG, proxy=proxy) as sock:
+                assert_echoes(sock)
+            [seen] = server.requests
+        assert (seen.username, seen.password) == (None, None)
+        assert b"\r\nProxy-Authorization: Bearer t0ken\r\n" in seen.received
+
     @pytest.mark.parametrize(
         "field",
         [
@@ -250,6 +260,7 @@ class TestHTTP:
             "Proxy-Authorization: Basic dXNlcjo=",
             "Proxy-Authorization: Basic dXNlcjp3cm9uZw==",
             "Proxy-Authorization: Basic OnBhc3M=",
+            "Proxy-Authorization: Bearer t0ken",
         ],
     )
     def test_credentials_that_are_none_of_an_account(self, field: str) -> None:
