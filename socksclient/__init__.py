@@ -18,7 +18,18 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from socksclient.exceptions import (
+    from socksclient._sync.connect import (
+        Listener,
+        UDPAssociation,
+        bind,
+        create_connection,
+        resolve,
+        resolve_ptr,
+        udp_associate,
+    )
+    from socksclient._sync.socks_socket import SocksSocket
+    from socksclient.httpx import AsyncSocksTransport, SocksTransport
+    from socksclient.protocol.exceptions import (
         AssociationClosed,
         AuthenticationError,
         ConnectionNotAllowed,
@@ -35,19 +46,14 @@ if TYPE_CHECKING:
         SocksError,
         TTLExpired,
     )
-    from socksclient.flows import NO_AUTHENTICATION, USERNAME_PASSWORD, Exchange, Flow, Method
-    from socksclient.httpx import AsyncSocksTransport, SocksTransport
-    from socksclient.proxy import Proxy, ProxyLike
-    from socksclient.socks_socket import SocksSocket
-    from socksclient.sync import (
-        Listener,
-        UDPAssociation,
-        bind,
-        create_connection,
-        resolve,
-        resolve_ptr,
-        udp_associate,
+    from socksclient.protocol.flow import (
+        NO_AUTHENTICATION,
+        USERNAME_PASSWORD,
+        Exchange,
+        Flow,
+        Method,
     )
+    from socksclient.protocol.proxy import Proxy, ProxyLike
 
 __all__ = [
     "NO_AUTHENTICATION",
@@ -87,9 +93,9 @@ __all__ = [
 _HOME = {
     "AsyncSocksTransport": "httpx",
     "SocksTransport": "httpx",
-    "SocksSocket": "socks_socket",
-    "Proxy": "proxy",
-    "ProxyLike": "proxy",
+    "SocksSocket": "_sync.socks_socket",
+    "Proxy": "protocol.proxy",
+    "ProxyLike": "protocol.proxy",
     **dict.fromkeys(
         (
             "Listener",
@@ -100,10 +106,10 @@ _HOME = {
             "resolve_ptr",
             "udp_associate",
         ),
-        "sync",
+        "_sync.connect",
     ),
     **dict.fromkeys(
-        ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "flows"
+        ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "protocol.flow"
     ),
 }
 """The modules of the names that are not errors."""

@@ -1,5 +1,5 @@
 """``python -m socksclient``: the `socksclient` command."""
 
-from socksclient.cli import main
+from socksclient._cli.main import main
 
 raise SystemExit(main())

@@ -18,16 +18,16 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from socksclient.anyio import UDPAssociation as AsyncUDPAssociation
-from socksclient.anyio import connect_tcp
-from socksclient.anyio import udp_associate as async_udp_associate
-from socksclient.deadline import Deadline
-from socksclient.exceptions import SocksError
-from socksclient.proxy import Chain, ProxyLike, as_chain
-from socksclient.sync import create_connection, udp_associate
-from socksclient.tls import server_name
-from socksclient.udp import UDPAssociation
-from socksclient.wire import is_address, parse_host, parse_port
+from socksclient._anyio.connect import UDPAssociation as AsyncUDPAssociation
+from socksclient._anyio.connect import connect_tcp
+from socksclient._anyio.connect import udp_associate as async_udp_associate
+from socksclient._sync.connect import create_connection, udp_associate
+from socksclient._sync.timeouts import Deadline
+from socksclient._sync.tls import server_name
+from socksclient._sync.udp import UDPAssociation
+from socksclient.protocol.exceptions import SocksError
+from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
+from socksclient.protocol.socks5 import is_address, parse_host, parse_port
 
 try:
     import dns.asyncbackend

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from socksclient.exceptions import ProtocolError, SocksError
-from socksclient.proxy import Chain, ProxyLike, as_chain
-from socksclient.sync import DEFAULT_TIMEOUT, Listener, bind, create_connection
-from socksclient.tls import server_name, start_tls
-from socksclient.wire import is_address
+from socksclient._sync.connect import DEFAULT_TIMEOUT, Listener, bind, create_connection
+from socksclient._sync.tls import server_name, start_tls
+from socksclient.protocol.exceptions import ProtocolError, SocksError
+from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
+from socksclient.protocol.socks5 import is_address
 
 __all__ = ["FTP", "FTP_TLS"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpcore
 import httpx
 
-from socksclient import transports
+from socksclient._httpx import transport as transports
 
 __all__ = ["AsyncSocksTransport", "SocksTransport"]
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from socksclient import transports
+from socksclient._httpx import transport as transports
 
 try:
     import httpcore2

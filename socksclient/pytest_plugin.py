@@ -9,13 +9,15 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from socksclient.testing import SocksServer
+    from socksclient.testing.server import SocksServer
 
 
 @pytest.fixture
 def socks_proxy() -> Iterator[SocksServer]:
     """A `socksclient.testing.SocksServer` without accounts and faults."""
-    from socksclient.testing import SocksServer  # here, for runs of pytest that never ask for it
+    from socksclient.testing.server import (
+        SocksServer,
+    )  # here, for runs of pytest that never ask for it
 
     with SocksServer() as server:
         yield server

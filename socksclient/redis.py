@@ -24,12 +24,12 @@ from typing import Any, cast
 
 import anyio
 
-from socksclient.anyio_driver import open_tunnel
-from socksclient.attempt import Attempt
-from socksclient.proxy import Chain, ProxyLike, as_chain
-from socksclient.sockets import is_internet
-from socksclient.sync import create_connection
-from socksclient.tls import server_name
+from socksclient._anyio.driver import open_tunnel
+from socksclient._net.attempt import Attempt
+from socksclient._net.sockets import is_internet
+from socksclient._sync.connect import create_connection
+from socksclient._sync.tls import server_name
+from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 
 try:
     import redis.asyncio.connection

@@ -16,14 +16,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakSet
 
-from socksclient.attempt import Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import open_tunnel
-from socksclient.exceptions import ProxyTimeout, ResolveError
-from socksclient.lazy import LazyModule
-from socksclient.proxy import Chain, ProxyLike, as_chain
-from socksclient.sockets import SocketOption
-from socksclient.tls import (
+from socksclient._net.attempt import Attempt
+from socksclient._net.sockets import SocketOption
+from socksclient._sync.driver import open_tunnel
+from socksclient._sync.timeouts import Deadline
+from socksclient._sync.tls import (
     TLSChannel,
     TLSSocket,
     check_not_shared,
@@ -32,6 +29,9 @@ from socksclient.tls import (
     speaks_tls,
     start_tls,
 )
+from socksclient.protocol.exceptions import ProxyTimeout, ResolveError
+from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 
 try:
     import requests

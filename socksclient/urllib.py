@@ -12,9 +12,9 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler, Request
 
-from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sync import create_connection
-from socksclient.tls import server_name
+from socksclient._sync.connect import create_connection
+from socksclient._sync.tls import server_name
+from socksclient.protocol.proxy import ProxyLike, as_chain
 
 __all__ = ["SocksHandler"]
 

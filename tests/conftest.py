@@ -130,7 +130,7 @@ def played() -> Iterator[PlayedProxy]:
 def poll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """One test on a system with epoll, and as if on one that has none."""
     if request.param == "selectors":
-        monkeypatch.setattr("socksclient.association.select", SimpleNamespace())
+        monkeypatch.setattr("socksclient._net.association.select", SimpleNamespace())
     return str(request.param)
 
 

@@ -19,12 +19,12 @@ from anyio.streams.tls import TLSStream
 import socksclient
 import socksclient.anyio
 from socksclient import Proxy, ProxyLike
-from socksclient.attempt import Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import open_tunnel
-from socksclient.proxy import as_chain
+from socksclient._net.attempt import Attempt
+from socksclient._sync.driver import open_tunnel
+from socksclient._sync.timeouts import Deadline
+from socksclient._sync.tls import TLSSocket
+from socksclient.protocol.proxy import as_chain
 from socksclient.testing import Faults, SocksServer
-from socksclient.tls import TLSSocket
 
 from http_clients import PROXY_HOST
 from support import GREETING, LONG, Address, in_thread

@@ -22,9 +22,9 @@ import pytest
 import uvloop
 
 from socksclient import Proxy, ProxyLike
-from socksclient.association import Association, Granted, attempts_for
-from socksclient.exceptions import host_port
-from socksclient.wire import encode_address
+from socksclient._net.association import Association, Granted, attempts_for
+from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.socks5 import encode_address
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]

@@ -18,9 +18,9 @@ from socksclient import (
     SocksError,
     create_connection,
 )
-from socksclient.sockets import interleave, reachable
+from socksclient._net.sockets import interleave, reachable
+from socksclient.protocol.socks5 import parse_host
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import parse_host
 
 from support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_left_open, silence
 
@@ -222,7 +222,7 @@ class TestTheDestinationsAddresses:
     def test_a_dead_address_of_the_proxy_is_waited_for_once(
         self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("socksclient.sockets.CONNECTION_ATTEMPT_DELAY", 1.0)
+        monkeypatch.setattr("socksclient._net.sockets.CONNECTION_ATTEMPT_DELAY", 1.0)
         names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
         names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
         with SocksServer(faults=Faults(reply=0x05)) as server:

@@ -16,8 +16,8 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient import Exchange, Flow, ProxyClosed, ProxyConnectError
+from socksclient._anyio.driver import run
 from socksclient.anyio import connect_socket, connect_tcp
-from socksclient.anyio_driver import run
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin

@@ -18,8 +18,8 @@ from anyio.abc import SocketAttribute
 
 from socksclient import AssociationClosed
 from socksclient.anyio import ConnectedUDPAssociation, UDPAssociation, udp_associate
+from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import encode_datagram_header
 
 from support import (
     BACKENDS,

@@ -37,7 +37,7 @@ from socksclient import (
     ResolveError,
     SocksError,
 )
-from socksclient.exceptions import ConnectionNotAllowed, Phase, host_port
+from socksclient.protocol.exceptions import ConnectionNotAllowed, Phase, host_port
 from socksclient.testing import Faults, SocksServer
 
 import real_servers

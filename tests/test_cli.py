@@ -32,11 +32,11 @@ import dns.rrset
 import pytest
 import trustme
 
-from socksclient.cli import main
-from socksclient.exceptions import Phase, host_port
-from socksclient.stdio import relay
+from socksclient._cli.main import main
+from socksclient._cli.stdio import relay
+from socksclient.protocol.exceptions import Phase, host_port
+from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import encode_datagram_header
 
 import real_servers
 from origin import Origin
@@ -261,7 +261,7 @@ class TestGet:
         def interrupt(*_args: object, **_kwargs: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("socksclient.cli._get", interrupt)
+        monkeypatch.setattr("socksclient._cli.main._get", interrupt)
         assert main(["get", "http://origin.test/", "--proxy", "socks5h://127.0.0.1"]) == 130
 
 
@@ -776,7 +776,7 @@ class TestConnect:
         def relay(sock: socket.socket, *_descriptors: int) -> None:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
-        monkeypatch.setattr("socksclient.stdio.relay", relay)
+        monkeypatch.setattr("socksclient._cli.stdio.relay", relay)
         monkeypatch.setattr("sys.stdin", sys.__stderr__)
         monkeypatch.setattr("sys.stdout", sys.__stderr__)
         host, port = echo_server
@@ -1360,7 +1360,7 @@ class TestDemo:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["demo"]) == 0
-        monkeypatch.setattr("socksclient.demo._requests", lambda *_servers: None)
+        monkeypatch.setattr("socksclient._cli.demo._requests", lambda *_servers: None)
         assert main(["demo"]) == 1
         capsys.readouterr()
 

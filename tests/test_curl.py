@@ -24,7 +24,7 @@ import pytest
 import trustme
 
 from socksclient import Proxy, ProxyLike, SocksError, SocksTransport, create_connection
-from socksclient.wire import is_address
+from socksclient.protocol.socks5 import is_address
 
 import support
 from support import REFUSED_PORT, Address, family_of, needs

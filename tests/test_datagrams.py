@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from socksclient.wire import (
+from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
     datagram_header_size,
     decode_address,

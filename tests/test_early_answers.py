@@ -28,12 +28,12 @@ from socksclient import (
     ReplyError,
     Socks4Reply,
     SocksError,
-    anyio_driver,
-    driver,
 )
-from socksclient.deadline import Deadline
+from socksclient._anyio import driver as anyio_driver
+from socksclient._sync import driver
+from socksclient._sync.timeouts import Deadline
 from socksclient.flows import next_reply, reply, socks4_reply
-from socksclient.wire import Command
+from socksclient.protocol.socks5 import Command
 
 from hops import Authority, Connect
 from support import Address, nothing_left_open, receive_exactly

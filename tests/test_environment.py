@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socksclient import Proxy
-from socksclient.environment import Environment, all_proxy
+from socksclient.protocol.environment import Environment, all_proxy
 
 from support import resolved_names
 
@@ -378,7 +378,8 @@ def test_of_this_process() -> None:
 
 
 def test_what_it_loads() -> None:
-    code = "import sys, socksclient.environment; print({'httpx', 'anyio', 'ssl'} & {*sys.modules})"
+    code = "import sys, socksclient.protocol.environment"
+    code += "; print({'httpx', 'anyio', 'ssl'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert run.stdout == "set()\n"
 

@@ -11,8 +11,9 @@ import ssl
 
 import pytest
 
-from socksclient import Proxy, Reply, exceptions
-from socksclient.exceptions import (
+from socksclient import Proxy, Reply
+from socksclient.protocol import exceptions
+from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
     ConnectionNotAllowed,

@@ -31,8 +31,8 @@ from socksclient.exceptions import (
     TTLExpired,
 )
 from socksclient.flows import handshake, next_reply, request
-from socksclient.http_connect import MAX_HEAD_SIZE
-from socksclient.wire import SOCKS4_REPLY_SIZE, Command
+from socksclient.protocol.http import MAX_HEAD_SIZE
+from socksclient.protocol.socks5 import SOCKS4_REPLY_SIZE, Command
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:

@@ -30,8 +30,8 @@ from socksclient import (
     SocksError,
 )
 from socksclient.ftp import FTP, FTP_TLS
+from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import Command
 
 import real_servers
 import real_services

@@ -33,9 +33,9 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, HTTPReply
-from socksclient.http_connect import MAX_HEAD_SIZE
+from socksclient.protocol.http import MAX_HEAD_SIZE
+from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import Command
 
 from http_clients import (
     HTTP,

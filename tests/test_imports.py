@@ -11,32 +11,32 @@ from pathlib import Path
 import pytest
 
 import socksclient
+import socksclient._cli.stdio
+import socksclient._sync.connect
 import socksclient.anyio
 import socksclient.dnspython
-import socksclient.environment
 import socksclient.exceptions
 import socksclient.flows
 import socksclient.ftp
 import socksclient.httpx
+import socksclient.protocol.environment
 import socksclient.redis
 import socksclient.requests
-import socksclient.stdio
-import socksclient.sync
 import socksclient.testing
 import socksclient.urllib
 
 MODULES: list[object] = [
     socksclient.anyio,
     socksclient.dnspython,
-    socksclient.environment,
+    socksclient.protocol.environment,
     socksclient.exceptions,
     socksclient.flows,
     socksclient.ftp,
     socksclient.httpx,
     socksclient.redis,
     socksclient.requests,
-    socksclient.stdio,
-    socksclient.sync,
+    socksclient._cli.stdio,
+    socksclient._sync.connect,
     socksclient.testing,
     socksclient.urllib,
 ]
@@ -63,7 +63,7 @@ def loaded_after(statement: str) -> set[str]:
         "import socksclient; socksclient.Proxy, socksclient.SocksError, socksclient.Method",
         "import socksclient; socksclient.create_connection",
         "import socksclient; socksclient.udp_associate, socksclient.bind",
-        "import socksclient.cli",
+        "import socksclient._cli.main",
         "import socksclient.pytest_plugin",
     ],
 )
@@ -78,7 +78,7 @@ def test_a_transport_loads_what_it_needs() -> None:
 def test_none_of_our_modules_asks_for_pysocks() -> None:
     directory = Path(socksclient.__file__).parent
     asked = set()
-    for path in directory.glob("*.py"):
+    for path in directory.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 for alias in node.names:

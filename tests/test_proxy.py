@@ -19,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from socksclient import NO_AUTHENTICATION, USERNAME_PASSWORD, Method, Proxy
-from socksclient.proxy import as_chain
+from socksclient.protocol.proxy import as_chain
 
 # Every octet with a meaning in a URL, and more, as text and percent-encoded.
 RESERVED = ":/?#[]@!$&'()*+,;=% ü€\0"

@@ -18,7 +18,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import socksclient.anyio
 from socksclient import AssociationClosed, ProxyClosed, ReplyError
-from socksclient.wire import encode_datagram_header
+from socksclient.protocol.socks5 import encode_datagram_header
 
 import real_servers
 from support import BACKENDS, LONG, SHORT, Address, needs

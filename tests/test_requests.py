@@ -46,11 +46,11 @@ from socksclient import (
     ResolveError,
     SocksError,
 )
-from socksclient.driver import open_tunnel
+from socksclient._sync.driver import open_tunnel
+from socksclient._sync.tls import TLSSocket, start_tls
 from socksclient.exceptions import Phase
 from socksclient.requests import Session, SocksAdapter
 from socksclient.testing import Faults, SocksServer
-from socksclient.tls import TLSSocket, start_tls
 
 import real_servers
 from hops import Verifier

@@ -29,7 +29,7 @@ from socksclient import (
     create_connection,
     udp_associate,
 )
-from socksclient.stdio import RelayError, relay
+from socksclient._cli.stdio import RelayError, relay
 from socksclient.testing import SocksServer
 
 from support import Address, Dial, assert_echoes, nothing_left_open

@@ -32,8 +32,8 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, Socks4Reply
+from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import Command
 
 from http_clients import HTTP, HTTPS, PROXY_HOST, Driver, fail, routes_to
 from origin import Origin

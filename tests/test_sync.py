@@ -18,9 +18,9 @@ from socksclient import (
     ProxyConnectError,
     create_connection,
 )
-from socksclient.attempt import Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import open_socket
+from socksclient._net.attempt import Attempt
+from socksclient._sync.driver import open_socket
+from socksclient._sync.timeouts import Deadline
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
@@ -147,7 +147,7 @@ def test_errors_of_the_kernel_are_no_deadline(names: dict[str, list[str]]) -> No
         connect = give_up
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("socksclient.sockets.PlainSocket", Socket)
+        patch.setattr("socksclient._net.sockets.PlainSocket", Socket)
         with pytest.raises(ProxyConnectError, match="Connection timed out"):
             create_connection(("192.0.2.1", 80), proxy=f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
@@ -160,7 +160,7 @@ def test_a_connection_that_breaks_in_the_handshake(echo_server: Address) -> None
         sendall = break_off  # type: ignore[assignment]
 
     with SocksServer() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("socksclient.sockets.PlainSocket", Socket)
+        patch.setattr("socksclient._net.sockets.PlainSocket", Socket)
         with pytest.raises(
             socksclient.ProxyClosed, match="the connection to the proxy broke: No route to host"
         ) as caught:

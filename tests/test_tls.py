@@ -40,14 +40,14 @@ from socksclient import (
     ProxyConnectError,
     ProxyTimeout,
 )
-from socksclient.attempt import Attempt
-from socksclient.backends import Stream
+from socksclient._httpx.backend import Stream
+from socksclient._net.attempt import Attempt
+from socksclient._net.sockets import make_socket
+from socksclient._sync.tls import TLSSocket, guard, speaks_tls, start_tls
 from socksclient.exceptions import Phase
 from socksclient.ftp import FTP_TLS
-from socksclient.sockets import make_socket
 from socksclient.testing import Faults, SocksServer
-from socksclient.testing_session import reset
-from socksclient.tls import TLSSocket, guard, speaks_tls, start_tls
+from socksclient.testing.session import reset
 
 from hops import Authority, Connect, MakeHops, Verifier, connect_blocking
 from http_clients import (
@@ -169,7 +169,7 @@ BY_DEFAULT = """
 import sys
 import anyio
 import httpx
-import socksclient, socksclient.anyio, socksclient.tls
+import socksclient, socksclient.anyio, socksclient._sync.tls
 
 proxy, host, port = socksclient.Proxy.from_url(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 assert proxy.tls is True
@@ -184,8 +184,8 @@ async def main():
             print((await stream.receive()).decode())
 
 anyio.run(main)
-context = socksclient.tls.context_of(proxy)
-assert context is socksclient.tls.context_of(socksclient.Proxy("other.test", tls=True))
+context = socksclient._sync.tls.context_of(proxy)
+assert context is socksclient._sync.tls.context_of(socksclient.Proxy("other.test", tls=True))
 """
 
 
@@ -505,8 +505,8 @@ class TestNoTLS:
             if phase == "tls":
                 assert eventually(lambda: is_reset(made[0]))
 
-        monkeypatch.setattr("socksclient.driver.make_socket", make)
-        monkeypatch.setattr("socksclient.sockets.make_socket", make)
+        monkeypatch.setattr("socksclient._sync.driver.make_socket", make)
+        monkeypatch.setattr("socksclient._net.sockets.make_socket", make)
         monkeypatch.setattr(Attempt, "enter", enter)
         with hops("socks5h", "socks5h+tls", faults={0: Faults(reset_after=12)}) as chain:
             with nothing_left_open():

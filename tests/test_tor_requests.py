@@ -28,8 +28,8 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, HTTPReply, Socks4Reply
+from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import Command
 
 from support import (
     BACKENDS,

@@ -182,10 +182,11 @@ if TYPE_CHECKING:
 def public_names() -> Iterator[tuple[str, Any]]:
     """Yield the place and the object of every class, function and method that is exported."""
     modules = [
-        importlib.import_module(f"socksclient.{module.name}")
-        for module in pkgutil.iter_modules(socksclient.__path__)
+        importlib.import_module(module.name)
+        for module in pkgutil.walk_packages(socksclient.__path__, "socksclient.")
         # httpx2 needs Python 3.11.
-        if module.name != "__main__" and (module.name != "httpx2" or sys.version_info >= (3, 11))
+        if not module.name.endswith("__main__")
+        and (module.name != "socksclient.httpx2" or sys.version_info >= (3, 11))
     ]
     for module in [socksclient, *modules]:
         for name in getattr(module, "__all__", []):
@@ -231,7 +232,7 @@ def test_the_annotations_of_every_public_name_can_be_evaluated() -> None:
         "socksclient.httpx.SocksTransport.from_env",
         "socksclient.requests.SocksAdapter.__init__",
         "socksclient.testing.Faults",
-        "socksclient.udp.UDPAssociation.sendto",
+        "socksclient._sync.udp.UDPAssociation.sendto",
     } <= places
 
 

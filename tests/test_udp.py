@@ -42,10 +42,10 @@ from socksclient import (
     SocksError,
     UDPAssociation,
 )
-from socksclient.association import Association, Granted, _advice, _is_private, attempts_for
-from socksclient.exceptions import host_port
+from socksclient._net.association import Association, Granted, _advice, _is_private, attempts_for
+from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.socks5 import AddressType, Command, encode_address, encode_datagram_header
 from socksclient.testing import Connection, Faults, SocksServer
-from socksclient.wire import AddressType, Command, encode_address, encode_datagram_header
 
 from support import (
     BACKENDS,
@@ -1210,7 +1210,7 @@ class TestWhatTheSystemLacks:
                         raise OSError(number, os.strerror(number))
                     super().__init__(of, kind, *args, **others)
 
-            monkeypatch.setattr("socksclient.association.PlainSocket", Socket)
+            monkeypatch.setattr("socksclient._net.association.PlainSocket", Socket)
 
         return refuse
 
@@ -1278,7 +1278,7 @@ class TestWhatTheSystemLacks:
 
         lacking = SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
         with nothing_left_open():
-            monkeypatch.setattr("socksclient.association.select", lacking)
+            monkeypatch.setattr("socksclient._net.association.select", lacking)
             host, port = played.relay.getsockname()
             self.assert_refused(
                 lambda: associate(played.url, local_address=local_address),

@@ -32,8 +32,8 @@ from socksclient import (
     ReplyError,
 )
 from socksclient.ftp import FTP
+from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
-from socksclient.wire import Command
 
 from hops import Associate, Authority, Bind, Connect, MakeHops, connect_blocking, serve_ftp
 from http_clients import Driver, routes_to

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError, wire
+from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError
 from socksclient.exceptions import Socks4Reply
-from socksclient.wire import (
+from socksclient.protocol import socks5 as wire
+from socksclient.protocol.socks5 import (
     Command,
     decode_address,
     decode_destination,

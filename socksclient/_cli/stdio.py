@@ -11,8 +11,8 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from socksclient.sockets import PlainSocket
-from socksclient.tls import speaks_tls
+from socksclient._net.sockets import PlainSocket
+from socksclient._sync.tls import speaks_tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

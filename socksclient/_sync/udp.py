@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, overload
 
-from socksclient.association import Address, Association, Received
-from socksclient.exceptions import host_port
-from socksclient.sockets import MAX_TIMEOUT, SocketAddress
-from socksclient.wire import is_address
+from socksclient._net.association import Address, Association, Received
+from socksclient._net.sockets import MAX_TIMEOUT, SocketAddress
+from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.socks5 import is_address
 
 Data: TypeAlias = bytes | bytearray | memoryview
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
-from socksclient.exceptions import ProtocolError, ProxyClosed, ResolveError, host_port
-from socksclient.wire import (
+from socksclient.protocol.exceptions import ProtocolError, ProxyClosed, ResolveError, host_port
+from socksclient.protocol.socks5 import (
     is_address,
     is_unspecified,
     parse_host,
@@ -24,7 +24,7 @@ from socksclient.wire import (
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
-    from socksclient.proxy import Proxy
+    from socksclient.protocol.proxy import Proxy
 
 Address: TypeAlias = tuple[int, tuple[object, ...] | str]
 """An address family and what `socket.connect` takes for it; for a unix socket that is its path."""

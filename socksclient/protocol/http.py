@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
-from socksclient.exceptions import (
+from socksclient.protocol.exceptions import (
     AuthenticationError,
     HTTPReply,
     ProtocolError,
@@ -19,9 +19,9 @@ from socksclient.exceptions import (
     host_port,
     reply_error,
 )
-from socksclient.flows import Exchange, Flow
-from socksclient.proxy import Proxy
-from socksclient.wire import not_what_speaks
+from socksclient.protocol.flow import Exchange, Flow
+from socksclient.protocol.proxy import Proxy
+from socksclient.protocol.socks5 import not_what_speaks
 
 __all__ = ["MAX_HEAD_SIZE", "http_connect"]
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from socksclient.proxy import Proxy, scheme_without_slashes
-from socksclient.wire import parse_host, parse_port
+from socksclient.protocol.proxy import Proxy, scheme_without_slashes
+from socksclient.protocol.socks5 import parse_host, parse_port
 
 __all__ = ["Environment", "all_proxy"]
 

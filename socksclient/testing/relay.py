@@ -7,12 +7,16 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.wire import datagram_header_size, decode_destination, encode_datagram_header
+from socksclient.protocol.socks5 import (
+    datagram_header_size,
+    decode_destination,
+    encode_datagram_header,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from socksclient.testing import Connection, Faults
+    from socksclient.testing.server import Connection, Faults
 
 Address = tuple[str, int]
 

@@ -11,16 +11,16 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from socksclient.association import Granted, associate, attempts_for, bind_udp
-from socksclient.attempt import NOT_KNOWN, Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import exchange, open_socket, open_tunnel, targets
-from socksclient.exceptions import ProxyTimeout, SocksError, host_port
-from socksclient.flows import next_reply
-from socksclient.proxy import Chain, ProxyLike, as_chain
-from socksclient.sockets import MAX_TIMEOUT, SocketOption, check_source, listening_at
-from socksclient.udp import UDPAssociation
-from socksclient.wire import Command
+from socksclient._net.association import Granted, associate, attempts_for, bind_udp
+from socksclient._net.attempt import NOT_KNOWN, Attempt
+from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source, listening_at
+from socksclient._sync.driver import exchange, open_socket, open_tunnel, targets
+from socksclient._sync.timeouts import Deadline
+from socksclient._sync.udp import UDPAssociation
+from socksclient.protocol.exceptions import ProxyTimeout, SocksError, host_port
+from socksclient.protocol.flow import next_reply
+from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
+from socksclient.protocol.socks5 import Command
 
 __all__ = [
     "Listener",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 import socksclient
-from socksclient.exceptions import host_port
-from socksclient.lazy import LazyModule
-from socksclient.wire import (
+from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.socks5 import (
     NOT_IN_A_NAME,
     encode_credential,
     is_address,
@@ -197,7 +197,7 @@ class Proxy:
             ValueError: `from_url` refuses the value, and the text begins with the variable's name;
                 or the destination is not valid.
         """
-        from socksclient.environment import all_proxy
+        from socksclient.protocol.environment import all_proxy
 
         return all_proxy(destination)
 

@@ -10,8 +10,8 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
-from socksclient.anyio_driver import first_ready
-from socksclient.association import Address, Association
+from socksclient._anyio.driver import first_ready
+from socksclient._net.association import Address, Association
 
 __all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
 

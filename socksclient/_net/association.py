@@ -1,6 +1,6 @@
 """A UDP association (RFC 1928 §7): its sockets and what goes through them, without waiting.
 
-What waits is built upon it: `socksclient.udp`, blocking, and `socksclient.anyio_udp`, awaited.
+`socksclient._sync.udp` and `socksclient._anyio.udp` are built upon it, and wait.
 
 Through a chain, each hop grants an association of its own, by a control connection through the
 hops before it. A datagram goes to the relay of the nearest hop, in it a datagram for the relay of
@@ -18,16 +18,16 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from socksclient.attempt import NOT_KNOWN, Attempt
-from socksclient.exceptions import (
+from socksclient._net.attempt import NOT_KNOWN, Attempt
+from socksclient._net.sockets import PlainSocket, SocketAddress, reachable
+from socksclient.protocol.exceptions import (
     AssociationClosed,
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     host_port,
 )
-from socksclient.sockets import PlainSocket, SocketAddress, reachable
-from socksclient.wire import (
+from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
     Command,
     datagram_header_size,
@@ -41,7 +41,7 @@ from socksclient.wire import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from socksclient.proxy import Chain
+    from socksclient.protocol.proxy import Chain
 
 Address: TypeAlias = tuple[str, int]
 """The (host, port) of a destination or a source."""

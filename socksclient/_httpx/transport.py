@@ -6,7 +6,6 @@ and for their types, where there is a need, in `socksclient.httpx` and in `socks
 """
 
 # What the methods here do is told in httpx and httpcore.
-# ruff: noqa: D102
 
 from __future__ import annotations
 
@@ -30,12 +29,12 @@ from typing import (
     cast,
 )
 
-from socksclient.backends import AsyncBackend, Backend
-from socksclient.environment import Environment
-from socksclient.lazy import LazyModule
-from socksclient.proxy import Proxy, ProxyLike, as_chain
-from socksclient.sockets import SocketOption, check_source
-from socksclient.tls import check_not_shared
+from socksclient._httpx.backend import AsyncBackend, Backend
+from socksclient._net.sockets import SocketOption, check_source
+from socksclient._sync.tls import check_not_shared
+from socksclient.protocol.environment import Environment
+from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.proxy import Proxy, ProxyLike, as_chain
 
 if TYPE_CHECKING:
     import typing_extensions

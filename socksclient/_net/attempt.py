@@ -6,7 +6,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from socksclient.exceptions import (
+from socksclient.protocol.exceptions import (
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
@@ -17,8 +17,8 @@ from socksclient.exceptions import (
     SocksError,
     host_port,
 )
-from socksclient.flows import check_request, is_onion
-from socksclient.wire import (
+from socksclient.protocol.flow import check_request, is_onion
+from socksclient.protocol.socks5 import (
     NOT_IN_A_NAME,
     Command,
     is_address,
@@ -29,8 +29,8 @@ from socksclient.wire import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from socksclient.exceptions import Phase
-    from socksclient.proxy import Chain, Proxy
+    from socksclient.protocol.exceptions import Phase
+    from socksclient.protocol.proxy import Chain, Proxy
 
 Target = tuple[str, int]
 """DST.ADDR and DST.PORT of a request."""

@@ -9,7 +9,7 @@ both: whose errors they are to raise, they are told.
 """
 
 # What the methods here do is told in httpcore, and the names of its errors are as they are there.
-# ruff: noqa: D102, N802
+# ruff: noqa: N802
 
 from __future__ import annotations
 
@@ -24,20 +24,25 @@ import anyio.lowlevel
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socksclient.anyio_driver import open_stream
-from socksclient.attempt import Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import open_tunnel
-from socksclient.exceptions import ProxyConnectError, ProxyTimeout, ResolveError, SocksError
-from socksclient.tls import TLSSocket, server_name, start_tls
+from socksclient._anyio.driver import open_stream
+from socksclient._net.attempt import Attempt
+from socksclient._sync.driver import open_tunnel
+from socksclient._sync.timeouts import Deadline
+from socksclient._sync.tls import TLSSocket, server_name, start_tls
+from socksclient.protocol.exceptions import (
+    ProxyConnectError,
+    ProxyTimeout,
+    ResolveError,
+    SocksError,
+)
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable, Iterator
 
-    from socksclient.proxy import Chain
-    from socksclient.sockets import SocketOption
-    from socksclient.tls import Channel
+    from socksclient._net.sockets import SocketOption
+    from socksclient._sync.tls import Channel
+    from socksclient.protocol.proxy import Chain
 
 # Errors
 

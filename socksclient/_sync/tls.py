@@ -1,7 +1,5 @@
 """TLS on blocking sockets, within another TLS too; and the contexts for proxies."""
 
-# ruff: noqa: D102 - the methods of TLSSocket are those of a socket
-
 from __future__ import annotations
 
 import errno
@@ -12,11 +10,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
-from socksclient.deadline import Deadline
-from socksclient.exceptions import ProxyConnectError
-from socksclient.lazy import LazyModule
-from socksclient.proxy import Chain, Proxy
-from socksclient.sockets import PlainSocket
+from socksclient._net.sockets import PlainSocket
+from socksclient._sync.timeouts import Deadline
+from socksclient.protocol.exceptions import ProxyConnectError
+from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.proxy import Chain, Proxy
 
 if TYPE_CHECKING:
     import typing_extensions

@@ -10,22 +10,22 @@ import struct
 from http.client import responses
 from typing import TYPE_CHECKING, NoReturn, cast
 
-from socksclient.exceptions import Socks4Reply
-from socksclient.testing_relay import Relay
-from socksclient.wire import (
+from socksclient.protocol.exceptions import Socks4Reply
+from socksclient.protocol.socks5 import (
     AddressType,
     Command,
     encode_address,
     is_address,
     is_unspecified,
 )
+from socksclient.testing.relay import Relay
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from socksclient.exceptions import Phase
-    from socksclient.testing import Connection, Faults
+    from socksclient.protocol.exceptions import Phase
+    from socksclient.testing.server import Connection, Faults
 
 Address = tuple[str, int]
 

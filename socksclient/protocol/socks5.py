@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from enum import IntEnum
 
-from socksclient.exceptions import (
+from socksclient.protocol.exceptions import (
     AuthenticationError,
     ProtocolError,
     Reply,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.exceptions import (
+from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
     ProtocolError,
@@ -22,13 +22,13 @@ from socksclient.exceptions import (
     ResolveError,
     SocksError,
 )
-from socksclient.proxy import Proxy, as_chain
-from socksclient.wire import is_address
+from socksclient.protocol.proxy import Proxy, as_chain
+from socksclient.protocol.socks5 import is_address
 
 if TYPE_CHECKING:
     import httpx
 
-    from socksclient.proxy import Chain
+    from socksclient.protocol.proxy import Chain
 
 __all__ = ["main"]
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "demo":
-            from socksclient.demo import demo
+            from socksclient._cli.demo import demo
 
             return demo()
         if arguments.verbose:
@@ -279,8 +279,8 @@ def _dns(arguments: argparse.Namespace) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> int:
-    from socksclient.stdio import RelayError, relay
-    from socksclient.sync import create_connection
+    from socksclient._cli.stdio import RelayError, relay
+    from socksclient._sync.connect import create_connection
 
     if sys.stdout is None:
         return _fail("the standard output is closed", 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from socksclient.sockets import MAX_TIMEOUT
+from socksclient._net.sockets import MAX_TIMEOUT
 
 if TYPE_CHECKING:
-    from socksclient.tls import Channel
+    from socksclient._sync.tls import Channel
 
 
 class Deadline:

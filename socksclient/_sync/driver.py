@@ -8,10 +8,8 @@ import threading
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from socksclient.attempt import Attempt, is_deadline
-from socksclient.exceptions import ProxyClosed, ResolveError, SocksError, host_port
-from socksclient.flows import Exchange, Flow, handshake
-from socksclient.sockets import (
+from socksclient._net.attempt import Attempt, is_deadline
+from socksclient._net.sockets import (
     PEEK_SIZE,
     Address,
     SocketOption,
@@ -27,13 +25,15 @@ from socksclient.sockets import (
     race,
     writable,
 )
+from socksclient.protocol.exceptions import ProxyClosed, ResolveError, SocksError, host_port
+from socksclient.protocol.flow import Exchange, Flow, handshake
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterable
 
-    from socksclient.deadline import Deadline
-    from socksclient.tls import Channel
+    from socksclient._sync.timeouts import Deadline
+    from socksclient._sync.tls import Channel
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def open_socket(
         raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
     channel, bound_address = open_tunnel(attempt, deadline, source_address, socket_options)
     if layers:
-        from socksclient.tls import guard
+        from socksclient._sync.tls import guard
 
         guard(cast("ssl.SSLSocket", channel))
     return cast("socket.socket", channel), bound_address
@@ -129,7 +129,7 @@ def _through(
 
 def _start_tls(attempt: Attempt, channel: Channel, deadline: Deadline) -> Channel:
     """Speaks TLS with the hop that the attempt stands at."""
-    from socksclient import tls  # and with it ssl, which few need here
+    from socksclient._sync import tls  # and with it ssl, which few need here
 
     attempt.enter("tls")
     proxy = attempt.proxy

@@ -8,15 +8,15 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from socksclient.attempt import Attempt
-from socksclient.deadline import Deadline
-from socksclient.driver import open_socket
-from socksclient.proxy import ProxyLike, as_chain
-from socksclient.sockets import PlainSocket, check_source, is_internet
-from socksclient.sync import Listener, listen
+from socksclient._net.attempt import Attempt
+from socksclient._net.sockets import PlainSocket, check_source, is_internet
+from socksclient._sync.connect import Listener, listen
+from socksclient._sync.driver import open_socket
+from socksclient._sync.timeouts import Deadline
+from socksclient.protocol.proxy import ProxyLike, as_chain
 
 if TYPE_CHECKING:
-    from socksclient.sockets import SocketOption
+    from socksclient._net.sockets import SocketOption
 
 __all__ = ["SocksSocket"]
 

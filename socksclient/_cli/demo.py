@@ -12,16 +12,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import socksclient
-from socksclient.exceptions import Reply, host_port
-from socksclient.testing import SocksServer
-from socksclient.wire import Command
+from socksclient.protocol.exceptions import Reply, host_port
+from socksclient.protocol.socks5 import Command
+from socksclient.testing.server import SocksServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import httpx
 
-    from socksclient.testing import Connection
+    from socksclient.testing.server import Connection
 
 _ORIGIN = "origin.test"  # a name that exists nowhere (RFC 6761): only the proxy knows where it is
 _CLOSED = "closed.test"

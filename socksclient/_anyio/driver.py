@@ -19,16 +19,8 @@ from anyio.abc import SocketStream, UNIXSocketStream
 from anyio.lowlevel import RunVar
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socksclient.attempt import is_deadline
-from socksclient.exceptions import (
-    ProxyClosed,
-    ProxyConnectError,
-    ResolveError,
-    SocksError,
-    host_port,
-)
-from socksclient.flows import Exchange, Flow, handshake
-from socksclient.sockets import (
+from socksclient._net.attempt import is_deadline
+from socksclient._net.sockets import (
     PEEK_SIZE,
     Address,
     PlainSocket,
@@ -46,13 +38,21 @@ from socksclient.sockets import (
     race,
     resolver_failures,
 )
+from socksclient.protocol.exceptions import (
+    ProxyClosed,
+    ProxyConnectError,
+    ResolveError,
+    SocksError,
+    host_port,
+)
+from socksclient.protocol.flow import Exchange, Flow, handshake
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Awaitable, Callable, Iterable
 
-    from socksclient.attempt import Attempt
-    from socksclient.proxy import Proxy
+    from socksclient._net.attempt import Attempt
+    from socksclient.protocol.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ async def close(channel: Channel) -> None:
 
 async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
     """Speaks TLS with `proxy` on `stream`, which stays open if that fails."""
-    from socksclient import tls
+    from socksclient._sync import tls
 
     try:
         return await TLSStream.wrap(

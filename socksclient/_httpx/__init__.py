@@ -1,0 +1,1 @@
+"""What `socksclient.httpx` and `socksclient.httpx2` share."""

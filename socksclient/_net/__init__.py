@@ -1,0 +1,1 @@
+"""What the blocking and the awaited code share: it decides, and never waits."""

@@ -1,0 +1,1 @@
+"""The protocols by themselves: no socket, no clock, no log."""

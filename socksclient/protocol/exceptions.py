@@ -1,0 +1,437 @@
+"""What can go wrong, as data.
+
+    SocksError (OSError)
+    ├── ProxyConnectError (ConnectionError)        the proxy itself cannot be reached, or its TLS
+    ├── ProxyTimeout (TimeoutError)                the deadline passed
+    ├── ResolveError                               a destination resolved here has no address
+    ├── ProtocolError                              the peer does not speak SOCKS as it should
+    │   └── ProxyClosed (ConnectionResetError)     it hung up before it had answered
+    ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
+    ├── ReplyError                                 the proxy refused the request, and says why
+    │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403, and their like
+    │   ├── ConnectionRefused (ConnectionRefusedError)      REP 05
+    │   └── TTLExpired (TimeoutError)                       REP 06
+    └── AssociationClosed (ConnectionResetError)   the proxy ended a UDP association
+
+A caller's own mistake (a name of 256 octets, port 70000) is a `ValueError`, raised before any
+octet is sent, and none of these.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from enum import IntEnum
+from typing import Literal, TypeAlias, TypeVar
+
+# Not socksclient.proxy, which itself imports this module.
+import socksclient
+
+__all__ = [
+    "AssociationClosed",
+    "AuthenticationError",
+    "ConnectionNotAllowed",
+    "ConnectionRefused",
+    "HTTPReply",
+    "Phase",
+    "ProtocolError",
+    "ProxyClosed",
+    "ProxyConnectError",
+    "ProxyTimeout",
+    "Reply",
+    "ReplyCode",
+    "ReplyError",
+    "ResolveError",
+    "Socks4Reply",
+    "SocksError",
+    "TTLExpired",
+]
+
+Phase = Literal[
+    "resolve", "connect", "tls", "method selection", "authentication", "request", "relay"
+]
+"""How far an attempt had come when it failed."""
+
+
+Code = TypeVar("Code", bound=IntEnum)
+
+
+def _unassigned(kind: type[Code], value: object, numbers: range, form: str) -> Code | None:
+    """A member for one of `numbers` that has none."""
+    if not isinstance(value, int) or value not in numbers:
+        return None
+    code = int.__new__(kind, value)
+    code._name_ = f"UNASSIGNED_{value:{form}}"
+    code._value_ = value
+    return code
+
+
+class Reply(IntEnum):
+    """The REP field of a SOCKS5 reply (RFC 1928 §6), with those of Tor (proposal 304) from F0 on.
+
+    A number that nobody has assigned is kept as it came: `Reply(0x5A)` is a `Reply` with the
+    value 0x5A and the name ``UNASSIGNED_5A``.
+    """
+
+    SUCCEEDED = 0x00
+    GENERAL_SOCKS_SERVER_FAILURE = 0x01
+    CONNECTION_NOT_ALLOWED_BY_RULESET = 0x02
+    NETWORK_UNREACHABLE = 0x03
+    HOST_UNREACHABLE = 0x04
+    CONNECTION_REFUSED = 0x05
+    TTL_EXPIRED = 0x06
+    COMMAND_NOT_SUPPORTED = 0x07
+    ADDRESS_TYPE_NOT_SUPPORTED = 0x08
+    ONION_SERVICE_DESCRIPTOR_NOT_FOUND = 0xF0
+    ONION_SERVICE_DESCRIPTOR_INVALID = 0xF1
+    ONION_SERVICE_INTRODUCTION_FAILED = 0xF2
+    ONION_SERVICE_RENDEZVOUS_FAILED = 0xF3
+    ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION = 0xF4
+    ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION = 0xF5
+    ONION_ADDRESS_INVALID = 0xF6
+    ONION_SERVICE_INTRODUCTION_TIMED_OUT = 0xF7
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reply | None:
+        return _unassigned(cls, value, range(0x100), "02X")
+
+    @property
+    def meaning(self) -> str:
+        """The reply in words, such as "connection refused"."""
+        return self.name.replace("_", " ").lower().replace("socks", "SOCKS").replace("ttl", "TTL")
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        return _ERRNO.get(self)
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (REP {self:02X})"
+
+
+_ERRNO = {
+    Reply.CONNECTION_NOT_ALLOWED_BY_RULESET: errno.EACCES,
+    Reply.NETWORK_UNREACHABLE: errno.ENETUNREACH,
+    Reply.HOST_UNREACHABLE: errno.EHOSTUNREACH,
+    Reply.CONNECTION_REFUSED: errno.ECONNREFUSED,
+    Reply.TTL_EXPIRED: errno.ETIMEDOUT,
+    Reply.COMMAND_NOT_SUPPORTED: errno.EOPNOTSUPP,
+    Reply.ADDRESS_TYPE_NOT_SUPPORTED: errno.EAFNOSUPPORT,
+    Reply.ONION_SERVICE_DESCRIPTOR_NOT_FOUND: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_DESCRIPTOR_INVALID: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_INTRODUCTION_FAILED: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_RENDEZVOUS_FAILED: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION: errno.EACCES,
+    Reply.ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION: errno.EACCES,
+    Reply.ONION_ADDRESS_INVALID: errno.EHOSTUNREACH,
+    Reply.ONION_SERVICE_INTRODUCTION_TIMED_OUT: errno.EHOSTUNREACH,
+}
+
+
+class Socks4Reply(IntEnum):
+    """The CD field of a SOCKS4 reply; unassigned numbers are kept, as in `Reply`."""
+
+    GRANTED = 0x5A
+    REJECTED_OR_FAILED = 0x5B
+    NO_IDENTD = 0x5C
+    IDENTD_REPORTS_ANOTHER_USER = 0x5D
+
+    @classmethod
+    def _missing_(cls, value: object) -> Socks4Reply | None:
+        return _unassigned(cls, value, range(0x100), "02X")
+
+    @property
+    def meaning(self) -> str:
+        """The reply in words, such as "rejected or failed"."""
+        return self.name.replace("_", " ").lower()
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        identd = (Socks4Reply.NO_IDENTD, Socks4Reply.IDENTD_REPORTS_ANOTHER_USER)
+        return errno.EACCES if self in identd else None
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (SOCKS4 CD {self:02X})"
+
+
+class HTTPReply(IntEnum):
+    """The status of an HTTP proxy's answer to CONNECT (RFC 9110 §15), if it is not a success.
+
+    Those that proxies use have names here; others are kept, as in `Reply`: ``UNASSIGNED_418``.
+    """
+
+    BAD_REQUEST = 400
+    FORBIDDEN = 403
+    NOT_FOUND = 404
+    METHOD_NOT_ALLOWED = 405
+    REQUEST_TIMEOUT = 408
+    TOO_MANY_REQUESTS = 429
+    INTERNAL_SERVER_ERROR = 500
+    NOT_IMPLEMENTED = 501
+    BAD_GATEWAY = 502
+    SERVICE_UNAVAILABLE = 503
+    GATEWAY_TIMEOUT = 504
+
+    @classmethod
+    def _missing_(cls, value: object) -> HTTPReply | None:
+        return _unassigned(cls, value, range(100, 1000), "d")
+
+    @property
+    def meaning(self) -> str:
+        """The status in words, such as "bad gateway"."""
+        return self.name.replace("_", " ").lower()
+
+    @property
+    def errno(self) -> int | None:
+        """The error number that fits best."""
+        return errno.EACCES if self == HTTPReply.FORBIDDEN else None
+
+    @property
+    def text(self) -> str:
+        """The same, with its number."""
+        return f"{self.meaning} (HTTP {int(self)})"
+
+
+ReplyCode: TypeAlias = Reply | Socks4Reply | HTTPReply
+"""A proxy's own code for its refusal. The numbers of the three overlap: look at the class too."""
+
+
+class SocksError(OSError):
+    """Something went wrong on the way through a proxy: the base of all the others.
+
+    Its text names hosts and ports, never a password.
+
+    Attributes:
+        proxy: The hop that the error speaks of, or None where no proxy was involved yet.
+        hop: Its position in the chain; 0 is the nearest.
+        next_hop: The (host, port) of the hop after it, to which it was to connect; None if that was
+            the last.
+        destination: The (host, port) that was asked for, as the caller gave it; None where there
+            is none, as for a UDP association.
+        addresses_tried: How many addresses of its target this hop was asked for, if this process
+            resolved the target's name to more than one; otherwise 0.
+        addresses_left: The other addresses of that name, which this hop was not asked for.
+        phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
+            "authentication", "request" or "relay".
+        errno: The error number that fits best, or None.
+        strerror: What went wrong, without the place.
+    """
+
+    proxy: socksclient.Proxy | None = None
+    hop: int = 0
+    next_hop: tuple[str, int] | None = None
+    destination: tuple[str, int] | None = None
+    addresses_tried: int = 0
+    addresses_left: tuple[str, ...] = ()
+    phase: Phase | None = None
+    __notes__: list[str]
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(errno, message)
+        self._arguments: tuple[object, ...] = (message, errno)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A pickle needs the arguments of the class; the `args` of an OSError are errno, strerror.
+        # It needs the text too, because socksclient.ftp adds to that.
+        state = {**self.__dict__, "strerror": self.strerror}
+        if self.proxy is not None and self.proxy.tls not in (None, True):
+            state["proxy"] = replace(self.proxy, tls=True)  # a context cannot be pickled
+        return type(self), self._arguments, state
+
+    def __str__(self) -> str:
+        if self.proxy is None:
+            return str(self.strerror)
+        place = f"phase: {self.phase}"
+        if self.hop or self.next_hop:
+            place += f", hop: {self.hop}"
+        place += f", proxy: {self.proxy.place}"
+        if self.next_hop is not None:
+            place += f", next hop: {host_port(*self.next_hop)}"
+        if self.destination is not None:
+            place += f", destination: {host_port(*self.destination)}"
+        if self.addresses_tried:
+            place += f", addresses tried: {self.addresses_tried}"
+        if self.addresses_left:
+            place += f", addresses left: {', '.join(self.addresses_left)}"
+        return f"{self.strerror} ({place})"
+
+
+class ProxyConnectError(SocksError, ConnectionError):
+    """The proxy itself cannot be reached: its name, the connection to it, or its TLS.
+
+    Its `errno` is that of the cause; in the phase "resolve" that is a `socket.gaierror`. In the
+    phase "tls" the cause is an `ssl.SSLError` mostly, and there is no `errno`.
+    """
+
+
+class ProxyTimeout(SocksError, TimeoutError):
+    """The deadline passed; `phase` says in what."""
+
+    def __init__(self, message: str = "timed out", errno: int | None = errno.ETIMEDOUT) -> None:
+        super().__init__(message, errno)
+
+
+class ResolveError(SocksError):
+    """The destination's name, which this side resolves (``socks5://``), has no address.
+
+    Its `errno` is that of its cause, which is usually a `socket.gaierror`.
+    """
+
+    @classmethod
+    def of(cls, host: str, error: OSError) -> ResolveError:
+        """Return the error that says why the resolver has no address of `host`."""
+        return cls(f"cannot resolve {host}: {error.strerror or error}", error.errno)
+
+
+class ProtocolError(SocksError):
+    """The peer does not speak SOCKS as it should.
+
+    Attributes:
+        received: The octets that it sent in place of a good message.
+    """
+
+    def __init__(self, message: str, received: bytes = b"") -> None:
+        super().__init__(message)
+        self.received = received
+        self._arguments = (message, received)
+
+
+class ProxyClosed(ProtocolError, ConnectionResetError):
+    """The connection to the proxy ended before it had answered; most often, it hung up."""
+
+    def __init__(
+        self, message: str, received: bytes = b"", errno: int | None = errno.ECONNRESET
+    ) -> None:
+        super().__init__(message, received)
+        self.errno = errno
+        self._arguments = (message, received, errno)
+
+    @classmethod
+    def early(cls, received: bytes, wanted: int, hint: str = "") -> ProxyClosed:
+        """Its message of `wanted` octets ended after those `received`."""
+        got = f"got {len(received)} of {wanted} octets"
+        return cls(f"the proxy hung up before it had answered: {got}{hint}", received)
+
+    @classmethod
+    def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
+        """The connection to it ended otherwise than by its own doing, after those `received`."""
+        message = f"the connection to the proxy broke: {error.strerror or error}"
+        if hasattr(error, "library"):  # as an SSLError, whose errno is a number of OpenSSL's
+            return cls(message, received)
+        return cls(message, received, error.errno)
+
+
+class AuthenticationError(SocksError, PermissionError):
+    """The proxy accepts no method that was offered, or it refused the credentials.
+
+    Attributes:
+        schemes: The authentication schemes that an HTTP proxy offered with its refusal, such as
+            "Basic" and "Digest" (RFC 9110 §11.3). This library speaks Basic.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        errno: int | None = errno.EACCES,
+        schemes: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, errno)
+        self.schemes = schemes
+        self._arguments = (message, errno, schemes)
+
+
+class ReplyError(SocksError):
+    """The proxy refused the request.
+
+    Attributes:
+        reply: The proxy's own code: `Reply` (SOCKS5), `Socks4Reply` or `HTTPReply`.
+        reason: The reason phrase of an HTTP proxy, such as "Unable to connect"; otherwise empty.
+        fields: The header fields of an HTTP proxy's answer as (name, value) pairs. Some proxies
+            say the cause in a field of their own: `X-Squid-Error`, `Tor-Request-Failed`,
+            `Proxy-Status` (RFC 9209).
+
+    `reason` and `fields` are the proxy's words. All but printable ASCII is escaped in them, and
+    each text is cut after 256 characters.
+    """
+
+    def __init__(
+        self,
+        reply: ReplyCode,
+        command: str = "",
+        reason: str = "",
+        fields: tuple[tuple[str, str], ...] = (),
+        hint: str = "",
+    ) -> None:
+        what = "the proxy refused the request"
+        if command and reply is Reply.COMMAND_NOT_SUPPORTED:
+            what = f"this proxy does not offer {command}"
+        text = f"{what}: {reply.text}"
+        if reason.lower() not in ("", reply.meaning):
+            text += f", and says: {reason}"
+        super().__init__(text + hint, reply.errno)
+        self.reply = reply
+        self.reason = reason
+        self.fields = fields
+        self._arguments = (reply, command, reason, fields, hint)
+
+
+class ConnectionNotAllowed(ReplyError, PermissionError):
+    """The connection is not allowed: REP 02, F4 and F5, SOCKS4 CD 5C and 5D, HTTP 403."""
+
+
+class ConnectionRefused(ReplyError, ConnectionRefusedError):
+    """REP 05: the destination refused the connection."""
+
+
+class TTLExpired(ReplyError, TimeoutError):
+    """REP 06: the proxy gave up on the destination, its TTL expired."""
+
+
+_REPLY_ERRORS: dict[int | None, type[ReplyError]] = {
+    errno.EACCES: ConnectionNotAllowed,
+    errno.ECONNREFUSED: ConnectionRefused,
+    errno.ETIMEDOUT: TTLExpired,
+}
+
+
+def reply_error(
+    reply: ReplyCode,
+    command: str = "",
+    reason: str = "",
+    fields: tuple[tuple[str, str], ...] = (),
+    hint: str = "",
+) -> ReplyError:
+    """Return an error of the class that fits `reply`.
+
+    Args:
+        reply: The proxy's code.
+        command: The command of the request, if it is known.
+        reason: The reason phrase of an HTTP proxy.
+        fields: The header fields of an HTTP proxy's answer.
+        hint: The end of the error text, which says what the reply may mean.
+    """
+    return _REPLY_ERRORS.get(reply.errno, ReplyError)(reply, command, reason, fields, hint)
+
+
+class AssociationClosed(SocksError, ConnectionResetError):
+    """The proxy ended a UDP association: the connection that it lives by (RFC 1928 §7).
+
+    A receive that waits is woken by it, and every later send and receive raises it too.
+    """
+
+    def __init__(
+        self,
+        message: str = "the proxy ended the UDP association",
+        errno: int | None = errno.ECONNRESET,
+    ) -> None:
+        super().__init__(message, errno)
+
+
+def host_port(host: str, port: int) -> str:
+    """A host and port as people write them: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
