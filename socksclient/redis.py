@@ -19,17 +19,18 @@ one without TLS and the URL one of ``rediss:``, and in `redis.asyncio` the other
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Any, cast
 
 import anyio
 
 from socksclient._anyio.driver import open_tunnel
-from socksclient._net.attempt import Attempt
 from socksclient._net.sockets import is_internet
 from socksclient._sync.connect import create_connection
 from socksclient._sync.tls import server_name
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
+from socksclient.protocol.route import Route
 
 try:
     import redis.asyncio.connection
@@ -123,15 +124,18 @@ class AsyncConnection(redis.asyncio.connection.Connection):
         if "ssl" in arguments:
             _check_server_name(host)
             arguments["server_hostname"] = server_name(host)
-        attempt = Attempt(self._proxy, host, port)
-        with attempt, anyio.fail_after(self.socket_connect_timeout) as scope:
-            sock = cast("socket.socket", (await open_tunnel(attempt))[0])  # without TLS it is
+        route = Route.through(self._proxy, host, port)
+        timeout = self.socket_connect_timeout
+        deadline = anyio.current_time() + (math.inf if timeout is None else timeout)
+        channel, _ = await open_tunnel(route, timeout=timeout)
+        # Without TLS, the connection is a socket.
+        sock = cast("socket.socket", channel)
         try:
             _set_options(sock, self)
         except BaseException:
             sock.close()
             raise
-        with anyio.fail_after(scope.deadline - anyio.current_time()):
+        with anyio.fail_after(deadline - anyio.current_time()):
             self._reader, self._writer = await asyncio.open_connection(sock=sock, **arguments)
 
     def get_resolved_ip(self) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 from weakref import WeakSet
 
-from socksclient._net.attempt import Attempt
 from socksclient._net.sockets import SocketOption
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
@@ -32,6 +31,7 @@ from socksclient._sync.tls import (
 from socksclient.protocol.exceptions import ProxyTimeout, ResolveError
 from socksclient.protocol.lazy import LazyModule
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
+from socksclient.protocol.route import Route
 
 try:
     import requests
@@ -230,13 +230,13 @@ class SocksHTTPConnection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         try:
-            attempt = Attempt(self._chain, self._destination, self.port)
+            route = Route.through(self._chain, self._destination, self.port)
         except ValueError as error:
             raise LocationValueError(str(error)) from error
         options = _options_for_tcp(self.socket_options or ())
         try:
             deadline = Deadline(self.timeout)
-            channel, _ = open_tunnel(attempt, deadline, self.source_address, options)
+            channel, _ = open_tunnel(route, deadline, self.source_address, options)
         except ProxyTimeout as error:
             raise ConnectTimeoutError(self, str(error)) from error
         except ResolveError as error:

@@ -19,11 +19,11 @@ from anyio.streams.tls import TLSStream
 import socksclient
 import socksclient.anyio
 from socksclient import Proxy, ProxyLike
-from socksclient._net.attempt import Attempt
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import TLSSocket
 from socksclient.protocol.proxy import as_chain
+from socksclient.protocol.route import Route
 from socksclient.testing import Faults, SocksServer
 
 from http_clients import PROXY_HOST
@@ -205,7 +205,7 @@ def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = LON
     chain = as_chain(proxy)
     if sum(hop.tls is not None for hop in chain) < 2:
         return Tunnel(socksclient.create_connection(address, timeout, proxy=proxy), None)
-    channel, _ = open_tunnel(Attempt(chain, *address), Deadline(timeout))
+    channel, _ = open_tunnel(Route.through(chain, *address), Deadline(timeout))
     channel.settimeout(timeout)
     return Tunnel(channel, None)
 

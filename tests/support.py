@@ -22,9 +22,10 @@ import pytest
 import uvloop
 
 from socksclient import Proxy, ProxyLike
-from socksclient._net.association import Association, Granted, attempts_for
+from socksclient._net.association import Association, Granted, routes_of
 from socksclient.protocol.exceptions import host_port
 from socksclient.protocol.socks5 import encode_address
+from socksclient.protocol.tunnel import Grant
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]
@@ -290,8 +291,8 @@ def unix_association() -> Iterator[tuple[Association, socket.socket]]:
             stack.enter_context(sock)
         udp.setblocking(False)
         relay.settimeout(LONG)
-        [attempt] = attempts_for((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
-        granted = Granted(attempt, control, ("127.0.0.1", 1))
+        [route] = routes_of((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
+        granted = Granted(route, control, Grant(("127.0.0.1", 1), None))
         association = Association([granted], udp, [("127.0.0.1", 1)])
         stack.callback(association.close)
         yield association, relay

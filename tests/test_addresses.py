@@ -18,8 +18,9 @@ from socksclient import (
     SocksError,
     create_connection,
 )
-from socksclient._net.sockets import interleave, reachable
+from socksclient._net.bound_address import reachable
 from socksclient.protocol.socks5 import parse_host
+from socksclient.protocol.tunnel import Grant, interleave
 from socksclient.testing import Faults, SocksServer
 
 from support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_left_open, silence
@@ -89,9 +90,9 @@ def test_a_race_without_a_timeout(names: Names, echo_server: Address) -> None:
 
 
 def test_families_take_turns() -> None:
-    four, six = socket.AF_INET, socket.AF_INET6
-    order = [(six, ("a",)), (six, ("b",)), (four, ("c",)), (six, ("d",)), (four, ("e",))]
-    assert [sockaddr[0] for _, sockaddr in interleave(order)] == ["a", "c", "b", "e", "d"]
+    addresses = [("::a", 1), ("::b", 1), ("192.0.2.1", 1), ("::d", 1), ("192.0.2.2", 1)]
+    order = ["::a", "192.0.2.1", "::b", "192.0.2.2", "::d"]
+    assert [host for host, *_ in interleave(addresses)] == order
 
 
 def local(server: SocksServer) -> str:
@@ -240,7 +241,7 @@ class TestTheDestinationsAddresses:
 
 def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() -> None:
     with socket.socket() as gone, pytest.raises(ProxyClosed, match="not connected"):
-        reachable(gone, ("0.0.0.0", 1080))
+        reachable(gone, Grant(("0.0.0.0", 1080), None))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() 
 )
 def test_an_address_that_a_host_can_have(host: str) -> None:
     with socket.socket() as control:
-        assert reachable(control, (host, 1080)) == (parse_host(host), 1080)
+        assert reachable(control, Grant((host, 1080), None)) == (parse_host(host), 1080)
 
 
 @pytest.mark.parametrize(
@@ -266,13 +267,16 @@ def test_an_address_that_a_host_can_have(host: str) -> None:
 )
 def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host: str) -> None:
     with socket.socket() as control, pytest.raises(ProtocolError) as caught:
-        reachable(control, (host, 1080))
+        reachable(control, Grant((host, 1080), None))
     assert f"no host can have its bound address, {parse_host(host)}" in str(caught.value)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as control:
-            untrusted = reachable(control, (host, 1080), trust=False)
+            untrusted = reachable(control, Grant((host, 1080), None), trust=False)
             assert untrusted == ("127.0.0.1", 1080)
-            assert reachable(control, (host, 1080), "name.test", trust=False)[0] == "name.test"
+            assert (
+                reachable(control, Grant((host, 1080), ("name.test", 1)), trust=False)[0]
+                == "name.test"
+            )
     # The bound address of a connection does not count, and proxies send anything there.
     with SocksServer(faults=Faults(bound_address=(host, 1080))) as server:
         with dial(echo_server, proxy=server.url) as sock:

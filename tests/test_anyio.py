@@ -16,7 +16,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient import Exchange, Flow, ProxyClosed, ProxyConnectError
-from socksclient._anyio.driver import run
+from socksclient._anyio.driver import Driver
 from socksclient.anyio import connect_socket, connect_tcp
 from socksclient.testing import Faults, SocksServer
 
@@ -216,7 +216,7 @@ async def test_a_message_that_does_not_fit_the_send_buffer_goes_out_whole() -> N
 
         async with anyio.create_task_group() as group:
             group.start_soon(answer)
-            assert await run(flow(), here) == b"ok"
+            assert await Driver(here).run(flow()) == b"ok"
 
 
 async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
@@ -231,7 +231,7 @@ async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
         with pytest.raises(
             ProxyClosed, match="the connection to the proxy broke: No route"
         ) as held:
-            await run(flow(), sock)
+            await Driver(sock).run(flow())
     assert held.value.errno == 113
 
 

@@ -316,13 +316,9 @@ async def test_nothing_is_left_open_by_a_cancelled_handshake(local_host: str | N
 # Room for what is sent
 
 
-async def resolve(host: str, port: int) -> Address:
-    return host, port
-
-
 async def test_room_is_waited_for() -> None:
     with no_room() as (association, relay):
-        async with UDPAssociation(association, resolve) as udp:
+        async with UDPAssociation(association) as udp:
             async with anyio.create_task_group() as group:
                 group.start_soon(udp.sendto, b"datagram", *DESTINATION)
                 await anyio.wait_all_tasks_blocked()
@@ -340,7 +336,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
             raise
 
     with no_room() as (association, relay):
-        async with UDPAssociation(association, resolve) as udp:
+        async with UDPAssociation(association) as udp:
             async with anyio.create_task_group() as group:
                 group.start_soon(send)
                 await anyio.wait_all_tasks_blocked()
@@ -353,7 +349,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
 
 async def test_closing_wakes_who_waits_for_room() -> None:
     with no_room() as (association, _):
-        udp = UDPAssociation(association, resolve)
+        udp = UDPAssociation(association)
 
         async def send() -> None:
             with pytest.raises(anyio.ClosedResourceError):

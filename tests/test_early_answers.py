@@ -177,10 +177,10 @@ def hung_up(said: bytes) -> Iterator[socket.socket]:
 
 def run(flow: Flow[object], sock: socket.socket, backend: str) -> None:
     if backend == "blocking":
-        driver.run(flow, sock, Deadline(10))
+        driver.Driver(Deadline(10), sock).run(flow)
     else:
         sock.setblocking(False)
-        anyio.run(anyio_driver.run, flow, sock, backend=backend)
+        anyio.run(anyio_driver.Driver(sock).run, flow, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
@@ -191,7 +191,11 @@ class TestOneExchange:
         ("flow", "said", "code"),
         [
             (lambda: reply(Command.CONNECT, b"x"), b"\x05\x04", Reply.HOST_UNREACHABLE),
-            (lambda: socks4_reply(b"x"), b"\x00\x5b", Socks4Reply.REJECTED_OR_FAILED),
+            (
+                lambda: socks4_reply(Exchange(b"x", 8, 1)),
+                b"\x00\x5b",
+                Socks4Reply.REJECTED_OR_FAILED,
+            ),
         ],
     )
     def test_what_has_arrived_counts(

@@ -18,9 +18,9 @@ from socksclient import (
     ProxyConnectError,
     create_connection,
 )
-from socksclient._net.attempt import Attempt
 from socksclient._sync.driver import open_socket
 from socksclient._sync.timeouts import Deadline
+from socksclient.protocol.route import Route
 from socksclient.testing import Faults, SocksServer
 
 from origin import Origin
@@ -50,13 +50,13 @@ def test_source_address(echo_server: Address) -> None:
 def test_socket_options(echo_server: Address) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with SocksServer() as server:
-        attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
-        sock, _ = open_socket(attempt, Deadline(5), socket_options=[option])
+        route = Route.through((Proxy.from_url(server.url),), *echo_server)
+        sock, _ = open_socket(route, Deadline(5), socket_options=[option])
         with sock:
             assert sock.getsockopt(*option[:2]) != 0
-        attempt = Attempt((Proxy.from_url(server.url),), *echo_server)
+        route = Route.through((Proxy.from_url(server.url),), *echo_server)
         with pytest.raises(ProxyConnectError):
-            open_socket(attempt, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
+            open_socket(route, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
 
 
 def test_it_fits_where_socket_create_connection_does(origin: Origin) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import errno
+import logging
 import pickle
 import random
 import signal
@@ -41,10 +42,8 @@ from socksclient import (
     ProxyTimeout,
 )
 from socksclient._httpx.backend import Stream
-from socksclient._net.attempt import Attempt
 from socksclient._net.sockets import make_socket
 from socksclient._sync.tls import TLSSocket, guard, speaks_tls, start_tls
-from socksclient.exceptions import Phase
 from socksclient.ftp import FTP_TLS
 from socksclient.testing import Faults, SocksServer
 from socksclient.testing.session import reset
@@ -491,7 +490,11 @@ class TestNoTLS:
         assert caught.value.errno in (errno.ECONNRESET, None)
 
     def test_a_reset_before_it_begins(
-        self, connect: Connect, hops: MakeHops, monkeypatch: pytest.MonkeyPatch
+        self,
+        connect: Connect,
+        hops: MakeHops,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         """The nearest grants the connection to the next, and then resets its own."""
         made: list[socket.socket] = []
@@ -500,14 +503,16 @@ class TestNoTLS:
             made.append(make_socket(*args))
             return made[-1]
 
-        def enter(attempt: Attempt, phase: Phase) -> None:
-            attempt.phase = phase
-            if phase == "tls":
-                assert eventually(lambda: is_reset(made[0]))
+        class WaitsForTheReset(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if record.getMessage().endswith(": tls"):
+                    assert eventually(lambda: is_reset(made[0]))
 
         monkeypatch.setattr("socksclient._sync.driver.make_socket", make)
         monkeypatch.setattr("socksclient._net.sockets.make_socket", make)
-        monkeypatch.setattr(Attempt, "enter", enter)
+        caplog.set_level(logging.DEBUG, "socksclient")
+        logger = logging.getLogger("socksclient")
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, WaitsForTheReset()])
         with hops("socks5h", "socks5h+tls", faults={0: Faults(reset_after=12)}) as chain:
             with nothing_left_open():
                 with pytest.raises(ProxyConnectError, match="the connection has ended") as caught:

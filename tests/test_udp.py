@@ -42,9 +42,10 @@ from socksclient import (
     SocksError,
     UDPAssociation,
 )
-from socksclient._net.association import Association, Granted, _advice, _is_private, attempts_for
+from socksclient._net.association import Association, Granted, _advice, _is_private, routes_of
 from socksclient.protocol.exceptions import host_port
 from socksclient.protocol.socks5 import AddressType, Command, encode_address, encode_datagram_header
+from socksclient.protocol.tunnel import Grant
 from socksclient.testing import Connection, Faults, SocksServer
 
 from support import (
@@ -1362,9 +1363,9 @@ class TestARelayAtAPrivateAddress:
                     udp.recvfrom()
 
     def test_the_end_of_the_proxy_is_told_of_as_ever(self) -> None:
-        [attempt] = attempts_for((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
+        [route] = routes_of((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
         with socket.socket() as control:  # not connected any more
-            granted = Granted(attempt, control, (self.HERE, 1))
+            granted = Granted(route, control, Grant((self.HERE, 1), None))
             assert _advice(granted, (self.HERE, 1)) == ""
 
     @pytest.mark.parametrize(
@@ -1987,10 +1988,7 @@ class TestRoom:
             yield relay
 
     def full(self, timeout: float | None) -> UDPAssociation:
-        def resolve(host: str, port: int, timeout: float | None) -> Address:
-            return host, port
-
-        return UDPAssociation(self.association, timeout, resolve)
+        return UDPAssociation(self.association, timeout)
 
     @pytest.mark.parametrize("timeout", [LONG, None])
     def test_is_waited_for(self, relay: socket.socket, timeout: float | None) -> None:

@@ -16,25 +16,24 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from socksclient._anyio.driver import (
-    NO_DELAY,
     Stream,
     close,
     exchange,
     handed_over,
     open_stream,
     open_tunnel,
-    stream_of,
-    targets,
 )
 from socksclient._anyio.udp import ConnectedUDPAssociation, UDPAssociation
-from socksclient._net.association import Granted, associate, attempts_for, bind_udp
-from socksclient._net.attempt import NOT_KNOWN, Attempt
-from socksclient._net.sockets import HasPeer, check_source, listening_at
+from socksclient._net.association import Granted, associate, bind_udp, routes_of
+from socksclient._net.bound_address import HasPeer, listening_at
+from socksclient._net.log import log, placed
+from socksclient._net.sockets import check_source
 from socksclient._sync.tls import server_name
 from socksclient.protocol.exceptions import SocksError, host_port
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import ProxyLike, as_chain
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.route import NOT_KNOWN, Route
+from socksclient.protocol.socks5 import Command, checked_answer
 
 __all__ = [
     "ConnectedUDPAssociation",
@@ -149,15 +148,15 @@ async def connect_tcp(
         ssl.SSLError: TLS with the destination failed.
         anyio.BrokenResourceError: The destination hung up in its TLS handshake.
     """
-    attempt = Attempt(as_chain(proxy), host, port)
-    stream = await open_stream(attempt, local_host)
+    route = Route.through(as_chain(proxy), host, port)
+    stream, _ = await open_stream(route, local_host)
     if not (tls or ssl_context or tls_hostname):
         return stream
     try:
         tls_stream = await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=server_name(tls_hostname or attempt.host),
+            hostname=server_name(tls_hostname or route.last.host),
             ssl_context=ssl_context,
             standard_compatible=tls_standard_compatible,
         )
@@ -194,7 +193,7 @@ async def connect_socket(
     chain = as_chain(proxy)
     if any(hop.tls for hop in chain):
         raise ValueError("TLS with a proxy takes more than a bare socket; connect_tcp does it")
-    sock, _ = await open_tunnel(Attempt(chain, host, port), local_host)
+    sock, _ = await open_tunnel(Route.through(chain, host, port), local_host)
     return cast("socket.socket", sock)
 
 
@@ -221,14 +220,12 @@ async def bind(
             connect to, as `socksclient.bind` tells.
     """
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
-    attempt = Attempt(as_chain(proxy), host, port, Command.BIND)
-    channel, bound_address = await open_tunnel(attempt, local_host, [NO_DELAY])
-    stream = await stream_of(attempt, channel)
+    route = Route.through(as_chain(proxy), host, port, Command.BIND)
+    stream, grant = await open_stream(route, local_host)
     try:
-        with attempt:
+        with placed(route, "request"):
             sock: HasPeer = stream.extra(SocketAttribute.raw_socket)
-            where = listening_at(sock, bound_address, attempt.own_address)
-            return Listener(stream, where, attempt)
+            return Listener(stream, listening_at(sock, grant), route)
     except BaseException:
         await close(stream)
         raise
@@ -280,23 +277,16 @@ async def udp_associate(
         source = udp.getsockname()[:2]
     granted: list[Granted] = []
     try:
-        for attempt in attempts_for(chain, source):
-            control, bound_address = await open_tunnel(attempt)
-            granted.append(Granted(attempt, cast("socket.socket", control), bound_address))
+        for route in routes_of(chain, source):
+            control, grant = await open_tunnel(route)
+            granted.append(Granted(route, cast("socket.socket", control), grant))
     except BaseException:
         for sock in (udp, *(one.control for one in granted)):
             if sock is not None:
                 sock.close()
         raise
     association = associate(granted, udp, trust_relay_address)
-
-    async def resolve(host: str, port: int) -> tuple[str, int]:
-        attempt = Attempt(chain, host, port)
-        attempt.hop = len(chain) - 1
-        with attempt:
-            return (await targets(attempt))[0]
-
-    return UDPAssociation(association, resolve)
+    return UDPAssociation(association)
 
 
 async def resolve(name: str, *, proxy: ProxyLike) -> str:
@@ -313,7 +303,7 @@ async def resolve(name: str, *, proxy: ProxyLike) -> str:
         ValueError: As `connect_tcp` does, and so the others.
         ReplyError: There is no such name (REP 04), or the proxy is not Tor.
     """
-    return await _ask(Attempt(as_chain(proxy), name, 0, Command.RESOLVE))
+    return await _ask(Route.through(as_chain(proxy), name, 0, Command.RESOLVE))
 
 
 async def resolve_ptr(address: str, *, proxy: ProxyLike) -> str:
@@ -327,14 +317,14 @@ async def resolve_ptr(address: str, *, proxy: ProxyLike) -> str:
         ValueError: As `connect_tcp` does, and so the others.
         ReplyError: It has no name (REP 04), or the proxy is not Tor.
     """
-    return await _ask(Attempt(as_chain(proxy), address, 0, Command.RESOLVE_PTR))
+    return await _ask(Route.through(as_chain(proxy), address, 0, Command.RESOLVE_PTR))
 
 
-async def _ask(attempt: Attempt) -> str:
-    channel, (answer, _) = await open_tunnel(attempt)
+async def _ask(route: Route) -> str:
+    channel, grant = await open_tunnel(route)
     await close(channel)
-    with attempt:
-        return attempt.checked(answer)
+    with placed(route, "request"):
+        return checked_answer(route.last.command, grant.bound_address[0])
 
 
 class Listener:
@@ -345,15 +335,15 @@ class Listener:
         peer_address: The (host, port) of the peer, as the proxy says, once it is accepted.
     """
 
-    def __init__(self, stream: Stream, address: tuple[str, int], attempt: Attempt) -> None:
+    def __init__(self, stream: Stream, address: tuple[str, int], route: Route) -> None:
         self.address = address
         self.peer_address: tuple[str, int] | None = None
         self._stream = stream
         self._closed = False
-        self._attempt = attempt
+        self._route = route
         self._guard = anyio.ResourceGuard("accepting from")
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
-        self._flow = next_reply(attempt.proxy, Command.BIND)
+        self._flow = next_reply(route.last.proxy, Command.BIND)
         self._step = next(self._flow)
         self._peer: tuple[str, int] | None = None
 
@@ -388,12 +378,12 @@ class Listener:
     async def _second_reply(self) -> None:
         self._check_open()
         try:
-            with self._attempt:
+            with placed(self._route, "request"):
                 while True:
                     self._step = self._flow.send(await exchange(self._step, self._stream))
         except StopIteration as stop:
             host, port = self._peer = stop.value
-            self._attempt.log(f"accepted {host_port(host, port)!r}")
+            log(self._route, -1, f"accepted {host_port(host, port)!r}")
         except SocksError:
             self._check_open()
             self._closed = True

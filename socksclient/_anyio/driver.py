@@ -1,14 +1,15 @@
-"""Awaited: the driver of the flows, on asyncio (uvloop too) and trio.
+"""The awaited driver, on asyncio (uvloop too) and trio: it carries out the steps of a tunnel.
 
-The handshake runs on the bare non-blocking socket, which is wrapped last, if at all: it costs
-less than over a stream, and any library that takes a socket can have it. Only when a hop speaks
-TLS, it goes on over a stream from there.
+The handshake runs on the bare non-blocking socket, and the driver wraps that last, if at all: this
+costs less than a handshake over a stream, and any library that takes a socket can have it. Only if
+a hop speaks TLS, the handshake goes on over a stream from there.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -19,46 +20,43 @@ from anyio.abc import SocketStream, UNIXSocketStream
 from anyio.lowlevel import RunVar
 from anyio.streams.tls import TLSAttribute, TLSStream
 
-from socksclient._net.attempt import is_deadline
+from socksclient._net.log import Observer, placed, report_to
+from socksclient._net.resolver import addresses_found, look_up, name_to_ask, resolver_failures
 from socksclient._net.sockets import (
     PEEK_SIZE,
-    Address,
     PlainSocket,
     SocketOption,
     Wait,
-    addresses_found,
-    at_path,
-    carried_by,
     check_source,
-    interleave,
     is_internet,
-    literal,
-    look_up,
-    name_to_ask,
     race,
-    resolver_failures,
 )
-from socksclient.protocol.exceptions import (
-    ProxyClosed,
-    ProxyConnectError,
-    ResolveError,
-    SocksError,
-    host_port,
+from socksclient.protocol.exceptions import ProxyClosed
+from socksclient.protocol.flow import Exchange
+from socksclient.protocol.tunnel import (
+    Connect,
+    Grant,
+    Resolve,
+    ServerAddress,
+    SocketAddress,
+    StartTLS,
+    Step,
+    Steps,
+    resolve_target,
+    tunnel,
 )
-from socksclient.protocol.flow import Exchange, Flow, handshake
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable, Iterable
 
-    from socksclient._net.attempt import Attempt
     from socksclient.protocol.proxy import Proxy
+    from socksclient.protocol.route import Route
 
 T = TypeVar("T")
 
 Stream: TypeAlias = SocketStream | TLSStream
 Channel: TypeAlias = PlainSocket | Stream
-"""What a tunnel goes through: a non-blocking socket or, with TLS, a stream."""
+"""The connection of a tunnel: a non-blocking socket or, with TLS, a stream."""
 AnyChannel = TypeVar("AnyChannel", bound=Channel)
 
 _MAX_THREADS = 40
@@ -69,44 +67,102 @@ _resolving: RunVar[anyio.CapacityLimiter] = RunVar("socksclient resolving")
 NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 """As the streams of `anyio.connect_tcp` have it."""
 
-_EXCHANGES_PER_TURN = 8
-"""More than a handshake with one proxy has, so that an ordinary one takes no turn for this."""
+_STEPS_PER_TURN = 12
+"""More than a handshake with one proxy takes, so that it costs no turn of the event loop."""
+
+
+async def open_tunnel(
+    route: Route,
+    local_host: str | None = None,
+    socket_options: Iterable[SocketOption] = (),
+    timeout: float | None = None,
+    observer: Observer | None = None,
+) -> tuple[Channel, Grant]:
+    """Return the connection through all hops of a route, and what the last hop has granted.
+
+    Args:
+        route: The requests to the hops.
+        local_host: The IP address to connect to the nearest hop from.
+        socket_options: The options for the socket to the nearest hop.
+        timeout: The seconds for all of it; None sets no deadline.
+        observer: A function that gets each event on the way.
+
+    Raises:
+        ValueError: The local host is not an IP address, or the nearest hop is a unix socket, to
+            which no IP address leads.
+        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
+    """
+    return await _open(route, local_host, socket_options, timeout, observer, _as_it_is)
 
 
 async def open_stream(
-    attempt: Attempt,
+    route: Route,
     local_host: str | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> Stream:
-    """`open_tunnel`, with the socket wrapped."""
-    channel, _ = await open_tunnel(attempt, local_host, [NO_DELAY, *socket_options])
-    return await stream_of(attempt, channel)
+    timeout: float | None = None,
+) -> tuple[Stream, Grant]:
+    """Return what `open_tunnel` returns, with a stream as the connection."""
+    return await _open(route, local_host, [NO_DELAY, *socket_options], timeout, None, as_stream)
 
 
-async def stream_of(attempt: Attempt, channel: Channel) -> Stream:
-    """The stream that `channel` is, or makes."""
-    return await wrap(attempt, channel) if isinstance(channel, PlainSocket) else channel
+async def _open(
+    route: Route,
+    local_host: str | None,
+    socket_options: Iterable[SocketOption],
+    timeout: float | None,
+    observer: Observer | None,
+    finish: Callable[[Route, Channel], Awaitable[AnyChannel]],
+) -> tuple[AnyChannel, Grant]:
+    check_source(local_host, route.requests[0].proxy.path)
+    # A connect can fail without ever waiting. This checkpoint lets a caller's retry loop be
+    # cancelled.
+    await anyio.lowlevel.checkpoint()
+    driver = Driver(None, local_host, socket_options)
+    with closing(tunnel(route, report_to(route, observer))) as steps:
+        try:
+            with anyio.move_on_after(timeout):
+                grant = await driver.run(steps)
+                channel = await finish(route, driver.connected)
+                return await handed_over(channel), grant
+            # The deadline has passed, and the generator knows how far the way had come.
+            with placed(route, "request"):
+                steps.throw(TimeoutError())
+                # A method of the user's own has caught that error.
+                raise TimeoutError
+        except BaseException:
+            if driver.channel is not None:
+                await close(driver.channel)
+            raise
 
 
-async def wrap(attempt: Attempt, sock: PlainSocket) -> SocketStream:
-    """The socket as a stream; closes it if that cannot be."""
-    stream: SocketStream
+async def _as_it_is(_route: Route, channel: Channel) -> Channel:
+    return channel
+
+
+async def as_stream(route: Route, channel: Channel) -> Stream:
+    """Return the connection of an open tunnel as a stream."""
+    if not isinstance(channel, PlainSocket):
+        return channel
+    try:
+        return await _wrap(channel)
+    except ConnectionResetError as error:
+        with placed(route, "relay"):
+            raise ProxyClosed("the connection ended after the proxy's reply") from error
+
+
+async def _wrap(sock: PlainSocket) -> SocketStream:
+    """Return a socket as a stream.
+
+    Raises:
+        ConnectionResetError: The connection has ended.
+    """
     try:
         if is_internet(sock.family):
-            stream = await SocketStream.from_socket(sock)
-        else:
-            stream = await UNIXSocketStream.from_socket(sock)
-    except BaseException as error:
-        sock.close()
-        if isinstance(error, ValueError):  # says anyio of a socket that is not connected any more
-            with attempt:
-                if attempt.phase == "tls":
-                    text = "TLS with the proxy failed: the connection has ended"
-                    raise ProxyConnectError(text, errno.ECONNRESET) from error
-                attempt.phase = "relay"
-                raise ProxyClosed("the connection ended after the proxy's reply") from error
-        raise
-    return await handed_over(stream)
+            return await SocketStream.from_socket(sock)
+        return await UNIXSocketStream.from_socket(sock)
+    except ValueError as error:
+        # anyio says so about a socket that is not connected any more.
+        raise ConnectionResetError(errno.ECONNRESET, "the connection has ended") from error
 
 
 async def handed_over(channel: AnyChannel) -> AnyChannel:
@@ -124,120 +180,127 @@ async def handed_over(channel: AnyChannel) -> AnyChannel:
     return channel
 
 
-async def open_tunnel(
-    attempt: Attempt,
-    local_host: str | None = None,
-    socket_options: Iterable[SocketOption] = (),
-) -> tuple[Channel, tuple[str, int]]:
-    """The connection on which the last hop has granted `attempt`, and the bound address.
-
-    Where a target is resolved here (``socks5``), each of its addresses is tried on a connection
-    of its own.
-    """
-    nearest = attempt.chain[0]
-    check_source(local_host, nearest.path)
-    source_address = None if local_host is None else (local_host, 0)
-    # For a connection may fail at once, and who tries again without end is to be cancellable.
-    await anyio.lowlevel.checkpoint()
-    with attempt:
-        for number, _ in enumerate(attempt.chain):
-            attempt.hop = number
-            attempt.targets[number] = await targets(attempt)
-        attempt.hop = 0
-        if nearest.path is not None:
-            servers = [at_path(nearest.path)]
-        else:
-            servers = interleave(await _resolve(attempt, nearest.host, nearest.port))
-    while True:
-        try:
-            with attempt:
-                attempt.start()
-                sock = await _connect(servers, source_address, socket_options)
-                return await _through(attempt, sock)
-        except SocksError as error:
-            if not attempt.try_next_address(error):
-                raise
-
-
-async def targets(attempt: Attempt) -> list[tuple[str, int]]:
-    """What to ask the hop for that the attempt stands at, one after the other."""
-    host, port = target = attempt.target
-    if not attempt.resolves_here:
-        return [target]
-    try:
-        addresses = await _resolve(attempt, host, port)
-    except OSError as error:
-        if is_deadline(error):
-            raise
-        raise ResolveError.of(host, error) from error
-    return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
-
-
-async def _through(attempt: Attempt, sock: PlainSocket) -> tuple[Channel, tuple[str, int]]:
-    """From one hop to the next, each on the connection through those before; closes it if not."""
-    channel: Channel = sock
-    bound_address = ("", 0)
-    family = sock.family
-    try:
-        for number, hop in enumerate(attempt.chain):
-            attempt.hop = number
-            if hop.tls:
-                attempt.enter("tls")
-                channel = await stream_of(attempt, channel)
-                channel = await _start_tls(hop, channel)
-            flow = handshake(hop, *attempt.request_over(family), attempt.enter)
-            bound_address = await run(flow, channel)
-            attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
-    except BaseException:
-        await close(channel)
-        raise
-    return await handed_over(channel), bound_address
-
-
 async def close(channel: Channel) -> None:
-    """Closes it at once."""
+    """Close a connection at once."""
     if isinstance(channel, PlainSocket):
         channel.close()
     else:
         await anyio.aclose_forcefully(channel)
 
 
-async def _start_tls(proxy: Proxy, stream: Stream) -> TLSStream:
-    """Speaks TLS with `proxy` on `stream`, which stays open if that fails."""
-    from socksclient._sync import tls
+async def find_target(route: Route) -> tuple[str, int]:
+    """Return the host and the port to ask the last hop for, and resolve the name if need be.
 
-    try:
-        return await TLSStream.wrap(
-            stream,
-            server_side=False,
-            hostname=tls.server_name(proxy.host),
-            ssl_context=tls.context_of(proxy),
-            standard_compatible=False,  # as an SSLSocket: many end without its closing handshake
-        )
-    except (OSError, ValueError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        raise tls.tls_failure(error) from error
+    Raises:
+        ResolveError: The name has no address.
+    """
+    with placed(route, "resolve"), closing(resolve_target(route.last)) as steps:
+        return await Driver().run(steps)
 
 
-async def run(flow: Flow[T], channel: Channel) -> T:
-    """Drive `flow` on `channel`, which stays open whatever happens."""
-    ssl_object = None
-    if not isinstance(channel, PlainSocket):
-        # uvloop tells nothing of a connection that has failed, so it is asked before.
-        ssl_object = channel.extra(TLSAttribute.ssl_object)
-    with closing(flow):
+class Driver:
+    """Carries out steps on one connection.
+
+    Args:
+        channel: The connection that is there already, if there is one.
+        local_host: The IP address to connect to the nearest hop from.
+        socket_options: The options for the socket to the nearest hop.
+
+    Attributes:
+        channel: The connection, if there is one. The driver closes it only to make another one.
+    """
+
+    def __init__(
+        self,
+        channel: Channel | None = None,
+        local_host: str | None = None,
+        socket_options: Iterable[SocketOption] = (),
+    ) -> None:
+        self.channel = channel
+        self._ssl_object = None if channel is None else _ssl_object_of(channel)
+        self._source_address = None if local_host is None else (local_host, 0)
+        self._socket_options = socket_options
+
+    @property
+    def connected(self) -> Channel:
+        """The connection. A tunnel asks for one before it asks for anything else of it."""
+        return cast("Channel", self.channel)
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Carry out all steps, and return the result. The caller closes the generator."""
         try:
-            step = next(flow)
+            step = next(steps)
             exchanges = 0
             while True:
-                step = flow.send(await exchange(step, channel, ssl_object))
+                try:
+                    answer = [await self._carry_out(step)]
+                except OSError as error:
+                    step = steps.throw(error)
+                else:
+                    # The answer leaves the list, because the proxy may have repeated the
+                    # credentials in it, and a traceback can show variables.
+                    step = steps.send(answer.pop())
                 exchanges += 1
                 # Where octets are available already, an exchange does not wait. A proxy that says
                 # very much in small pieces must not keep the other tasks from their turns.
-                if exchanges % _EXCHANGES_PER_TURN == 0:
+                if exchanges % _STEPS_PER_TURN == 0:
                     await anyio.lowlevel.checkpoint()
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    async def _carry_out(self, step: Step) -> object:
+        if isinstance(step, Exchange):
+            return await exchange(step, self.connected, self._ssl_object)
+        if isinstance(step, Connect):
+            return await self._connect(step.addresses)
+        if isinstance(step, StartTLS):
+            await self._start_tls(step.proxy)
+            return None
+        return await _resolve(step)
+
+    async def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
+        if self.channel is not None:
+            await close(self.channel)
+            self.channel = self._ssl_object = None
+        with closing(race(addresses, self._source_address, self._socket_options)) as steps:
+            try:
+                step = next(steps)
+                while True:
+                    step = steps.send(await _writable(step))
+            except StopIteration as won:
+                address: ServerAddress
+                self.channel, address = won.value
+                return address
+
+    async def _start_tls(self, proxy: Proxy) -> None:
+        from socksclient._sync import tls
+
+        try:
+            stream = self.connected
+            if isinstance(stream, PlainSocket):
+                self.channel = stream = await _wrap(stream)
+            self.channel = stream = await TLSStream.wrap(
+                stream,
+                server_side=False,
+                hostname=tls.server_name(proxy.host),
+                ssl_context=tls.context_of(proxy),
+                # Many servers end without the closing handshake of TLS, which an SSLSocket allows.
+                standard_compatible=False,
+            )
+        except (OSError, ValueError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            raise tls.tls_failure(error) from error
+        self._ssl_object = _ssl_object_of(stream)
+
+
+def _ssl_object_of(channel: Channel) -> ssl.SSLObject | None:
+    """Return the SSL object of a stream with TLS.
+
+    uvloop tells nothing of a connection that has failed. So the driver asks for it before.
+    """
+    if isinstance(channel, PlainSocket):
+        return None
+    return channel.extra(TLSAttribute.ssl_object, None)
 
 
 async def exchange(
@@ -361,22 +424,6 @@ async def _receive(
         await anyio.wait_readable(channel)
 
 
-async def _connect(
-    servers: list[Address],
-    source_address: tuple[str, int] | None,
-    socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    """A socket connected to the first of `servers` that answers."""
-    with closing(race(servers, source_address, socket_options)) as steps:
-        try:
-            step = next(steps)
-            while True:
-                step = steps.send(await _writable(step))
-        except StopIteration as won:
-            sock: PlainSocket = won.value
-            return sock
-
-
 async def _writable(step: Wait) -> list[socket.socket]:
     if len(step.sockets) == 1 and step.seconds is None:
         await anyio.wait_writable(step.sockets[0])
@@ -410,27 +457,24 @@ async def first_ready(
     return ready
 
 
-async def _resolve(attempt: Attempt, host: str, port: int) -> list[Address]:
-    """Return the addresses of `host`, in the order to try them.
+async def _resolve(step: Resolve) -> list[SocketAddress]:
+    """Return the addresses of a name.
 
     The resolver runs in a thread, which is left to itself when the caller is cancelled. Where no
     thread can be started, it runs in that of the event loop, and holds up all other tasks.
     """
-    if address := literal(host, port):
-        return [address]
-    attempt.log(f"resolve {host}")
     if getaddrinfo := _resolver_of_the_event_loop():
         with resolver_failures():
-            found = await getaddrinfo(name_to_ask(host), port, type=socket.SOCK_STREAM)
+            found = await getaddrinfo(name_to_ask(step.host), step.port, type=socket.SOCK_STREAM)
             return addresses_found(found)
     # Not by anyio.getaddrinfo: on asyncio and on trio that asks with octets.
     try:
         return await anyio.to_thread.run_sync(
-            look_up, host, port, abandon_on_cancel=True, limiter=_limiter()
+            look_up, *step, abandon_on_cancel=True, limiter=_limiter()
         )
     except RuntimeError:
         # As in the blocking driver: no thread can be started.
-        return look_up(host, port)
+        return look_up(*step)
 
 
 def _resolver_of_the_event_loop() -> Callable[..., Awaitable[Iterable[tuple[Any, ...]]]] | None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
-from socksclient._anyio.driver import first_ready
+from socksclient._anyio.driver import find_target, first_ready
 from socksclient._net.association import Address, Association
+from socksclient.protocol.route import Route
 
 __all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
 
@@ -123,12 +124,6 @@ class UDPAssociation(_Awaited, UDPSocket):
     receive. Once closed here, they raise `anyio.ClosedResourceError`.
     """
 
-    def __init__(
-        self, association: Association, resolve: Callable[[str, int], Awaitable[Address]]
-    ) -> None:
-        super().__init__(association)
-        self._resolve = resolve
-
     async def send(self, item: tuple[bytes, Address]) -> None:
         """Sends one datagram.
 
@@ -146,7 +141,8 @@ class UDPAssociation(_Awaited, UDPSocket):
         data, address = item
         header = self._association.headers.get(address)
         if header is None:
-            header = self._association.learn(address, *await self._resolve(*address))
+            route = Route.of_datagram(self._association.chain, *address)
+            header = self._association.learn(address, *await find_target(route))
         await self._send(header, data)
 
     async def receive(self) -> tuple[bytes, Address]:
@@ -176,7 +172,7 @@ class UDPAssociation(_Awaited, UDPSocket):
             ResolveError: The name has no address (``socks5`` only).
         """
         await anyio.lowlevel.checkpoint()
-        target = await self._resolve(host, port)
+        target = await find_target(Route.of_datagram(self._association.chain, host, port))
         self._check_open()
         self._association.connect(*target)
         return ConnectedUDPAssociation(

@@ -25,7 +25,6 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient._anyio.driver import open_stream
-from socksclient._net.attempt import Attempt
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import TLSSocket, server_name, start_tls
@@ -35,6 +34,7 @@ from socksclient.protocol.exceptions import (
     ResolveError,
     SocksError,
 )
+from socksclient.protocol.route import Route
 
 if TYPE_CHECKING:
     import ssl
@@ -127,8 +127,8 @@ class Backend:
         no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
         options = [no_delay, *(socket_options or ())]
         with _httpcore_errors(self._httpcore):
-            attempt = Attempt(self._chain, host, port)
-            sock, _ = open_tunnel(attempt, Deadline(timeout), source_address, options)
+            route = Route.through(self._chain, host, port)
+            sock, _ = open_tunnel(route, Deadline(timeout), source_address, options)
             return Stream(sock, self._httpcore)
 
     def sleep(self, seconds: float) -> None:
@@ -204,9 +204,8 @@ class AsyncBackend:
         socket_options: Iterable[SocketOption] | None = None,
     ) -> AsyncStream:
         with _httpcore_errors(self._httpcore):
-            attempt = Attempt(self._chain, host, port)
-            with attempt, anyio.fail_after(timeout):
-                stream = await open_stream(attempt, local_address, socket_options or ())
+            route = Route.through(self._chain, host, port)
+            stream, _ = await open_stream(route, local_address, socket_options or (), timeout)
             return AsyncStream(stream, self._httpcore)
 
     async def sleep(self, seconds: float) -> None:

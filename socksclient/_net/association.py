@@ -18,8 +18,9 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from socksclient._net.attempt import NOT_KNOWN, Attempt
-from socksclient._net.sockets import PlainSocket, SocketAddress, reachable
+from socksclient._net.bound_address import reachable
+from socksclient._net.log import log, placed
+from socksclient._net.sockets import PlainSocket, family_of
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     ProtocolError,
@@ -27,6 +28,7 @@ from socksclient.protocol.exceptions import (
     ProxyConnectError,
     host_port,
 )
+from socksclient.protocol.route import NOT_KNOWN, Route
 from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
     Command,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from socksclient.protocol.proxy import Chain
+    from socksclient.protocol.tunnel import Grant, SocketAddress
 
 Address: TypeAlias = tuple[str, int]
 """The (host, port) of a destination or a source."""
@@ -88,15 +91,15 @@ class Granted(NamedTuple):
     """What one hop has granted.
 
     Attributes:
-        attempt: What was asked for; errors are placed by it.
+        route: The requests that led to the hop.
         control: The connection on which it was. The association lives as long as this connection;
             nothing is ever sent on it.
-        bound_address: BND.ADDR and BND.PORT of the reply: the relay.
+        grant: What the hop's reply says; its bound address is that of the relay.
     """
 
-    attempt: Attempt
+    route: Route
     control: socket.socket
-    bound_address: Address
+    grant: Grant
 
 
 class Association:
@@ -133,10 +136,9 @@ class Association:
         relays: Sequence[Address],
         advice: str = "",
     ) -> None:
-        for attempt, control, _ in granted:
-            attempt.phase = "relay"
+        for _, control, _ in granted:
             control.setblocking(False)
-        self.proxy = granted[-1].attempt.proxy
+        self.chain = tuple(request.proxy for request in granted[-1].route.requests)
         self.controls = [control for _, control, _ in granted]
         self.udp = udp
         self.relay_address = relays[0]
@@ -146,7 +148,7 @@ class Association:
         self.peer: Address | None = None
         self.closed = False
         self._granted = granted
-        self._ended: Attempt | None = None
+        self._ended: Route | None = None
         self._is_over = False
         self._epoll = _epoll(udp, *self.controls)
         self.pollable = -1 if self._epoll is None else self._epoll.fileno()
@@ -303,7 +305,7 @@ class Association:
         """
         self.check_open()
         cause = None
-        for attempt, control, _ in self._granted if self._ended is None else ():
+        for route, control, _ in self._granted if self._ended is None else ():
             try:
                 if control.recv(0xFFFF):
                     continue
@@ -311,13 +313,13 @@ class Association:
                 continue
             except OSError as error:
                 cause = error
-            self._ended = attempt
+            self._ended = route
             self._is_over = True
             break
         if self._ended is None:
             return
         try:
-            with self._ended:
+            with placed(self._ended, "relay"):
                 raise AssociationClosed from cause
         finally:
             del cause  # or it and this frame would hold each other
@@ -451,11 +453,10 @@ def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
             be made; `errno` says which.
     """
     host, port = local_address[0], parse_port(local_address[1], least=0)
-    attempt = Attempt(chain[:1], *NOT_KNOWN, Command.UDP_ASSOCIATE)
-    attempt.phase = "connect"
-    with attempt:
+    route = Route.through(chain[:1], *NOT_KNOWN, Command.UDP_ASSOCIATE)
+    with placed(route, "connect"):
         try:
-            udp = PlainSocket(_family_of(host), socket.SOCK_DGRAM)
+            udp = PlainSocket(family_of(host), socket.SOCK_DGRAM)
             try:
                 udp.bind((host, port))
             except BaseException:
@@ -467,8 +468,8 @@ def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
     return udp
 
 
-def attempts_for(chain: Chain, source: Address) -> list[Attempt]:
-    """The attempts to have an association of each hop, the nearest one first.
+def routes_of(chain: Chain, source: Address) -> list[Route]:
+    """Return the routes to an association with each hop, the nearest one first.
 
     Args:
         chain: Each hop is reached through those before it.
@@ -479,7 +480,9 @@ def attempts_for(chain: Chain, source: Address) -> list[Attempt]:
         ValueError: A hop cannot relay UDP.
     """
     return [
-        Attempt(chain[: number + 1], *(NOT_KNOWN if number else source), Command.UDP_ASSOCIATE)
+        Route.through(
+            chain[: number + 1], *(NOT_KNOWN if number else source), Command.UDP_ASSOCIATE
+        )
         for number, _ in enumerate(chain)
     ]
 
@@ -504,10 +507,9 @@ def associate(
     try:
         relays = [_relay_of(*one, trust_relay_address) for one in granted]
         each = [_advice(*one) for one in zip(granted, relays, strict=True)]
-        attempt, _, (_, port) = granted[0]
-        with attempt:
-            where = host_port(str(relays[0][0]), port)
-            family = _family_of(str(relays[0][0]))
+        with placed(granted[0].route, "relay"):
+            where = host_port(*relays[0][:2])
+            family = family_of(relays[0][0])
             what, advice = f"make a UDP socket for the relay, {where}", each[0]
             try:
                 if udp is None:
@@ -518,7 +520,7 @@ def associate(
                     raise OSError(errno.EAFNOSUPPORT, "local_address is of another address family")
                 udp.connect(relays[0])
                 what, advice = f"wait for datagrams of the relay, {where}", ""
-                addresses = [(str(relay[0]), relay[1]) for relay in relays]
+                addresses = [relay[:2] for relay in relays]
                 return Association(granted, udp, addresses, next(filter(None, each), ""))
             except OSError as error:
                 text = f"cannot {what}: {'; '.join(filter(None, (error.strerror, advice)))}"
@@ -531,29 +533,26 @@ def associate(
         raise
 
 
-def _relay_of(
-    attempt: Attempt, control: socket.socket, bound_address: Address, trust: bool
-) -> SocketAddress:
-    """Where to send the datagrams for one hop."""
-    attempt.phase = "relay"
-    with attempt:
-        relay = reachable(control, bound_address, attempt.own_host, trust)
-        host = str(relay[0])
-        if not is_address(host) and host != attempt.own_host:
+def _relay_of(route: Route, control: socket.socket, grant: Grant, trust: bool) -> SocketAddress:
+    """Return the address to which the datagrams for one hop go."""
+    with placed(route, "relay"):
+        relay = reachable(control, grant, trust)
+        host = relay[0]
+        if not is_address(host) and host != (grant.own_address and grant.own_address[0]):
             text = f"the proxy says that its relay is at {host!r}, which is no IP address"
             raise ProtocolError(f"{text}; {_INSTEAD}")
-        attempt.log(f"relay {host_port(host, relay[1])!r}")
+        log(route, -1, f"relay {host_port(host, relay[1])!r}")
     return relay
 
 
 def _advice(granted: Granted, relay: SocketAddress) -> str:
     """Return what errors say about a relay that may be out of reach; empty for other relays."""
-    attempt, control, bound_address = granted
-    host = str(relay[0])
+    route, control, grant = granted
+    host = relay[0]
     if not _is_private(host):
         return ""
     try:
-        own, *_ = reachable(control, bound_address, attempt.own_host, trust=False)
+        own, *_ = reachable(control, grant, trust=False)
     except ProxyClosed:
         # The association will report that the proxy has ended it.
         return ""
@@ -561,7 +560,7 @@ def _advice(granted: Granted, relay: SocketAddress) -> str:
         return ""
     where = host_port(host, relay[1])
     advice = f"the relay, {where}, has a private address that is not the proxy's own, {own}"
-    attempt.log(f"{advice}; {_INSTEAD}")
+    log(route, -1, f"{advice}; {_INSTEAD}")
     return f"{advice}; {_INSTEAD}"
 
 
@@ -571,7 +570,3 @@ def _is_private(host: str) -> bool:
         return False
     ip = ipaddress.ip_address(without_mapping(host))
     return any(ip in network for network in _PRIVATE)
-
-
-def _family_of(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -11,16 +11,18 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
-from socksclient._net.association import Granted, associate, attempts_for, bind_udp
-from socksclient._net.attempt import NOT_KNOWN, Attempt
-from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source, listening_at
-from socksclient._sync.driver import exchange, open_socket, open_tunnel, targets
+from socksclient._net.association import Granted, associate, bind_udp, routes_of
+from socksclient._net.bound_address import listening_at
+from socksclient._net.log import log, placed
+from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source
+from socksclient._sync.driver import exchange, open_socket, open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError, host_port
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.route import NOT_KNOWN, Route
+from socksclient.protocol.socks5 import Command, checked_answer
 
 __all__ = [
     "Listener",
@@ -72,9 +74,9 @@ def create_connection(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
-    attempt = Attempt(as_chain(proxy), *_pair(address))
+    route = Route.through(as_chain(proxy), *_pair(address))
     timeout = _checked(timeout)
-    sock, _ = open_socket(attempt, Deadline(timeout), source_address)
+    sock, _ = open_socket(route, Deadline(timeout), source_address)
     sock.settimeout(timeout)
     return sock
 
@@ -123,12 +125,11 @@ def listen(
 ) -> Listener:
     """`bind`, with options for the connection to the proxy."""
     # Dante takes 0.0.0.0 for any peer of IPv4 only, and refuses :: (REP 03).
-    attempt = Attempt(chain, *address, Command.BIND)
-    sock, bound_address = open_socket(attempt, Deadline(timeout), source_address, socket_options)
+    route = Route.through(chain, *address, Command.BIND)
+    sock, grant = open_socket(route, Deadline(timeout), source_address, socket_options)
     try:
-        with attempt:
-            where = listening_at(sock, bound_address, attempt.own_address)
-            return Listener(sock, where, attempt, timeout)
+        with placed(route, "request"):
+            return Listener(sock, listening_at(sock, grant), route, timeout)
     except BaseException:
         sock.close()
         raise
@@ -181,23 +182,16 @@ def udp_associate(
     granted: list[Granted] = []
     try:
         deadline = Deadline(timeout)
-        for attempt in attempts_for(chain, source):
-            control, bound_address = open_socket(attempt, deadline)
-            granted.append(Granted(attempt, control, bound_address))
+        for route in routes_of(chain, source):
+            control, grant = open_socket(route, deadline)
+            granted.append(Granted(route, control, grant))
     except BaseException:
         for sock in (udp, *(one.control for one in granted)):
             if sock is not None:
                 sock.close()
         raise
     association = associate(granted, udp, trust_relay_address)
-
-    def resolve(host: str, port: int, timeout: float | None) -> tuple[str, int]:
-        attempt = Attempt(chain, host, port)
-        attempt.hop = len(chain) - 1
-        with attempt:
-            return targets(attempt, Deadline(timeout))[0]
-
-    return UDPAssociation(association, timeout, resolve)
+    return UDPAssociation(association, timeout)
 
 
 def resolve(name: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
@@ -215,7 +209,7 @@ def resolve(name: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyL
         ValueError: As of `create_connection`, and so the others.
         ReplyError: There is no such name (REP 04), or the proxy is not Tor.
     """
-    return _ask(Attempt(as_chain(proxy), name, 0, Command.RESOLVE), timeout)
+    return _ask(Route.through(as_chain(proxy), name, 0, Command.RESOLVE), timeout)
 
 
 def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
@@ -230,14 +224,14 @@ def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy:
         ValueError: As of `create_connection`, and so the others.
         ReplyError: It has no name (REP 04), or the proxy is not Tor.
     """
-    return _ask(Attempt(as_chain(proxy), address, 0, Command.RESOLVE_PTR), timeout)
+    return _ask(Route.through(as_chain(proxy), address, 0, Command.RESOLVE_PTR), timeout)
 
 
-def _ask(attempt: Attempt, timeout: float | None) -> str:
-    channel, (answer, _) = open_tunnel(attempt, Deadline(_checked(timeout)))
+def _ask(route: Route, timeout: float | None) -> str:
+    channel, grant = open_tunnel(route, Deadline(_checked(timeout)))
     channel.close()
-    with attempt:
-        return attempt.checked(answer)
+    with placed(route, "request"):
+        return checked_answer(route.last.command, grant.bound_address[0])
 
 
 class Listener:
@@ -248,17 +242,17 @@ class Listener:
     """
 
     def __init__(
-        self, sock: socket.socket, address: tuple[str, int], attempt: Attempt, timeout: float | None
+        self, sock: socket.socket, address: tuple[str, int], route: Route, timeout: float | None
     ) -> None:
         self.address = address
         self._sock = sock
-        self._attempt = attempt
+        self._route = route
         self._timeout = timeout
         self._accepted = False
         self._closed = False
         self._accepting = threading.Lock()
         # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
-        self._flow = next_reply(attempt.proxy, Command.BIND)
+        self._flow = next_reply(route.last.proxy, Command.BIND)
         self._step = next(self._flow)
 
     def accept(
@@ -290,7 +284,7 @@ class Listener:
             if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._sock.settimeout(timeout)
-            with self._attempt:
+            with placed(self._route, "request"):
                 peer = self._second_reply(Deadline(timeout))
             self._accepted = True
         except ProxyTimeout:
@@ -311,7 +305,7 @@ class Listener:
                 self._step = self._flow.send(exchange(self._step, self._sock, deadline))
         except StopIteration as stop:
             peer: tuple[str, int] = stop.value
-            self._attempt.log(f"accepted {host_port(*peer)!r}")
+            log(self._route, -1, f"accepted {host_port(*peer)!r}")
             return peer
 
     def fileno(self) -> int:

@@ -1,138 +1,189 @@
-"""Blocking: the driver of the flows."""
+"""The blocking driver: it carries out the steps of a tunnel, and the exchanges of a flow."""
 
 from __future__ import annotations
 
 import queue
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from socksclient._net.attempt import Attempt, is_deadline
+from socksclient._net.log import Observer, placed, report_to
+from socksclient._net.resolver import look_up
 from socksclient._net.sockets import (
     PEEK_SIZE,
-    Address,
     SocketOption,
-    at_path,
     can_peek,
-    carried_by,
     check_source,
     has_ended,
-    interleave,
-    literal,
-    look_up,
     make_socket,
     race,
     writable,
 )
-from socksclient.protocol.exceptions import ProxyClosed, ResolveError, SocksError, host_port
-from socksclient.protocol.flow import Exchange, Flow, handshake
+from socksclient.protocol.exceptions import ProxyClosed
+from socksclient.protocol.flow import Exchange
+from socksclient.protocol.tunnel import (
+    Connect,
+    Grant,
+    Resolve,
+    ServerAddress,
+    SocketAddress,
+    StartTLS,
+    Step,
+    Steps,
+    is_deadline,
+    resolve_target,
+    tunnel,
+)
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable
 
     from socksclient._sync.timeouts import Deadline
     from socksclient._sync.tls import Channel
+    from socksclient.protocol.proxy import Proxy
+    from socksclient.protocol.route import Route
 
 T = TypeVar("T")
 
 
 def open_tunnel(
-    attempt: Attempt,
+    route: Route,
     deadline: Deadline,
     source_address: tuple[str, int] | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> tuple[Channel, tuple[str, int]]:
-    """The connection on which the last hop has granted `attempt`, and the bound address.
+    observer: Observer | None = None,
+) -> tuple[Channel, Grant]:
+    """Return the connection through all hops of a route, and what the last hop has granted.
 
-    Where a target is resolved here (``socks5``), each of its addresses is tried on a connection
-    of its own.
+    Args:
+        route: The requests to the hops.
+        deadline: The instant by which all must be done.
+        source_address: The (IP address, port) to connect to the nearest hop from.
+        socket_options: The options for the socket to the nearest hop.
+        observer: A function that gets each event on the way.
+
+    Raises:
+        ValueError: The source is not an IP address, or the nearest hop is a unix socket, to which
+            no IP address leads.
+        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
     """
-    nearest = attempt.chain[0]
-    check_source(source_address and source_address[0], nearest.path)
-    with attempt:
-        for number, _ in enumerate(attempt.chain):
-            attempt.hop = number
-            attempt.targets[number] = targets(attempt, deadline)
-        attempt.hop = 0
-        if nearest.path is not None:
-            servers = [at_path(nearest.path)]
-        else:
-            servers = interleave(_resolve(attempt, nearest.host, nearest.port, deadline))
-    while True:
-        try:
-            with attempt:
-                attempt.start()
-                sock = _connect(servers, deadline, source_address, socket_options)
-                return _through(attempt, sock, deadline)
-        except SocksError as error:
-            if not attempt.try_next_address(error):
-                raise
+    check_source(source_address and source_address[0], route.requests[0].proxy.path)
+    driver = Driver(deadline, None, source_address, socket_options)
+    try:
+        grant = driver.run(tunnel(route, report_to(route, observer)))
+    except BaseException:
+        if driver.channel is not None:
+            driver.channel.close()
+        raise
+    return driver.connected, grant
 
 
 def open_socket(
-    attempt: Attempt,
+    route: Route,
     deadline: Deadline,
     source_address: tuple[str, int] | None = None,
     socket_options: Iterable[SocketOption] = (),
-) -> tuple[socket.socket, tuple[str, int]]:
-    """`open_tunnel`, where a socket is to come of it.
+) -> tuple[socket.socket, Grant]:
+    """Return what `open_tunnel` returns, with a socket as the connection.
 
     Raises:
-        ValueError: It goes by TLS within TLS, which no `ssl.SSLSocket` can do.
+        ValueError: More than one hop speaks TLS, and no `ssl.SSLSocket` speaks TLS within TLS.
     """
-    layers = sum(hop.tls is not None for hop in attempt.chain)
+    layers = sum(request.proxy.tls is not None for request in route.requests)
     if layers > 1:
         raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
-    channel, bound_address = open_tunnel(attempt, deadline, source_address, socket_options)
+    channel, grant = open_tunnel(route, deadline, source_address, socket_options)
     if layers:
         from socksclient._sync.tls import guard
 
         guard(cast("ssl.SSLSocket", channel))
-    return cast("socket.socket", channel), bound_address
+    return cast("socket.socket", channel), grant
 
 
-def targets(attempt: Attempt, deadline: Deadline) -> list[tuple[str, int]]:
-    """What to ask the hop for that the attempt stands at, one after the other."""
-    host, port = target = attempt.target
-    if not attempt.resolves_here:
-        return [target]
-    try:
-        addresses = _resolve(attempt, host, port, deadline)
-    except OSError as error:
-        if is_deadline(error):
-            raise
-        raise ResolveError.of(host, error) from error
-    return [(address, port) for address in carried_by(attempt.proxy, host, addresses)]
+def find_target(route: Route, deadline: Deadline) -> tuple[str, int]:
+    """Return the host and the port to ask the last hop for, and resolve the name if need be.
+
+    Raises:
+        ResolveError: The name has no address.
+        ProxyTimeout: The deadline has passed.
+    """
+    with placed(route, "resolve"):
+        return Driver(deadline).run(resolve_target(route.last))
 
 
-def _through(
-    attempt: Attempt, sock: socket.socket, deadline: Deadline
-) -> tuple[Channel, tuple[str, int]]:
-    """From one hop to the next, each on the connection through those before; closes it if not."""
-    channel: Channel = sock
-    bound_address = ("", 0)
-    try:
-        for number, hop in enumerate(attempt.chain):
-            attempt.hop = number
-            if hop.tls:
-                channel = _start_tls(attempt, channel, deadline)
-            flow = handshake(hop, *attempt.request_over(sock.family), attempt.enter)
-            bound_address = run(flow, channel, deadline)
-            attempt.log(f"granted, bound address {host_port(*bound_address)!r}")
-    except BaseException:
-        channel.close()
-        raise
-    return channel, bound_address
+class Driver:
+    """Carries out steps on one connection.
+
+    Args:
+        deadline: The instant by which all must be done.
+        channel: The connection that is there already, if there is one.
+        source_address: The (IP address, port) to connect to the nearest hop from.
+        socket_options: The options for the socket to the nearest hop.
+
+    Attributes:
+        channel: The connection, if there is one. The driver closes it only to make another one.
+    """
+
+    def __init__(
+        self,
+        deadline: Deadline,
+        channel: Channel | None = None,
+        source_address: tuple[str, int] | None = None,
+        socket_options: Iterable[SocketOption] = (),
+    ) -> None:
+        self.channel = channel
+        self._deadline = deadline
+        self._source_address = source_address
+        self._socket_options = socket_options
+
+    @property
+    def connected(self) -> Channel:
+        """The connection. A tunnel asks for one before it asks for anything else of it."""
+        return cast("Channel", self.channel)
+
+    def run(self, steps: Steps[T]) -> T:
+        """Carry out all steps, and return the result."""
+        with closing(steps):
+            try:
+                step = next(steps)
+                while True:
+                    try:
+                        answer = [self._carry_out(step)]
+                    except OSError as error:
+                        step = steps.throw(error)
+                    else:
+                        # The answer leaves the list, because the proxy may have repeated the
+                        # credentials in it, and a traceback can show variables.
+                        step = steps.send(answer.pop())
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+
+    def _carry_out(self, step: Step) -> object:
+        if isinstance(step, Exchange):
+            return exchange(step, self.connected, self._deadline)
+        if isinstance(step, Connect):
+            return self._connect(step.addresses)
+        if isinstance(step, StartTLS):
+            self.channel = _start_tls(step.proxy, self.connected, self._deadline)
+            return None
+        return _resolve(step, self._deadline)
+
+    def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
+        if self.channel is not None:
+            self.channel.close()
+        self.channel, address = _connect(
+            [*addresses], self._deadline, self._source_address, self._socket_options
+        )
+        return address
 
 
-def _start_tls(attempt: Attempt, channel: Channel, deadline: Deadline) -> Channel:
-    """Speaks TLS with the hop that the attempt stands at."""
-    from socksclient._sync import tls  # and with it ssl, which few need here
+def _start_tls(proxy: Proxy, channel: Channel, deadline: Deadline) -> Channel:
+    # Few programs need ssl, and it takes long to import.
+    from socksclient._sync import tls
 
-    attempt.enter("tls")
-    proxy = attempt.proxy
     try:
         deadline.limit(channel)
         return tls.start_tls(channel, tls.context_of(proxy), tls.server_name(proxy.host))
@@ -142,20 +193,13 @@ def _start_tls(attempt: Attempt, channel: Channel, deadline: Deadline) -> Channe
         raise tls.tls_failure(error) from error
 
 
-def run(flow: Flow[T], sock: Channel, deadline: Deadline) -> T:
-    """Drives `flow` on `sock`, which stays open whatever happens."""
-    with closing(flow):
-        try:
-            step = next(flow)
-            while True:
-                step = flow.send(exchange(step, sock, deadline))
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-
 def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Do what one step of a flow asks for, and return the octets to send into the flow."""
+    """Do what one step of a flow asks for, and return the octets to send into the flow.
+
+    Raises:
+        ProxyClosed: The connection has ended or has broken.
+        TimeoutError: The deadline has passed.
+    """
     octets = b""
     try:
         if step.send:
@@ -206,32 +250,32 @@ def _receive(step: Exchange, octets: bytes, sock: Channel, deadline: Deadline) -
 
 
 def _connect(
-    servers: list[Address],
+    addresses: list[ServerAddress],
     deadline: Deadline,
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    """A socket connected to the first of `servers` that answers."""
-    if len(servers) > 1:
-        return _race(servers, deadline, source_address, socket_options)
-    [(family, sockaddr)] = servers
-    sock = make_socket(family, source_address, socket_options)
+) -> tuple[socket.socket, ServerAddress]:
+    """Return a socket connected to the first address that answers, and that address."""
+    if len(addresses) > 1:
+        return _race(addresses, deadline, source_address, socket_options)
+    [address] = addresses
+    sock = make_socket(address, source_address, socket_options)
     try:
         sock.settimeout(deadline.left())
-        sock.connect(sockaddr)
+        sock.connect(address)
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, address
 
 
 def _race(
-    servers: list[Address],
+    addresses: list[ServerAddress],
     deadline: Deadline,
     source_address: tuple[str, int] | None,
     socket_options: Iterable[SocketOption],
-) -> socket.socket:
-    with closing(race(servers, source_address, socket_options)) as steps:
+) -> tuple[socket.socket, ServerAddress]:
+    with closing(race(addresses, source_address, socket_options)) as steps:
         try:
             step = next(steps)
             while True:
@@ -239,38 +283,35 @@ def _race(
                 seconds = min((s for s in (step.seconds, left) if s is not None), default=None)
                 step = steps.send(writable(step.sockets, seconds))
         except StopIteration as won:
-            sock: socket.socket = won.value
+            sock, address = won.value
             sock.setblocking(True)
-            return sock
+            return sock, address
 
 
-def _resolve(attempt: Attempt, host: str, port: int, deadline: Deadline) -> list[Address]:
-    """Return the addresses of `host`, in the order to try them.
+def _resolve(step: Resolve, deadline: Deadline) -> list[SocketAddress]:
+    """Return the addresses of a name.
 
     getaddrinfo cannot be interrupted. If there is a deadline, it runs in a thread of its own, which
     is left to itself when the deadline passes. Where no thread can be started, it runs in the
     caller's thread, and may take longer than the deadline allows.
     """
-    if address := literal(host, port):
-        return [address]
-    attempt.log(f"resolve {host}")
     left = deadline.left()
     if left is None:
-        return look_up(host, port)
-    answers: queue.SimpleQueue[list[Address] | BaseException] = queue.SimpleQueue()
+        return look_up(*step)
+    answers: queue.SimpleQueue[list[SocketAddress] | BaseException] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
-            answers.put(look_up(host, port))
+            answers.put(look_up(*step))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
             answers.put(error)
 
     try:
-        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+        threading.Thread(target=ask, name=f"resolve {step.host}", daemon=True).start()
     except RuntimeError:
         # A container may limit threads; CPython 3.12 starts none in an atexit handler, and an
         # isolated subinterpreter starts no daemon thread.
-        return look_up(host, port)
+        return look_up(*step)
     try:
         answer = answers.get(timeout=left)
     except queue.Empty:

@@ -8,12 +8,12 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from socksclient._net.attempt import Attempt
 from socksclient._net.sockets import PlainSocket, check_source, is_internet
 from socksclient._sync.connect import Listener, listen
 from socksclient._sync.driver import open_socket
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.proxy import ProxyLike, as_chain
+from socksclient.protocol.route import Route
 
 if TYPE_CHECKING:
     from socksclient._net.sockets import SocketOption
@@ -141,8 +141,8 @@ class SocksSocket(PlainSocket):
         host, port, *rest = address
         if any(rest[1:]):
             raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
-        attempt = Attempt(self._chain, host, port)
-        sock, _ = open_socket(attempt, Deadline(timeout), self._source_address, self._options)
+        route = Route.through(self._chain, host, port)
+        sock, _ = open_socket(route, Deadline(timeout), self._source_address, self._options)
         family, kind, proto = sock.family, sock.type, sock.proto
         descriptor = sock.detach()
         try:

@@ -7,13 +7,17 @@ import operator
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias, overload
 
 from socksclient._net.association import Address, Association, Received
-from socksclient._net.sockets import MAX_TIMEOUT, SocketAddress
+from socksclient._net.sockets import MAX_TIMEOUT
+from socksclient._sync.driver import find_target
+from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.route import Route
 from socksclient.protocol.socks5 import is_address
+from socksclient.protocol.tunnel import SocketAddress
 
 Data: TypeAlias = bytes | bytearray | memoryview
 
@@ -58,13 +62,11 @@ class UDPAssociation:
         self,
         association: Association,
         timeout: float | None,
-        resolve: Callable[[str, int, float | None], Address],
     ) -> None:
         self.relay_address = association.relay_address
         self._association = association
         self._udp = association.udp
         self._headers = association.headers
-        self._resolve = resolve
         self._peer_header = b""
         self.settimeout(timeout)
 
@@ -317,7 +319,7 @@ class UDPAssociation:
     def __repr__(self) -> str:
         closed = "closed, " if self._association.closed else ""
         relay = host_port(*self.relay_address)
-        return f"<UDPAssociation {closed}{self._association.proxy}, relay {relay}>"
+        return f"<UDPAssociation {closed}{self._association.chain[-1]}, relay {relay}>"
 
     def _target(self, address: SocketAddress) -> Address:
         """What goes over the wire for `address`."""
@@ -327,7 +329,8 @@ class UDPAssociation:
         if any(zone[1:]):
             raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
         # Without end if it is non-blocking: so it is with sockets, which resolve names too.
-        return self._resolve(host, port, self._timeout or None)
+        route = Route.of_datagram(self._association.chain, host, port)
+        return find_target(route, Deadline(self._timeout or None))
 
     def _header(self, address: SocketAddress) -> bytes:
         return self._association.learn(address, *self._target(address))

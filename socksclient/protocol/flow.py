@@ -71,6 +71,7 @@ class Exchange(NamedTuple):
             them belong to the message. A driver that can look at octets without taking them
             (MSG_PEEK) may send all of these to the flow, even if they are more than `read`. Other
             drivers ignore the function.
+        is_secret: Whether `send` holds credentials.
     """
 
     send: bytes
@@ -79,6 +80,7 @@ class Exchange(NamedTuple):
     before: bytes | bytearray = b""
     hint: str = ""
     belonging: Callable[[bytes], int] | None = None
+    is_secret: bool = False
 
     def closed(self, received: bytes) -> ProxyClosed:
         """The error to raise when the peer hangs up after `received`."""
@@ -145,7 +147,9 @@ def negotiate_nothing(_proxy: Proxy) -> Flow[None]:
 def negotiate_password(proxy: Proxy) -> Flow[None]:
     """The username/password sub-negotiation (RFC 1929 §2)."""
     # In no variable: tracebacks can show these.
-    octets = yield Exchange(encode_credentials(proxy.username or "", proxy.password or ""), 2)
+    octets = yield Exchange(
+        encode_credentials(proxy.username or "", proxy.password or ""), 2, is_secret=True
+    )
     check_status(octets, reserved=(proxy.username or "").startswith("<torS0X>"))
 
 
@@ -181,14 +185,20 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str
     return decode_address(octets[3:])
 
 
-def socks4_reply(send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
-    """Brings one reply of SOCKS4, as `reply` does of SOCKS5; returns DSTIP and DSTPORT."""
+def socks4_reply(step: Exchange | None = None) -> Flow[tuple[str, int]]:
+    """Bring one reply of SOCKS4, as `reply` does for SOCKS5, and return DSTIP and DSTPORT.
+
+    Args:
+        step: The exchange that sends the request, if the reply answers one. It is an `Exchange`
+            because a traceback can show variables, and the request may hold a token.
+    """
     octets = b""
+    step = step or Exchange(b"", SOCKS4_REPLY_SIZE, 1)
     while len(octets) < SOCKS4_REPLY_SIZE:
-        octets += yield Exchange(send, SOCKS4_REPLY_SIZE - len(octets), 1, octets, hint)
-        send = b""
+        octets += yield step
         if len(octets) >= 2:
             check_socks4_reply(octets)
+        step = Exchange(b"", SOCKS4_REPLY_SIZE - len(octets), 1, octets)
     return decode_socks4_address(octets[2:])
 
 
@@ -269,7 +279,13 @@ def handshake(
             hint += f", or that do not offer {command.text}"
         return (
             yield from socks4_reply(
-                encode_socks4_request(command, host, port, proxy.username or ""), hint
+                Exchange(
+                    encode_socks4_request(command, host, port, proxy.username or ""),
+                    SOCKS4_REPLY_SIZE,
+                    1,
+                    hint=hint,
+                    is_secret=True,
+                )
             )
         )
     enter("method selection")

@@ -75,6 +75,7 @@ def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
         enough=2,
         hint=_HINT,
         belonging=partial(_head_size, b""),
+        is_secret=True,
     )
     while True:
         head += yield step

@@ -31,6 +31,7 @@ __all__ = [
     "check_reply",
     "check_socks4_reply",
     "check_status",
+    "checked_answer",
     "datagram_header_size",
     "decode_address",
     "decode_destination",
@@ -224,6 +225,20 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
         raise reply_error(Reply(rep), command.text, hint=hint)
     if rep != Reply.SUCCEEDED:
         raise reply_error(Reply(rep), command.text)
+
+
+def checked_answer(command: Command, answer: str) -> str:
+    """Return Tor's answer to RESOLVE, which is an IP address, or to RESOLVE_PTR, which is a name.
+
+    Raises:
+        ProtocolError: The answer is something else.
+    """
+    good = is_address(answer)
+    if command == Command.RESOLVE_PTR:
+        good = not (good or NOT_IN_A_NAME.search(answer) or "\\" in answer or not answer)
+    if not good:
+        raise ProtocolError(f"the answer to {command.text} is {answer!r}")
+    return answer
 
 
 # SOCKS4, 4A

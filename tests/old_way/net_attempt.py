@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """`Attempt`: how far one attempt has come, for the log and for every error that ends it."""
 
 from __future__ import annotations

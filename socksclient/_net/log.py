@@ -1,0 +1,76 @@
+"""The log, and the place of errors: what both drivers tell about the way through a chain."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from socksclient.protocol.exceptions import Phase, host_port
+from socksclient.protocol.route import Route
+from socksclient.protocol.socks5 import Command
+from socksclient.protocol.tunnel import Event, Report, place
+
+__all__ = ["Observer", "log", "placed", "report_to"]
+
+Observer: TypeAlias = Callable[[Event, float], None]
+"""A function that gets each event on the way, and the time of it in seconds (`time.monotonic`)."""
+
+_logger = logging.getLogger("socksclient")
+
+
+def log(route: Route, hop: int, text: str) -> None:
+    """Write one line at DEBUG about a hop. The text of a `Proxy` has no credentials in it."""
+    if not _logger.isEnabledFor(logging.DEBUG):
+        return
+    command = route.last.command
+    what = "" if command == Command.CONNECT else f"{command.text} "
+    if route.destination is not None:
+        what += host_port(*route.destination)
+    proxy = route.requests[hop].proxy
+    where = f"hop {hop}, {proxy}" if len(route.requests) > 1 else proxy
+    _logger.debug("%s via %s: %s", what.rstrip(), where, text)
+
+
+def report_to(route: Route, observer: Observer | None) -> Report | None:
+    """Return the function to which `tunnel` reports: it writes the log and calls the observer.
+
+    Without an observer and without a log at DEBUG there is no such function, which saves time.
+    """
+    if observer is None and not _logger.isEnabledFor(logging.DEBUG):
+        return None
+
+    def report(event: Event) -> None:
+        if event.note:
+            log(route, event.hop, event.note)
+        if observer is not None:
+            observer(event, time.monotonic())
+
+    return report
+
+
+@contextmanager
+def placed(route: Route, phase: Phase, hop: int = -1) -> Iterator[None]:
+    """Add its place to an error that is raised when the way through the chain is open already.
+
+    Args:
+        route: The requests to the hops.
+        phase: How far the way has come.
+        hop: The position of the hop; by default the last one.
+
+    Raises:
+        SocksError: The error that `place` returns.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+        hop %= len(route.requests)
+        failure = place(error, route, hop, phase)
+        try:
+            log(route, hop, f"failed: {getattr(failure, 'strerror', failure)}")
+            raise failure
+        finally:
+            # Otherwise the error and this frame would keep each other alive.
+            del failure

@@ -1,0 +1,414 @@
+"""The whole way through a chain of proxies, as one generator that does no I/O.
+
+`tunnel` yields four kinds of step. A driver does what each step asks for, and sends the answer back
+into the generator; if a step fails with an OSError, the driver throws that error into it. So the
+generator alone decides whether another address is worth a try, and what the caller is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from itertools import zip_longest
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+from socksclient.protocol.exceptions import (
+    Phase,
+    ProxyClosed,
+    ProxyConnectError,
+    ProxyTimeout,
+    Reply,
+    ReplyError,
+    ResolveError,
+    Socks4Reply,
+    SocksError,
+    host_port,
+)
+from socksclient.protocol.flow import Exchange, Flow, handshake
+from socksclient.protocol.proxy import Proxy
+from socksclient.protocol.route import NOT_KNOWN, Request, Route
+from socksclient.protocol.socks5 import Command, is_address, socks4_carries
+
+__all__ = [
+    "Connect",
+    "Event",
+    "Grant",
+    "Report",
+    "Resolve",
+    "ServerAddress",
+    "SocketAddress",
+    "StartTLS",
+    "Step",
+    "Steps",
+    "is_deadline",
+    "place",
+    "resolve_target",
+    "tunnel",
+]
+
+T = TypeVar("T")
+
+SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+"""(host, port), or (host, port, flow info, scope id) of an IPv6 address, as sockets have them."""
+
+ServerAddress: TypeAlias = SocketAddress | str
+"""Where a proxy listens: an address, or the path of a unix socket."""
+
+
+class Resolve(NamedTuple):
+    """The step that asks for the addresses of a name. The answer is a list of `SocketAddress`."""
+
+    host: str
+    port: int
+
+
+class Connect(NamedTuple):
+    """The step that asks for a connection to the nearest hop, in place of any that there is.
+
+    The answer is the one of `addresses` that the driver has connected to.
+    """
+
+    addresses: Sequence[ServerAddress]
+
+
+class StartTLS(NamedTuple):
+    """The step that asks for TLS with a proxy on the connection. The answer is None."""
+
+    proxy: Proxy
+
+
+Step: TypeAlias = Resolve | Connect | StartTLS | Exchange
+Steps: TypeAlias = Generator[Step, Any, T]
+"""What a driver carries out; T is the result."""
+
+
+class Grant(NamedTuple):
+    """What the last hop has granted.
+
+    Attributes:
+        bound_address: BND.ADDR and BND.PORT of its reply.
+        own_address: The (host, port) at which the hop before knows the last hop; None if there is
+            one hop only.
+    """
+
+    bound_address: tuple[str, int]
+    own_address: tuple[str, int] | None
+
+
+Direction: TypeAlias = Literal["sent", "received", "note"]
+
+
+class Event(NamedTuple):
+    """Something that has happened on the way.
+
+    Attributes:
+        hop: The position of the hop in the chain; 0 is the nearest.
+        phase: How far the way had come at that hop.
+        direction: "sent" for octets to the hop, "received" for octets from it, "note" for words.
+        octets: The octets; empty for a note.
+        is_secret: Whether the octets hold credentials. No text must show such octets.
+        note: The words, which hold no credentials; empty for octets.
+    """
+
+    hop: int
+    phase: Phase
+    direction: Direction
+    octets: bytes = b""
+    is_secret: bool = False
+    note: str = ""
+
+
+Report: TypeAlias = Callable[[Event], None]
+
+
+def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
+    """Open a way through every hop of a route.
+
+    Where this process resolves a target (``socks5``), each of its addresses gets a try on a
+    connection of its own.
+
+    Args:
+        route: The requests to the hops.
+        report: A function that gets each `Event` at once.
+
+    Raises:
+        SocksError: The way cannot be opened. The error knows its place (`place`).
+        OSError: A method of the user's own has raised it.
+    """
+    hop = 0
+    phase: Phase = "resolve"
+    # For each hop, the hosts to ask it for, and how many of these have failed.
+    hosts = [[request.host] for request in route.requests]
+    failed = [0] * len(route.requests)
+    servers: Sequence[ServerAddress] = ()
+    earlier: list[str] = []
+
+    def note(text: str) -> None:
+        _tell(report, Event(hop, phase, "note", note=text))
+
+    def begin_phase(new: Phase) -> None:
+        nonlocal phase
+        phase = new
+        note(new)
+
+    def report_octets(direction: Direction, octets: bytes, is_secret: bool) -> None:
+        _tell(report, Event(hop, phase, direction, octets, is_secret))
+
+    while True:
+        try:
+            if not servers:
+                # Every name is resolved before the first connection is made: a destination without
+                # an address costs the proxies nothing.
+                for hop, request in enumerate(route.requests):
+                    hosts[hop] = yield from _hosts_of(request, note)
+                hop = 0
+                servers = yield from _servers_of(route.requests[0].proxy, note)
+            hop = 0
+            begin_phase("connect")
+            winner: ServerAddress = yield Connect(servers)
+            servers = _with_first(winner, servers)
+            for hop, request in enumerate(route.requests):
+                yield from _start_tls(request.proxy, begin_phase)
+                host = _host_to_ask(request, hosts[hop][failed[hop]], winner if hop == 0 else None)
+                flow = handshake(request.proxy, request.command, host, request.port, begin_phase)
+                bound_address = yield from _observed(flow, report and report_octets)
+                note(f"granted, bound address {host_port(*bound_address)!r}")
+            return Grant(bound_address, _own_address(route, hosts, failed))
+        except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+            failure = place(error, route, hop, phase, hosts[hop], failed[hop], earlier)
+            try:
+                note(f"failed: {_text_of(failure)}")
+                if failed[hop] + 1 == len(hosts[hop]) or not _concerns_one_address(failure):
+                    raise failure
+                earlier.append(f"before that, {hosts[hop][failed[hop]]}: {_text_of(failure)}")
+            finally:
+                # Otherwise the error and this frame would keep each other alive.
+                del failure
+        failed[hop] += 1
+
+
+def _text_of(error: Exception) -> str:
+    """Return what went wrong, without the place."""
+    return str(getattr(error, "strerror", error))
+
+
+def _tell(report: Report | None, event: Event) -> None:
+    if report is not None:
+        report(event)
+
+
+def _own_address(
+    route: Route, hosts: Sequence[Sequence[str]], failed: Sequence[int]
+) -> tuple[str, int] | None:
+    """Return the (host, port) by which the hop before reached the last hop, if there is one."""
+    if len(route.requests) == 1:
+        return None
+    return hosts[-2][failed[-2]], route.requests[-2].port
+
+
+def resolve_target(request: Request) -> Steps[tuple[str, int]]:
+    """Return the host and the port to ask a hop for: the first address, if they are resolved here.
+
+    Raises:
+        ResolveError: The name has no address.
+    """
+    [host, *_] = yield from _hosts_of(request, lambda _: None)
+    return host, request.port
+
+
+def place(
+    error: Exception,
+    route: Route,
+    hop: int,
+    phase: Phase,
+    hosts: Sequence[str] = (),
+    failed: int = 0,
+    earlier: Iterable[str] = (),
+) -> Exception:
+    """Return the error to raise in place of `error`: with its place, if it is a `SocksError`.
+
+    Args:
+        error: What was raised.
+        route: The requests to the hops.
+        hop: The position of the hop at which the error happened.
+        phase: How far the way had come at that hop.
+        hosts: The hosts to ask this hop for.
+        failed: How many of `hosts` have failed before.
+        earlier: The notes about the addresses that have failed before.
+
+    Returns:
+        The same error, or a new `SocksError` for a deadline and for a proxy out of reach. The
+        mistakes of a caller, and whatever a method of the user's own raises, stay as they are. But
+        a TimeoutError without an errno counts as the deadline, even if such a method raises it,
+        because nothing tells the two apart.
+    """
+    failure = _socks_error(error, phase)
+    if not isinstance(failure, SocksError) or failure.proxy is not None:
+        return failure
+    request = route.requests[hop]
+    failure.proxy = request.proxy
+    failure.hop = hop
+    failure.destination = route.destination
+    failure.phase = phase
+    if request is not route.last:
+        failure.next_hop = (hosts[failed] if hosts else request.host), request.port
+    tried = failed + (phase == "request")
+    if tried and len(hosts) > 1 and phase != "relay":
+        failure.addresses_tried = tried
+        failure.addresses_left = tuple(hosts[tried:])
+    notes = list(earlier)
+    if notes:
+        failure.__notes__ = [*getattr(failure, "__notes__", ()), *notes]
+    return failure
+
+
+def is_deadline(error: BaseException | None) -> bool:
+    """Return whether an error is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
+def _socks_error(error: Exception, phase: Phase) -> Exception:
+    """Return the `SocksError` that an error means, if it means one, and otherwise the error."""
+    if isinstance(error, SocksError):
+        return error
+    failure: SocksError
+    if is_deadline(error):
+        failure = ProxyTimeout()
+        if phase == "method selection":
+            # The proxy has said nothing at all, or one octet.
+            failure = ProxyTimeout("timed out: the proxy does not answer as one of SOCKS5 does")
+    elif isinstance(error, OSError) and phase in ("resolve", "connect"):
+        what = "reach the proxy" if phase == "connect" else "resolve the proxy's name"
+        failure = ProxyConnectError(f"cannot {what}: {error.strerror or error}", error.errno)
+    else:
+        return error
+    failure.__cause__ = error
+    return failure
+
+
+_NOT_OF_ONE_ADDRESS = (
+    Reply.COMMAND_NOT_SUPPORTED,
+    Socks4Reply.NO_IDENTD,
+    Socks4Reply.IDENTD_REPORTS_ANOTHER_USER,
+)
+"""The replies with which the proxy would refuse every other address too."""
+
+
+def _concerns_one_address(error: Exception) -> bool:
+    """Return whether the next address of a target may succeed after an error.
+
+    It may after every refusal except `_NOT_OF_ONE_ADDRESS`, because servers differ: on a host
+    without IPv6, microsocks replies REP 01 to an IPv6 address. A hang-up on the request counts too,
+    because `ssh -D` hangs up on every failure, and sends no reply.
+    """
+    if isinstance(error, ReplyError):
+        # The replies are compared by identity because the numbers of SOCKS5 and SOCKS4 overlap.
+        return not any(error.reply is reply for reply in _NOT_OF_ONE_ADDRESS)
+    return isinstance(error, ProxyClosed) and error.phase == "request"
+
+
+def _hosts_of(request: Request, note: Callable[[str], None]) -> Steps[list[str]]:
+    """Return the hosts to ask a hop for, in the order to try them."""
+    if not request.is_resolved_here:
+        return [request.host]
+    note(f"resolve {request.host}")
+    try:
+        addresses: list[SocketAddress] = yield Resolve(request.host, request.port)
+    except OSError as error:
+        if is_deadline(error):
+            raise
+        raise ResolveError.of(request.host, error) from error
+    return _carried_by(request.proxy, request.host, addresses)
+
+
+def _carried_by(proxy: Proxy, host: str, addresses: Iterable[SocketAddress]) -> list[str]:
+    """Return the addresses of `host` that the proxy can be asked for, and that mean the same there.
+
+    Raises:
+        ResolveError: There is none.
+    """
+    texts = [address[0] for address in addresses if not any(address[3:])]
+    carried = [text for text in texts if "%" not in text]
+    if proxy.scheme == "socks4":
+        carried = [text for text in carried if socks4_carries(text)]
+    if not carried:
+        raise ResolveError(f"{host} has no address that the proxy could reach: {', '.join(texts)}")
+    return carried
+
+
+def _servers_of(proxy: Proxy, note: Callable[[str], None]) -> Steps[Sequence[ServerAddress]]:
+    """Return the addresses of the nearest hop, in the order to try them."""
+    if proxy.path is not None:
+        return [proxy.path]
+    # Only the system's resolver knows the number of the network interface that a zone id names.
+    if "%" not in proxy.host and is_address(proxy.host):
+        return [(proxy.host, proxy.port)]
+    note(f"resolve {proxy.host}")
+    addresses: list[SocketAddress] = yield Resolve(proxy.host, proxy.port)
+    return interleave(addresses)
+
+
+def interleave(addresses: Iterable[SocketAddress]) -> list[SocketAddress]:
+    """Return the addresses with their families taking turns (RFC 8305 §4)."""
+    by_family: dict[bool, list[SocketAddress]] = {}
+    for address in addresses:
+        by_family.setdefault(":" in address[0], []).append(address)
+    turns = zip_longest(*by_family.values())
+    return [address for turn in turns for address in turn if address is not None]
+
+
+def _start_tls(proxy: Proxy, begin_phase: Callable[[Phase], None]) -> Steps[None]:
+    if proxy.tls:
+        begin_phase("tls")
+        yield StartTLS(proxy)
+
+
+def _with_first(first: T, others: Iterable[T]) -> list[T]:
+    """Return all servers with the one that has answered first.
+
+    The next way need not wait again for those that have not answered.
+    """
+    return [first, *(other for other in others if other != first)]
+
+
+def _host_to_ask(request: Request, host: str, server: ServerAddress | None) -> str:
+    """Return the host to ask a hop for: `host`, except for UDP from a source that is not known.
+
+    UDP ASSOCIATE announces such a source by zeros (RFC 1928 §7). By their family Dante chooses the
+    family of its relay, and where Dante listens at IPv6 addresses only, it refuses the zeros of
+    IPv4 (REP 08). So they are of the family by which the hop is reached.
+
+    Args:
+        request: The request to the hop.
+        host: The host that its turn has come to.
+        server: The address of the nearest hop; None for every other hop.
+    """
+    if request.command != Command.UDP_ASSOCIATE or (host, request.port) != NOT_KNOWN:
+        return host
+    reached_at = server[0] if isinstance(server, tuple) else request.proxy.host
+    return "::" if ":" in reached_at else host
+
+
+def _observed(flow: Flow[T], report: Callable[[Direction, bytes, bool], None] | None) -> Flow[T]:
+    """Run a flow, and report the octets of its steps."""
+    if report is None:
+        return (yield from flow)
+    with closing(flow):
+        try:
+            step = next(flow)
+            while True:
+                if step.send:
+                    report("sent", step.send, step.is_secret)
+                # The octets have no variable, because the proxy may have repeated the credentials,
+                # and a traceback can show variables.
+                received = [b""]
+                try:
+                    received = [(yield step)]
+                except Exception as error:  # noqa: BLE001 - the flow decides what the error means
+                    step = flow.throw(error)
+                else:
+                    report("received", received[0], False)
+                    step = flow.send(received.pop())
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
