@@ -16,8 +16,8 @@ import socksclient
 import socksclient.anyio
 from socksclient import ProxyLike
 
-from origin import Origin
-from support import (
+from helpers.origin import Origin
+from helpers.support import (
     BACKENDS,
     LONG,
     Address,
@@ -29,7 +29,7 @@ from support import (
     resolver,
     serving,
 )
-from tor_network import Plugin, TorNetwork
+from helpers.tor_network import Plugin, TorNetwork
 
 # Hypothesis must not fail a test for being slow: the machine may be busy with other things.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from socksclient.protocol.exceptions import Phase, host_port
+from socksclient.protocol.exceptions import Phase, SocksError, host_port
 from socksclient.protocol.route import Route
 from socksclient.protocol.socks5 import Command
 from socksclient.protocol.tunnel import Event, Report, place
@@ -69,7 +69,9 @@ def placed(route: Route, phase: Phase, hop: int = -1) -> Iterator[None]:
         hop %= len(route.requests)
         failure = place(error, route, hop, phase)
         try:
-            log(route, hop, f"failed: {getattr(failure, 'strerror', failure)}")
+            # The text of another error may hold what a method of the user's own has put there.
+            if isinstance(failure, SocksError):
+                log(route, hop, f"failed: {failure.strerror}")
             raise failure
         finally:
             # Otherwise the error and this frame would keep each other alive.

@@ -177,23 +177,29 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
         except Exception as error:  # noqa: BLE001 - the error goes on, with its place
             failure = place(error, route, hop, phase, hosts[hop], failed[hop], earlier)
             try:
-                note(f"failed: {_text_of(failure)}")
+                note(_failure_note(failure))
                 if failed[hop] + 1 == len(hosts[hop]) or not _concerns_one_address(failure):
                     raise failure
-                earlier.append(f"before that, {hosts[hop][failed[hop]]}: {_text_of(failure)}")
+                earlier.append(
+                    f"before that, {hosts[hop][failed[hop]]}: {getattr(failure, 'strerror', '')}"
+                )
             finally:
                 # Otherwise the error and this frame would keep each other alive.
                 del failure
         failed[hop] += 1
 
 
-def _text_of(error: Exception) -> str:
-    """Return what went wrong, without the place."""
-    return str(getattr(error, "strerror", error))
+def _failure_note(error: Exception) -> str:
+    """Return what the log says about an error.
+
+    It says nothing about an error that a method of the user's own has raised, because nobody knows
+    what stands in its text.
+    """
+    return f"failed: {error.strerror}" if isinstance(error, SocksError) else ""
 
 
 def _tell(report: Report | None, event: Event) -> None:
-    if report is not None:
+    if report is not None and (event.note or event.octets):
         report(event)
 
 

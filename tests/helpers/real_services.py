@@ -1,0 +1,191 @@
+"""Real servers for the tests to reach, themselves or through a proxy: a name server, FTP servers.
+
+They are context managers as those of `real_servers` are, and promise the same.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import ssl
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trustme
+
+from helpers import real_servers
+from helpers.real_servers import Address, path_of, running
+
+BIG = [f"{number:0250}" for number in range(20)]
+"""The TXT records of big.test: they fit into no UDP answer."""
+
+# It answers out of this alone: it has no server to ask, and to "#", all names that are not here,
+# its answer is NXDOMAIN. It needs to be told to stay the user who it is.
+_DNSMASQ_CONFIG = """\
+port={port}
+listen-address={host}
+bind-interfaces
+user={user}
+pid-file=
+log-facility=-
+no-hosts
+no-resolv
+address=/#/
+host-record=a.test,192.0.2.1
+host-record=aaaa.test,2001:db8::1
+host-record=both.test,192.0.2.2,2001:db8::2
+txt-record=txt.test,hello
+"""
+
+# Without root, vsftpd knows none but the anonymous user, and with run_as_launching_user keeps him
+# in no directory. So he must have a password: it has to be one of the "e-mail addresses".
+# The two promiscuous ones allow data connections with any address and port.
+_VSFTPD_CONFIG = """\
+{listen}
+listen_port={port}
+background=NO
+run_as_launching_user=YES
+secure_chroot_dir=.
+anonymous_enable=YES
+local_enable=NO
+secure_email_list_enable=YES
+email_password_file=passwords
+delay_failed_login=0
+anon_root={files}
+anon_world_readable_only=NO
+write_enable=YES
+anon_upload_enable=YES
+anon_mkdir_write_enable=YES
+anon_other_write_enable=YES
+anon_umask=022
+port_promiscuous=YES
+pasv_promiscuous=YES
+xferlog_enable=YES
+log_ftp_protocol=YES
+vsftpd_log_file=vsftpd.log
+"""
+
+# The default ciphers are for RSA only; the certificate's key is of an elliptic curve.
+_VSFTPD_TLS_CONFIG = """\
+ssl_enable=YES
+ssl_ciphers=HIGH
+allow_anon_ssl=YES
+force_anon_logins_ssl=YES
+force_anon_data_ssl=YES
+require_ssl_reuse=NO
+rsa_cert_file=certificate.pem
+"""
+
+
+@dataclass(frozen=True)
+class FTPServer:
+    """A running FTP server.
+
+    Attributes:
+        address: Where it listens.
+        directory: Where its files are, and where it puts those that it is sent.
+        user: The only one that it knows; he may read and write.
+        password: His.
+        ca: The authority that its certificate is from, when it has TLS.
+    """
+
+    address: Address
+    directory: Path
+    user: str
+    password: str
+    ca: trustme.CA
+
+    def trust(self) -> ssl.SSLContext:
+        """A client's context, of its own, that trusts this server and nobody else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.ca.configure_trust(context)
+        return context
+
+
+def missing() -> list[str]:
+    """Which of the commands used here are not on this machine."""
+    return real_servers.missing(["dnsmasq", "vsftpd"])
+
+
+@contextmanager
+def name_server(directory: Path, host: str = "127.0.0.1") -> Iterator[Address]:
+    """dnsmasq, on one port for UDP and TCP; yields its address.
+
+    It knows, and says NXDOMAIN to every other name:
+        a.test      A 192.0.2.1
+        aaaa.test   AAAA 2001:db8::1
+        both.test   A 192.0.2.2, AAAA 2001:db8::2
+        txt.test    TXT "hello"
+        big.test    TXT, those in `BIG`: by UDP the answer is truncated
+    """
+
+    def prepare(home: Path, port: int) -> list[str]:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        config = _DNSMASQ_CONFIG.format(host=host, port=port, user=user)
+        config += "".join(f"txt-record=big.test,{text}\n" for text in BIG)
+        (home / "dnsmasq.conf").write_text(config)
+        return [path_of("dnsmasq"), "--keep-in-foreground", "--conf-file=dnsmasq.conf"]
+
+    # It has opened the port for the datagrams before it listens for connections.
+    with running(directory, "dnsmasq", host, prepare) as address:
+        yield address
+
+
+@contextmanager
+def vsftpd(directory: Path, host: str = "127.0.0.1", *, tls: bool = False) -> Iterator[FTPServer]:
+    """vsftpd; with `tls` it insists on AUTH TLS and PROT P."""
+    files = _new_directory(directory, "vsftpd-files-")
+    password = secrets.token_hex()
+    ca = trustme.CA()
+
+    def prepare(home: Path, port: int) -> list[str]:
+        listen = f"listen_ipv6=YES\nlisten_address6={host}"
+        if ":" not in host:
+            listen = f"listen=YES\nlisten_address={host}"
+        config = _VSFTPD_CONFIG.format(listen=listen, port=port, files=files)
+        if tls:
+            _write_certificate(ca, home)
+            config += _VSFTPD_TLS_CONFIG
+        (home / "passwords").write_text(f"{password}\n")
+        (home / "vsftpd.conf").write_text(config)
+        return [path_of("vsftpd"), "vsftpd.conf"]
+
+    with running(directory, "vsftpd", host, prepare) as address:
+        yield FTPServer(address, files, "anonymous", password, ca)
+
+
+@contextmanager
+def pyftpdlib(
+    directory: Path, host: str = "127.0.0.1", *, tls: bool = False
+) -> Iterator[FTPServer]:
+    """pyftpdlib, in a process of its own; with `tls` it insists on AUTH TLS and PROT P."""
+    files = _new_directory(directory, "pyftpdlib-files-")
+    password = secrets.token_hex()
+    ca = trustme.CA()
+
+    def prepare(home: Path, port: int) -> list[str]:
+        command = [sys.executable, "-m", "pyftpdlib", "-i", host, "-p", str(port)]
+        command += ["-d", str(files), "--write", "-u", "user", "-P", password]
+        command += ["--permit-foreign-addresses", "--permit-privileged-ports"]
+        if tls:
+            _write_certificate(ca, home)
+            command += ["--tls", "--keyfile=certificate.pem", "--certfile=certificate.pem"]
+            command += ["--tls-control-required", "--tls-data-required"]
+        return command
+
+    with running(directory, "pyftpdlib", host, prepare) as address:
+        yield FTPServer(address, files, "user", password, ca)
+
+
+def _new_directory(parent: Path, prefix: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent.resolve()))
+
+
+def _write_certificate(ca: trustme.CA, home: Path) -> None:
+    certificate = ca.issue_cert("localhost", "127.0.0.1", "::1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(home / "certificate.pem")

@@ -1,0 +1,119 @@
+"""Every Python example of the README runs, against servers on loopback."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.rrset
+import pytest
+
+from socksclient.testing import SocksServer
+
+from helpers.origin import Origin
+from helpers.real_services import FTPServer, pyftpdlib
+from helpers.support import LONG, Address
+
+README = Path(__file__).parents[2].joinpath("README.md").read_text()
+REQUESTS = [1, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 2, 0, 0, 2, 2, 1, 1, 0]
+"""How many each example makes through the proxy that the test gives it."""
+OTHERS = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
+"""What is in test_recipes."""
+EXAMPLES = re.findall(
+    r"^```python\n(.*?)^```$", README.replace(OTHERS, ""), flags=re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.fixture(scope="module")
+def name_server() -> Iterator[Address]:
+    """Over UDP; whatever is asked for is at 192.0.2.80."""
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+
+        def answer() -> None:
+            while True:
+                octets, client = server.recvfrom(65535)
+                if not octets:
+                    return
+                query = dns.message.from_wire(octets)
+                found = dns.message.make_response(query)
+                name = query.question[0].name
+                found.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.80"))
+                server.sendto(found.to_wire(), client)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield server.getsockname()
+        server.sendto(b"", server.getsockname())
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FTPServer]:
+    with pyftpdlib(tmp_path_factory.mktemp("ftp")) as server:
+        yield server
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_an_example(
+    number: int,
+    origin: Origin,
+    greeter: Address,
+    name_server: Address,
+    ftp_server: FTPServer,
+    tmp_path: Path,
+) -> None:
+    if "httpx2" in EXAMPLES[number] and sys.version_info < (3, 11):
+        pytest.skip("httpx2 needs Python 3.11")
+    certificates = tmp_path / "ca.pem"
+    origin.ca.cert_pem.write_to_path(str(certificates))
+    routes = {
+        ("example.com", 80): ("127.0.0.1", origin.http_port),
+        ("example.com", 443): ("127.0.0.1", origin.https_port),
+        ("smtp.example", 25): greeter,
+        ("192.0.2.53", 53): name_server,
+        ("ftp.example", 21): ftp_server.address,
+        ("refused.example", 443): ("127.0.0.1", 1),
+        ("example.com", 0): ("192.0.2.80", 0),
+    }
+    with (
+        SocksServer(routes=routes) as server,
+        SocksServer(routes=routes, accounts={"user": "pass"}) as locked,
+    ):
+        server.routes["inner.example", 3128] = server.address
+        code = EXAMPLES[number]
+        code = code.replace("socks5h://127.0.0.1:1080", server.url)
+        code = code.replace("socks5h://127.0.0.1:9050", server.url)
+        code = code.replace('"anonymous", "guest"', f"{ftp_server.user!r}, {ftp_server.password!r}")
+        code = code.replace("socks5h://user:pass@127.0.0.1:1080", locked.url)
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            capture_output=True,
+            text=True,
+            # The environment's proxy is for the one example which asks for it.
+            env={
+                "SSL_CERT_FILE": str(certificates),
+                "REQUESTS_CA_BUNDLE": str(certificates),
+                "ALL_PROXY": server.url_as("socks"),
+            },
+            timeout=LONG,
+            check=False,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        assert len(server.requests) + len(locked.requests) == REQUESTS[number]
+
+
+def test_the_first_screen() -> None:
+    lines = README.splitlines()
+    first = lines.index("```python")
+    assert lines.index("```") <= 35
+    assert lines.index("```") - first - 1 <= 8
+    assert "    make demo " in README
+    assert "    make test " in README
+    assert len(EXAMPLES) == len(REQUESTS)

@@ -1,0 +1,176 @@
+"""Errors as data: what went wrong, where, and the proxy's own code; the same for every driver."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from socksclient import (
+    AuthenticationError,
+    ProtocolError,
+    Proxy,
+    ProxyClosed,
+    ProxyConnectError,
+    ReplyError,
+    SocksError,
+)
+from socksclient.exceptions import Phase
+from socksclient.testing import Faults, SocksServer
+
+from helpers.support import REFUSED_PORT, Address, Dial
+
+DESTINATION = ("origin.test", 443)
+ACCOUNTS = {"user": "pass"}
+
+
+def fail(
+    dial: Dial,
+    faults: Faults,
+    accounts: dict[str, str] | None = None,
+    url: str = "",
+    origin: Address = DESTINATION,
+) -> SocksError:
+    routes = {DESTINATION: origin}
+    with SocksServer(faults=faults, accounts=accounts, routes=routes) as server:
+        proxy = Proxy.from_url(url.format(*server.address) if url else server.url)
+        with pytest.raises(SocksError) as caught:
+            dial(DESTINATION, proxy=proxy)
+    error = caught.value
+    assert error.proxy == proxy
+    assert error.hop == 0
+    assert error.destination == DESTINATION
+    host, port = server.address
+    assert f"proxy: {host}:{port}, destination: origin.test:443" in str(error)
+    return error
+
+
+@pytest.mark.parametrize("rep", [*range(1, 9), 0x09, 0x5A, 0xF0, 0xFF])
+def test_a_reply_keeps_its_number(dial: Dial, rep: int) -> None:
+    error = fail(dial, Faults(reply=rep))
+    assert isinstance(error, ReplyError)
+    assert error.reply == rep
+    assert error.phase == "request"
+    assert f"REP {rep:02X}" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("rep", "builtin", "number"),
+    [
+        (0x02, PermissionError, errno.EACCES),
+        (0x05, ConnectionRefusedError, errno.ECONNREFUSED),
+        (0x06, TimeoutError, errno.ETIMEDOUT),
+    ],
+)
+def test_a_reply_is_also_the_builtin_it_resembles(
+    dial: Dial, rep: int, builtin: type[OSError], number: int
+) -> None:
+    error = fail(dial, Faults(reply=rep))
+    assert isinstance(error, builtin)
+    assert error.errno == number
+
+
+def test_credentials_refused(dial: Dial) -> None:
+    error = fail(dial, Faults(), ACCOUNTS, url="socks5h://user:wrong@{}:{}")
+    assert isinstance(error, AuthenticationError)
+    assert error.phase == "authentication"
+    assert "STATUS 01" in str(error)
+
+
+def test_no_acceptable_method(dial: Dial) -> None:
+    error = fail(dial, Faults(), ACCOUNTS, url="socks5h://{}:{}")
+    assert isinstance(error, AuthenticationError)
+    assert error.phase == "method selection"
+    assert "the proxy wants authentication, and there is no username (offered: 00)" in str(error)
+
+
+def test_a_method_that_was_not_offered(dial: Dial) -> None:
+    error = fail(dial, Faults(method=0x01))
+    assert isinstance(error, ProtocolError)
+    assert error.phase == "method selection"
+    assert error.received == b"\x05\x01"
+    assert "method 01, which was not offered (00)" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "this is an HTTP proxy"),
+        (bytes.fromhex("005b000000000000"), "this is a SOCKS4 server"),
+        (bytes.fromhex("15030100020246"), "this is a TLS server"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "this is not a SOCKS5 proxy: it answered with 53 53"),
+    ],
+)
+def test_what_speaks_in_place_of_a_proxy(dial: Dial, answer: bytes, words: str) -> None:
+    error = fail(dial, Faults(answers={"method selection": answer}))
+    assert isinstance(error, ProtocolError)
+    assert error.phase == "method selection"
+    assert error.received == answer[:2]
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("phase", "answer", "words"),
+    [
+        ("authentication", b"\x02\x00", "version 02 in the answer to the credentials"),
+        ("request", b"\x04\x00", "version 04 in the reply"),
+        ("request", bytes.fromhex("05000002 00000000"), "address type 02 in the reply"),
+    ],
+)
+def test_garbage_later_on(dial: Dial, phase: Phase, answer: bytes, words: str) -> None:
+    error = fail(dial, Faults(answers={phase: answer}), ACCOUNTS)
+    assert isinstance(error, ProtocolError)
+    assert error.phase == phase
+    assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    ("octets", "phase", "count"),
+    [
+        (0, "method selection", "got 0 of 2 octets"),
+        (1, "method selection", "got 1 of 2 octets"),
+        (2, "authentication", "got 0 of 2 octets"),
+        (3, "authentication", "got 1 of 2 octets"),
+        (4, "request", "got 0 of 5 octets"),
+        (5, "request", "got 1 of 5 octets"),
+        (6, "request", "got 2 of 5 octets"),
+        (8, "request", "got 4 of 5 octets"),
+        (9, "request", "got 5 of 10 octets"),
+        (13, "request", "got 9 of 10 octets"),
+    ],
+)
+def test_an_early_end_counts_the_octets(
+    dial: Dial, echo_server: Address, octets: int, phase: Phase, count: str
+) -> None:
+    error = fail(dial, Faults(close_after=octets), ACCOUNTS, origin=echo_server)
+    assert isinstance(error, ProxyClosed)
+    assert isinstance(error, ConnectionResetError)
+    assert error.phase == phase
+    assert count in str(error)
+
+
+@pytest.mark.parametrize(
+    ("octets", "phase"), [(0, "method selection"), (2, "authentication"), (4, "request")]
+)
+def test_a_reset(dial: Dial, octets: int, phase: Phase) -> None:
+    error = fail(dial, Faults(reset_after=octets), ACCOUNTS)
+    assert isinstance(error, ProxyClosed)
+    assert error.phase == phase
+
+
+def test_a_proxy_that_is_not_there(dial: Dial) -> None:
+    port = REFUSED_PORT
+    with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
+        dial(DESTINATION, proxy=f"socks5h://127.0.0.1:{port}")
+    assert isinstance(caught.value, ConnectionError)
+    assert caught.value.errno == errno.ECONNREFUSED
+    assert caught.value.phase == "connect"
+    assert caught.value.proxy == Proxy("127.0.0.1", port)
+    assert caught.value.destination == DESTINATION
+
+
+def test_every_one_is_an_oserror_as_of_a_direct_connection(
+    dial: Dial, echo_server: Address
+) -> None:
+    with SocksServer(faults=Faults(reply=0x01)) as server, pytest.raises(OSError, match="SOCKS"):
+        dial(echo_server, proxy=server.url)

@@ -1,0 +1,775 @@
+"""`SocksSocket`: a socket that connects through a proxy, and is a plain one in all else."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+import selectors
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from socksclient import (
+    Flow,
+    Method,
+    Proxy,
+    ProxyConnectError,
+    ProxyTimeout,
+    Reply,
+    SocksSocket,
+)
+from socksclient.testing import Faults, SocksServer
+
+from helpers import real_servers
+from helpers.origin import Origin
+from helpers.support import (
+    REFUSED_PORT,
+    Address,
+    assert_echoes,
+    needs,
+    nothing_left_open,
+    receive_exactly,
+    resolved_names,
+    serving,
+    silence,
+)
+
+MISSING = real_servers.missing()
+
+
+class TestConnect:
+    @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4", "socks4a", "http"])
+    def test_through_any_proxy(self, scheme: str, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url_as(scheme)) as sock:
+            sock.connect(echo_server)
+            assert_echoes(sock)
+            assert server.requests[0].destination == echo_server
+
+    def test_through_a_chain(self, echo_server: Address) -> None:
+        with SocksServer() as one, SocksServer() as two, SocksSocket([one.url, two.url]) as sock:
+            sock.connect(echo_server)
+            assert_echoes(sock)
+            assert one.requests[0].destination == two.address
+            assert two.requests[0].destination == echo_server
+
+    def test_a_name_stays_a_name(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            with resolved_names() as resolved, SocksSocket(server.url) as sock:
+                sock.connect(("origin.test", 80))
+            assert resolved == []
+            assert server.requests[0].destination == ("origin.test", 80)
+
+    def test_to_ipv6_addresses_as_sockets_have_them(self, echo_server_6: Address) -> None:
+        host, port = echo_server_6
+        with SocksServer(host="::1") as server:
+            with SocksSocket(server.url, socket.AF_INET6) as sock:
+                sock.connect((host, port, 0, 0))
+                assert sock.family == socket.AF_INET6
+                assert_echoes(sock)
+
+    def test_the_family_becomes_that_of_the_proxy(
+        self, echo_server: Address, tmp_path: Path
+    ) -> None:
+        path = str(tmp_path / "s")
+        with SocksServer(host="::1") as server, SocksServer(path=path) as unix:
+            for one, family in ((server, socket.AF_INET6), (unix, socket.AF_UNIX)):
+                with SocksSocket(one.url) as sock:
+                    assert sock.family == socket.AF_INET
+                    sock.connect(echo_server)
+                    assert sock.family == family
+                    assert sock.getpeername() == (path if one is unix else (*one.address, 0, 0))
+                    assert_echoes(sock)
+
+    def test_the_timeout_is_one_deadline_and_is_kept(self, echo_server: Address) -> None:
+        with SocksServer(faults=[Faults(drip=0.1)]) as server, SocksSocket(server.url) as sock:
+            sock.settimeout(0.3)
+            with pytest.raises(ProxyTimeout):
+                sock.connect(echo_server)
+            sock.settimeout(10)
+            sock.connect(echo_server)  # a failure leaves it as it was
+            assert sock.gettimeout() == 10
+            assert_echoes(sock)
+
+    def test_the_default_timeout_holds(self, echo_server: Address) -> None:
+        with silence() as (host, port):
+            socket.setdefaulttimeout(0.1)
+            try:
+                with SocksSocket(Proxy(host, port)) as sock, pytest.raises(ProxyTimeout):
+                    sock.connect(echo_server)
+            finally:
+                socket.setdefaulttimeout(None)
+
+    def test_options_set_before_are_those_of_the_connection(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.connect(echo_server)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+
+    def test_an_option_that_cannot_be_is_refused_at_once(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock, pytest.raises(OSError, match=r"\[Errno"):
+            sock.setsockopt(socket.SOL_SOCKET, -1, 1)
+
+    def test_the_address_bound_to_is_the_one_to_connect_from(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.bind(("127.0.0.3", 0))
+            sock.connect(echo_server)
+            assert sock.getsockname()[0] == "127.0.0.3"
+            assert server.connections[0].client == sock.getsockname()
+
+    def test_bound_to_anything(self, echo_server: Address, tmp_path: Path) -> None:
+        with SocksServer(path=str(tmp_path / "s")) as server, SocksSocket(server.url) as sock:
+            sock.bind(("", 0))
+            sock.connect(echo_server)
+            assert_echoes(sock)
+
+    def test_nothing_is_left_open(self, echo_server: Address) -> None:
+        with SocksServer(faults=[Faults(reply=0x05)]) as server, nothing_left_open():
+            with SocksSocket(server.url) as sock:
+                with pytest.raises(ConnectionRefusedError):
+                    sock.connect(echo_server)
+                sock.connect(echo_server)
+                sock.dup().close()
+
+    def test_closed_by_another_thread_meanwhile(self, echo_server: Address) -> None:
+        """Here, by the caller's own method of authentication."""
+
+        def close(_proxy: Proxy) -> Flow[None]:
+            sock.close()
+            yield from ()
+
+        with SocksServer() as server:
+            proxy = Proxy(*server.address, methods=(Method(0x00, close),))
+            with nothing_left_open():
+                sock = SocksSocket(proxy)
+                with pytest.raises(OSError, match="Bad file descriptor") as held:
+                    sock.connect(echo_server)
+        assert held.value.errno == errno.EBADF
+        assert sock.fileno() == -1
+
+    def test_an_interrupt_as_it_takes_the_connection_over(
+        self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = socket.socket.__init__
+
+        def interrupted(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+            if isinstance(self, SocksSocket) and kwargs.get("fileno") is not None:
+                raise KeyboardInterrupt
+            original(self, *args, **kwargs)
+
+        with SocksServer() as server, nothing_left_open():
+            sock = SocksSocket(server.url)
+            with monkeypatch.context() as patched:
+                patched.setattr(socket.socket, "__init__", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sock.connect(echo_server)
+            sock.close()
+
+    def test_an_interrupt_when_it_has_taken_it_over(
+        self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = socket.socket.__init__
+
+        def interrupted(self: socket.socket, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            if isinstance(self, SocksSocket) and kwargs.get("fileno") is not None:
+                raise KeyboardInterrupt
+
+        with SocksServer() as server, nothing_left_open():
+            sock = SocksSocket(server.url)
+            with monkeypatch.context() as patched:
+                patched.setattr(socket.socket, "__init__", interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    sock.connect(echo_server)
+            sock.close()
+
+
+class TestConnectEx:
+    def test_returns_the_number_of_the_error(self, echo_server: Address) -> None:
+        replies = {
+            Reply.CONNECTION_REFUSED: errno.ECONNREFUSED,
+            Reply.HOST_UNREACHABLE: errno.EHOSTUNREACH,
+            Reply.GENERAL_SOCKS_SERVER_FAILURE: errno.EIO,  # it has none
+        }
+        with SocksServer(faults=[Faults(reply=reply) for reply in replies]) as server:
+            with SocksSocket(server.url) as sock:
+                for number in replies.values():
+                    assert sock.connect_ex(echo_server) == number
+                assert sock.connect_ex(echo_server) == 0
+                assert sock.connect_ex(echo_server) == errno.EISCONN
+                assert_echoes(sock)
+
+    def test_of_a_proxy_that_cannot_be_reached(self, names: dict[str, list[str]]) -> None:
+        with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
+            assert sock.connect_ex(("origin.test", 80)) == errno.ECONNREFUSED
+        with SocksSocket("socks5h://nowhere.test") as sock:  # the resolver's numbers are negative
+            assert sock.connect_ex(("origin.test", 80)) == errno.EIO
+
+    def test_raises_what_is_no_error_of_the_system(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(ValueError, match="port 70000"):
+                sock.connect_ex(("origin.test", 70000))
+
+
+class TestListen:
+    def test_for_one_peer(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.bind(("", 0))
+            sock.listen(5)
+            address = sock.getsockname()
+            assert select.select([sock], [], [], 0) == ([], [], [])
+            with socket.create_connection(address, 10) as peer:
+                assert select.select([sock], [], [], 10) == ([sock], [], [])
+                connection, peer_address = sock.accept()
+                with connection:
+                    assert peer_address == peer.getsockname()
+                    assert type(connection) is socket.socket
+                    assert connection.gettimeout() == 10
+                    peer.sendall(b"over the wire")
+                    assert receive_exactly(connection, 13) == b"over the wire"
+                    with pytest.raises(OSError, match="accepted before"):
+                        sock.accept()
+                    sock.close()
+                    connection.sendall(b"back")
+                    assert receive_exactly(peer, 4) == b"back"
+            assert server.requests[0].destination == ("0.0.0.0", 0)
+
+    def test_by_ipv6(self) -> None:
+        with SocksServer(host="::1") as server, SocksSocket(server.url, socket.AF_INET6) as sock:
+            sock.settimeout(10)
+            sock.listen()
+            assert server.requests[0].destination == ("::", 0)
+            host, *_ = address = sock.getsockname()
+            assert (host, address[2:]) == ("::1", (0, 0))
+            with socket.create_connection(address[:2], 10) as peer:
+                connection, peer_address = sock.accept()
+                connection.close()
+                assert peer_address == peer.getsockname()
+
+    @pytest.mark.parametrize("schemes", [["socks4"], ["http", "socks5h"]])
+    def test_with_any_proxy_that_can(self, schemes: list[str]) -> None:
+        with ExitStack() as stack:
+            servers = [stack.enter_context(SocksServer()) for _ in schemes]
+            chain = [server.url_as(scheme) for server, scheme in zip(servers, schemes, strict=True)]
+            sock = stack.enter_context(SocksSocket(chain))
+            sock.settimeout(10)
+            with accepted_by(sock) as (connection, peer):
+                assert_passes(connection, peer)
+
+    def test_options_set_before_are_those_of_the_connection(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            with accepted_by(sock) as (connection, _):
+                assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+    def test_the_address_bound_to_is_the_one_to_connect_from(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.bind(("127.0.0.3", 0))
+            sock.listen()
+            assert server.connections[0].client[0] == "127.0.0.3"
+
+    def test_accept_heeds_the_timeout_and_goes_on_later(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.listen()
+            sock.settimeout(0.05)
+            with pytest.raises(ProxyTimeout):
+                sock.accept()
+            sock.settimeout(10)
+            with socket.create_connection(sock.getsockname(), 10):
+                sock.accept()[0].close()
+
+    def test_nothing_is_left_open(self) -> None:
+        with SocksServer() as server, nothing_left_open():
+            with SocksSocket(server.url) as sock:
+                sock.listen()
+
+    def test_where_it_does_not_fit(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.accept()
+            sock.bind(("127.0.0.1", REFUSED_PORT))
+            with pytest.raises(OSError, match="the proxy chooses the port to listen at: bind to 0"):
+                sock.listen()
+            assert server.connections == []
+            sock.bind(("", 0))
+            sock.listen()
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.listen()
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.connect(echo_server)
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(echo_server)
+            with pytest.raises(OSError, match="Invalid argument"):
+                sock.listen()
+
+    def test_where_the_proxy_cannot(self) -> None:
+        with SocksSocket("http://127.0.0.1") as sock:
+            with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
+                sock.listen()
+
+
+@needs(MISSING)
+@pytest.mark.parametrize("scheme", ["socks5h", "socks4"])
+def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
+    with real_servers.dante(tmp_path) as url:
+        proxy = url.replace("socks5h", scheme)
+        with SocksSocket(proxy) as sock:
+            sock.settimeout(10)
+            sock.connect(echo_server)
+            assert_echoes(sock)
+        with SocksSocket(proxy) as sock:
+            sock.settimeout(10)
+            with accepted_by(sock) as (connection, peer):
+                assert_passes(connection, peer)
+                assert_passes(peer, connection)
+
+
+@contextmanager
+def accepted_by(sock: SocksSocket) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The connection that it accepts, and the peer's end of it."""
+    sock.listen()
+    with socket.create_connection(sock.getsockname(), 10) as peer:
+        connection, address = sock.accept()
+        with connection:
+            assert address == peer.getsockname()
+            yield connection, peer
+
+
+def assert_passes(source: socket.socket, target: socket.socket) -> None:
+    source.sendall(b"over the wire")
+    assert receive_exactly(target, 13) == b"over the wire"
+
+
+class TestAsAPlainSocket:
+    def test_it_is_one(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            assert isinstance(sock, socket.socket)
+            sock.connect(echo_server)
+            assert sock.sendmsg([b"a", b"b"]) == 2
+            assert receive_exactly(sock, 2) == b"ab"
+            with selectors.DefaultSelector() as selector:
+                selector.register(sock, selectors.EVENT_READ)
+                sock.sendall(b"more")
+                assert selector.select(10)[0][0].fileobj is sock
+                assert receive_exactly(sock, 4) == b"more"
+            with sock.makefile("rwb") as file:
+                file.write(b"line\n")
+                file.flush()
+                assert file.readline() == b"line\n"
+            assert sock.fileno() >= 0
+        assert sock.fileno() == -1
+
+    def test_its_timeout_holds_for_what_comes_later(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.settimeout(10)
+            sock.connect(echo_server)
+            assert sock.gettimeout() == 10
+            sock.settimeout(0.01)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            sock.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+            sock.settimeout(None)
+            assert_echoes(sock)
+
+    def test_a_duplicate_is_a_plain_one(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(echo_server)
+            sock.settimeout(10)
+            with sock.dup() as double:
+                assert type(double) is socket.socket
+                assert double.gettimeout() == 10
+                sock.close()
+                assert_echoes(double)
+
+    def test_there_is_no_duplicate_that_could_connect_past_the_proxy(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(OSError, match="not connected"):
+                sock.dup()
+
+    def test_tls_around_it(self, origin: Origin) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.connect(("localhost", origin.https_port))
+            with origin.trust().wrap_socket(sock, server_hostname="localhost") as tls:
+                tls.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                assert tls.recv(8) == b"HTTP/1.1"
+
+    def test_tls_around_it_before_it_is_connected_would_go_past_the_proxy(self) -> None:
+        with SocksSocket("socks5h://127.0.0.1") as sock, nothing_left_open():
+            with pytest.raises(ValueError, match="connect a SocksSocket before TLS is put around"):
+                ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
+
+    def test_what_would_go_past_the_proxy(self, echo_server: Address) -> None:
+        with resolved_names() as resolved, SocksSocket("socks5h://127.0.0.1") as sock:
+            with pytest.raises(OSError, match="would go past the proxy"):
+                sock.sendto(b"x", ("origin.test", 80))
+            with pytest.raises(OSError, match="would go past the proxy"):
+                sock.sendto(b"x", 0, ("origin.test", 80))
+            with pytest.raises(OSError, match="not supported"):
+                sock.sendmsg([b"x"], [], 0, ("origin.test", 80))
+            assert resolved == []
+
+    def test_after_it_is_closed(self, echo_server: Address) -> None:
+        sock = SocksSocket("socks5h://127.0.0.1")
+        sock.close()
+        sock.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.connect(echo_server)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            sock.listen()
+
+
+class TestOfADescriptor:
+    def test_that_is_connected(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            with socket.create_connection(listener.getsockname()) as peer:
+                accepted, _ = listener.accept()
+                with SocksSocket("socks5h://127.0.0.1", fileno=accepted.detach()) as sock:
+                    assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    assert_passes(sock, peer)
+                    assert_passes(peer, sock)
+                    with sock.dup() as double:
+                        assert_passes(double, peer)
+                    assert sock.connect_ex(("origin.test", 80)) == errno.EISCONN
+
+    def test_that_listens(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            descriptor = socket.dup(listener.fileno())
+            with SocksSocket("socks5h://127.0.0.1", fileno=descriptor) as sock:
+                with socket.create_connection(sock.getsockname()) as peer:
+                    accepted, address = sock.accept()
+                    with accepted:
+                        assert address == peer.getsockname()
+                        assert_passes(peer, accepted)
+
+    def test_that_is_not_connected(self) -> None:
+        with SocksServer() as server, resolved_names() as resolved:
+            plain = socket.socket()
+            with SocksSocket(server.url, fileno=plain.detach()) as sock:
+                with pytest.raises(OSError, match="made from a descriptor cannot connect"):
+                    sock.connect(("origin.test", 80))
+                for refused in (lambda: sock.bind(("127.0.0.1", 0)), sock.listen, sock.accept):
+                    with pytest.raises(OSError, match="Invalid argument"):
+                        refused()
+                # These would make plain sockets, which would connect past the proxy.
+                with pytest.raises(OSError, match="not connected"):
+                    sock.dup()
+                with pytest.raises(ValueError, match="connect a SocksSocket before TLS"):
+                    ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
+            assert resolved == []
+            assert server.connections == []
+
+    def test_that_would_go_past_the_proxy_stays_open(self) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as plain, nothing_left_open():
+            with pytest.raises(ValueError, match="type must be SOCK_STREAM"):
+                SocksSocket("socks5h://127.0.0.1", fileno=plain.fileno())
+            plain.bind(("127.0.0.1", 0))
+
+    def test_that_is_none(self) -> None:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            SocksSocket("socks5h://127.0.0.1", fileno=10**6)
+
+
+class TestWithinTheMachine:
+    """Sockets of AF_UNIX and of AF_NETLINK are plain ones, and use no proxy."""
+
+    def test_a_connection(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "s")
+        url = "socks5h://127.0.0.1:1"
+        with SocksSocket(url, socket.AF_UNIX) as listener, SocksSocket(url, socket.AF_UNIX) as sock:
+            listener.bind(path)
+            listener.listen(1)
+            sock.setblocking(False)
+            sock.connect(path)
+            peer, _ = listener.accept()
+            with peer, sock.dup() as double:
+                assert_passes(sock, peer)
+                assert_passes(double, peer)
+                assert sock.getpeername() == path
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+        with SocksSocket(url, socket.AF_UNIX) as sock:
+            assert sock.connect_ex(str(tmp_path / "none")) == errno.ENOENT
+
+    def test_datagrams(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "s")
+        kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
+        with SocksSocket("socks5h://h", *kind) as one, SocksSocket("socks5h://h", *kind) as two:
+            one.bind(path)
+            two.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            two.sendto(b"a", path)
+            two.sendto(b"b", 0, path)
+            two.sendmsg([b"c"], [], 0, path)
+            two.connect(path)
+            two.sendmsg([b"d"])
+            assert [one.recv(10) for _ in range(4)] == [b"a", b"b", b"c", b"d"]
+
+    def test_a_pair(self) -> None:
+        one, two = socket.socketpair()
+        wrapped = SocksSocket("socks5h://h", socket.AF_INET, socket.SOCK_STREAM, 0, one.detach())
+        with wrapped, two:
+            assert wrapped.family == socket.AF_UNIX
+            assert_passes(wrapped, two)
+
+    def test_of_netlink(self) -> None:
+        with SocksSocket("socks5h://h", socket.AF_NETLINK, socket.SOCK_RAW) as sock:
+            sock.bind((0, 0))
+
+
+async def mail_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every command of an SMTP client with success."""
+    writer.write(b"220 hello\r\n")
+    while line := await reader.readline():
+        writer.write(b"221 bye\r\n" if line == b"QUIT\r\n" else b"250 ok\r\n")
+
+
+class Replaced:
+    """Runs code in a process where `socket.socket` is a subclass of `SocksSocket`."""
+
+    CODE = """
+import socket
+{before}
+from socksclient import SocksSocket
+
+class ProxiedSocket(SocksSocket):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        super().__init__({url!r}, family, type, proto, fileno)
+
+socket.socket = ProxiedSocket
+"""
+
+    def __init__(self, url: str, before: str = "") -> None:
+        self.setup = self.CODE.format(url=url, before=before)
+
+    def run(self, code: str) -> str:
+        """Run the code in a process of its own, and return what it prints."""
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", self.setup + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (run.returncode, run.stderr) == (0, "")
+        return run.stdout
+
+
+class TestInThePlaceOfSocket:
+    """The program assigns to `socket.socket`, as users of PySocks do."""
+
+    def test_the_library_makes_plain_sockets(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            replaced = Replaced(server.url)
+            code = """
+                with socket.socket() as sock:
+                    sock.settimeout(10)
+                    sock.connect(("origin.test", 80))
+                    sock.sendall(b"hi")
+                    print(sock.recv(2), type(sock).__name__)
+                """
+            assert replaced.run(code) == "b'hi' ProxiedSocket\n"
+            code = f"""
+                import socksclient
+
+                address, url = ("origin.test", 80), {server.url!r}
+                with socksclient.create_connection(address, 10, proxy=url) as sock:
+                    print(type(sock) is SocksSocket.__base__)
+                with socksclient.udp_associate(10, proxy=url) as udp:
+                    print(udp.sendto(b"x", address))
+                with socksclient.bind(("0.0.0.0", 0), 10, proxy=url) as listener:
+                    print(listener.address[0])
+                """
+            assert replaced.run(code) == "True\n1\n127.0.0.1\n"
+            assert [request.destination for request in server.requests[:2]] == [
+                ("origin.test", 80)
+            ] * 2
+
+    def test_by_a_partial_function(self, echo_server: Address) -> None:
+        with SocksServer(routes={("origin.test", 80): echo_server}) as server:
+            code = f"""
+                import functools
+
+                socket.socket = functools.partial(SocksSocket, {server.url!r})
+                with socket.socket() as sock:
+                    sock.connect(("origin.test", 80))
+                    sock.sendall(b"hi")
+                    print(sock.recv(2))
+                one, two = socket.socketpair()
+                with one, two:
+                    one.sendall(b"x")
+                    print(two.recv(1))
+                """
+            assert Replaced(server.url).run(code) == "b'hi'\nb'x'\n"
+
+    @pytest.mark.parametrize("before", ["", "import ssl"])
+    def test_modules_of_the_standard_library(
+        self, before: str, origin: Origin, tmp_path: Path
+    ) -> None:
+        certificate = tmp_path / "ca.pem"
+        origin.ca.cert_pem.write_to_path(str(certificate))
+        with serving(mail_server) as mail, SocksServer() as server:
+            server.routes["mail.test", 25] = mail
+            code = f"""
+                import ssl, smtplib, urllib.request
+
+                context = ssl.create_default_context(cafile={str(certificate)!r})
+                for url in (
+                    "http://127.0.0.1:{origin.http_port}/",
+                    "https://localhost:{origin.https_port}/",
+                ):
+                    with urllib.request.build_opener(
+                        urllib.request.ProxyHandler({{}}),
+                        urllib.request.HTTPSHandler(context=context),
+                    ).open(url, timeout=10) as response:
+                        print(response.status)
+                with socket.socket() as sock:
+                    sock.connect(("localhost", {origin.https_port}))
+                    with context.wrap_socket(sock, server_hostname="localhost") as tls:
+                        print(tls.version())
+
+                # If the program replaces this function too, names go to the proxy as they are.
+                import functools
+                import socksclient
+
+                connect = functools.partial(socksclient.create_connection, proxy={server.url!r})
+                socket.create_connection = connect
+                with smtplib.SMTP(
+                    "mail.test", 25, local_hostname="localhost", timeout=10
+                ) as mail:
+                    print(mail.noop())
+                """
+            printed = Replaced(server.url, before).run(code)
+            assert printed == "200\n200\nTLSv1.3\n(250, b'ok')\n"
+            hosts = [request.destination and request.destination[0] for request in server.requests]
+            assert hosts[0] == "127.0.0.1"
+            assert hosts[1] in ("127.0.0.1", "::1")
+            assert hosts[-2:] == ["localhost", "mail.test"]
+
+    def test_what_does_not_leave_the_machine(self, tmp_path: Path) -> None:
+        with SocksServer() as server:
+            code = f"""
+                import asyncio, logging.handlers, sys
+                from multiprocessing.connection import Client, Listener
+
+                async def child():
+                    process = await asyncio.create_subprocess_exec(
+                        sys.executable, "-c", "print('child')", stdout=asyncio.subprocess.PIPE
+                    )
+                    return await process.communicate()
+
+                print(asyncio.run(child()))
+                with Listener({str(tmp_path / "l")!r}, "AF_UNIX") as listener:
+                    with Client(listener.address) as client, listener.accept() as accepted:
+                        accepted.send("hi")
+                        print(client.recv())
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+                    log.bind({str(tmp_path / "log")!r})
+                    handler = logging.handlers.SysLogHandler({str(tmp_path / "log")!r})
+                    handler.emit(logging.makeLogRecord({{"msg": "line"}}))
+                    handler.close()
+                    print(log.recv(100))
+                """
+            assert Replaced(server.url).run(code) == ("(b'child\\n', None)\nhi\nb'<12>line\\x00'\n")
+            assert server.connections == []
+
+    def test_what_would_go_past_the_proxy_says_so(self, echo_server: Address) -> None:
+        with SocksServer() as server:
+            code = f"""
+                import asyncio
+
+                async def connect():
+                    await asyncio.open_connection(*{echo_server!r})
+
+                for attempt in (
+                    lambda: asyncio.run(connect()),
+                    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+                    lambda: socket.create_server(("127.0.0.1", {REFUSED_PORT})),
+                ):
+                    try:
+                        attempt()
+                    except (ValueError, OSError) as error:
+                        print(error)
+                """
+            lines = Replaced(server.url).run(code).splitlines()
+            assert len(lines) == 3
+            assert lines[0].startswith(
+                "a non-blocking SocksSocket cannot connect; socksclient.anyio"
+            )
+            assert lines[1].startswith("type must be SOCK_STREAM, as other sockets would go past")
+            assert "the proxy chooses the port to listen at: bind to 0" in lines[2]
+            assert server.connections == []
+
+
+class TestWhatItRefuses:
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [
+            ({"proxy": "127.0.0.1:1080"}, "has no scheme"),
+            ({"proxy": []}, "empty sequence"),
+            ({"proxy": "socks5h+tls://h"}, "TLS with a proxy makes another socket; create_conn"),
+            ({"proxy": ["socks5h://h", "https://i"]}, "TLS with a proxy makes another socket"),
+            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM.* there is udp_associate"),
+            ({"family": socket.AF_INET6, "type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM"),
+            ({"family": socket.AF_VSOCK}, "family must be AF_INET, AF_INET6 or AF_UNIX"),
+        ],
+    )
+    def test_in_the_beginning(self, arguments: dict[str, Any], text: str) -> None:
+        with nothing_left_open(), pytest.raises(ValueError, match=text):
+            SocksSocket(**{"proxy": "socks5h://h", **arguments})
+
+    def test_to_connect_without_blocking(self, echo_server: Address) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setblocking(False)
+            for connect in (sock.connect, sock.connect_ex):
+                with pytest.raises(ValueError, match=r"socksclient\.anyio\.connect_socket can"):
+                    connect(echo_server)
+            assert server.connections == []
+
+    def test_to_listen_and_accept_without_blocking(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            sock.setblocking(False)
+            with pytest.raises(ValueError, match=r"cannot listen; socksclient\.anyio\.bind can"):
+                sock.listen()
+            assert server.connections == []
+            sock.settimeout(10)
+            sock.listen()
+            sock.setblocking(False)
+            with pytest.raises(ValueError, match=r"cannot accept; socksclient\.anyio\.bind can"):
+                sock.accept()
+
+    def test_to_be_made_from_a_class_without_the_methods_of_sockets(self) -> None:
+        """The class of eventlet is one of these, as tests/test_green_threads.py shows."""
+        with pytest.raises(NotImplementedError, match="cannot be made from eventlet's sockets"):
+            SocksSocket.__new__(type("GreenSocket", (), {}))
+
+    def test_addresses_that_cannot_be(self) -> None:
+        with SocksServer() as server, SocksSocket(server.url) as sock:
+            with pytest.raises(ValueError, match="port 0 is not in the range"):
+                sock.connect(("origin.test", 0))
+            with pytest.raises(ValueError, match="host is empty"):
+                sock.connect(("", 80))
+            with pytest.raises(ValueError, match="has a scope id"):
+                sock.connect(("fe80::1", 80, 0, 3))
+            with pytest.raises(ValueError, match=r"must be an IP address, not 'a\.test'"):
+                sock.bind(("a.test", 0))
+            assert server.connections == []
+
+    def test_a_proxy_that_cannot_be_reached(self, echo_server: Address) -> None:
+        with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
+            with pytest.raises(ProxyConnectError):
+                sock.connect(echo_server)

@@ -1,0 +1,444 @@
+"""UDP through proxies that we did not write: Dante, V2Ray and Shadowsocks; and those without it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+import socksclient.anyio
+from socksclient import AssociationClosed, ProxyClosed, ReplyError
+from socksclient.protocol.socks5 import encode_datagram_header
+
+from helpers import real_servers
+from helpers.support import BACKENDS, LONG, SHORT, Address, needs
+
+MISSING = real_servers.missing()
+pytestmark = needs(MISSING)
+
+DRIVERS = ["blocking", *BACKENDS]
+ACCOUNT = ("user", "päss:w@rd")
+Start = Callable[[Path], AbstractContextManager[str]]
+
+SERVERS: dict[str, Start] = {
+    "dante": real_servers.dante,
+    "dante with accounts": lambda path: real_servers.dante(path, accounts=dict([ACCOUNT])),
+    "dante on ::1": lambda path: real_servers.dante(path, host="::1"),
+    "v2ray": real_servers.v2ray,
+    "v2ray with an account": lambda path: real_servers.v2ray(path, account=ACCOUNT),
+    "v2ray on ::1": lambda path: real_servers.v2ray(path, host="::1"),
+    "shadowsocks": real_servers.shadowsocks,
+    "shadowsocks on ::1": lambda path: real_servers.shadowsocks(path, host="::1"),
+}
+MAX_PAYLOAD = {"dante": 65507 - 10, "v2ray": 2048 - 10, "shadowsocks": 2600}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def proxy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with SERVERS[server](tmp_path_factory.mktemp("server")) as url:
+        yield url
+
+
+class Talk(Protocol):
+    """An association, of any driver."""
+
+    @property
+    def relay_address(self) -> Address: ...
+
+    @property
+    def local_address(self) -> Address: ...
+
+    def send(self, data: bytes, address: Address) -> None: ...
+
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]: ...
+
+    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
+        """Returns what sends a datagram, and receives one within so many seconds."""
+
+
+class Associate(Protocol):
+    def __call__(
+        self, proxy: str, local_address: Address | None = None, *, trust: bool = True
+    ) -> Talk: ...
+
+
+class Blocking:
+    def __init__(self, udp: socksclient.UDPAssociation) -> None:
+        self.udp = udp
+        self.relay_address = udp.relay_address
+        host, port, *_ = udp.getsockname()
+        self.local_address = host, port
+
+    def send(self, data: bytes, address: Address) -> None:
+        assert self.udp.sendto(data, address) == len(data)
+
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
+        self.udp.settimeout(timeout)
+        data, (host, port, *_) = self.udp.recvfrom()
+        return data, (host, port)
+
+    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
+        def exchange(data: bytes, timeout: float) -> bytes:
+            self.udp.settimeout(timeout)
+            assert self.udp.send(data) == len(data)
+            return self.udp.recv()
+
+        self.udp.connect(address)
+        return exchange
+
+
+class Awaited:
+    def __init__(self, udp: socksclient.anyio.UDPAssociation, portal: BlockingPortal) -> None:
+        self.udp = udp
+        self.portal = portal
+        self.relay_address = udp.relay_address
+        local_address = udp.extra(SocketAttribute.local_address)
+        self.local_address = str(local_address[0]), int(local_address[1])
+
+    def send(self, data: bytes, address: Address) -> None:
+        self.portal.call(self.udp.sendto, data, *address)
+
+    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
+        async def receive() -> tuple[bytes, Address]:
+            with anyio.fail_after(timeout):
+                return await self.udp.receive()
+
+        return self.portal.call(receive)
+
+    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
+        async def exchange(data: bytes, timeout: float) -> bytes:
+            with anyio.fail_after(timeout):
+                await udp.send(data)
+                return await udp.receive()
+
+        udp = self.portal.call(self.udp.connected, *address)
+        return lambda data, timeout: self.portal.call(exchange, data, timeout)
+
+
+@contextmanager
+def driving(driver: str) -> Iterator[Associate]:
+    """At exit, what it has associated is closed."""
+
+    def block(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
+        udp = socksclient.udp_associate(
+            LONG, proxy=proxy, local_address=local_address, trust_relay_address=trust
+        )
+        return Blocking(stack.enter_context(udp))
+
+    def wait(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
+        async def associate() -> socksclient.anyio.UDPAssociation:
+            host, port = local_address or (None, 0)
+            with anyio.fail_after(LONG):
+                return await socksclient.anyio.udp_associate(
+                    proxy=proxy, local_host=host, local_port=port, trust_relay_address=trust
+                )
+
+        udp = portal.call(associate)
+        stack.callback(portal.call, udp.aclose)
+        return Awaited(udp, portal)
+
+    with ExitStack() as stack:
+        if driver == "blocking":
+            yield block
+        else:
+            portal = stack.enter_context(start_blocking_portal(**BACKENDS[driver]))
+            yield wait
+
+
+@pytest.fixture(params=DRIVERS)
+def associate(request: pytest.FixtureRequest) -> Iterator[Associate]:
+    with driving(request.param) as associate:
+        yield associate
+
+
+class Echo:
+    """A server that sends back what comes."""
+
+    def __init__(self, host: str, port: int = 0) -> None:
+        self.received: list[bytes] = []
+        self._socket = socket.socket(
+            socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM
+        )
+        try:
+            self._socket.bind((host, port))
+        except OSError:
+            self._socket.close()
+            raise
+        self.address: Address = self._socket.getsockname()[:2]
+
+    def __enter__(self) -> Echo:
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        while True:
+            data, client = self._socket.recvfrom(65535)
+            if client[:2] == self.address:
+                return
+            self.received.append(data)
+            self._socket.sendto(data, client)
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._socket.sendto(b"", self.address)  # from itself: the end
+        self._thread.join()
+        self._socket.close()
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Address]:
+    """At ::1 it has the same port, for "localhost" may be either."""
+    while True:
+        with ExitStack() as stack:
+            ipv4 = stack.enter_context(Echo("127.0.0.1"))
+            try:
+                stack.enter_context(Echo("::1", ipv4.address[1]))
+            except OSError:
+                continue
+            yield ipv4.address
+            return
+
+
+def assert_echoes(talk: Talk, address: Address, token: bytes = b"there and back") -> None:
+    host, port = address
+    talk.send(token, address)
+    data, source = talk.receive()
+    assert data == token
+    # The proxy alone knows the address of a name; it may answer with either.
+    hosts = {host, "127.0.0.1", "::1"} if host == "localhost" else {host}
+    assert source in {(host, port) for host in hosts}
+
+
+class Open(Protocol):
+    def __call__(
+        self, *addresses: Address, scheme: str = "socks5h", trust: bool = True
+    ) -> Talk: ...
+
+
+@pytest.fixture
+def open_talk(server: str, proxy: str, associate: Associate) -> Open:
+    """Associates, to speak with these addresses.
+
+    V2Ray sends to each from a socket of its own, and as they all have SO_REUSEPORT, now and then
+    two have the same port. One of them is deaf then; so its associations are tried out.
+    """
+
+    def open_talk(*addresses: Address, scheme: str = "socks5h", trust: bool = True) -> Talk:
+        url = proxy.replace("socks5h", scheme)
+        for _ in range(5 if server.startswith("v2ray") else 0):
+            talk = associate(url, trust=trust)
+            if hears_from(talk, *addresses):
+                return talk
+        return associate(url, trust=trust)
+
+    return open_talk
+
+
+def hears_from(talk: Talk, *addresses: Address) -> bool:
+    with suppress(TimeoutError):
+        for address in addresses:
+            talk.send(b"hello", address)
+            talk.receive(SHORT)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("trust", [True, False], ids=["trust", "distrust"])
+@pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
+def test_one_association_reaches_all_kinds_of_destinations(
+    scheme: str, trust: bool, open_talk: Open, echo: Address
+) -> None:
+    addresses = [(host, echo[1]) for host in ("127.0.0.1", "::1", "localhost")]
+    talk = open_talk(*addresses, scheme=scheme, trust=trust)
+    for number, address in enumerate([*addresses, *reversed(addresses)]):
+        assert_echoes(talk, address, b"%d" % number)
+
+
+def test_a_destination_given_by_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> None:
+    """Shadowsocks gives the mapped address as the source; the other servers give the IPv4 one."""
+    host, port = echo
+    mapped = (f"::ffff:{host}", port)
+    talk = open_talk(mapped)
+    talk.send(b"there and back", mapped)
+    assert talk.receive() == (b"there and back", echo)
+    exchange = talk.connect(mapped)
+    assert exchange(b"there and back", LONG) == b"there and back"
+
+
+def test_an_empty_datagram(server: str, open_talk: Open, echo: Address) -> None:
+    talk = open_talk(echo)
+    talk.send(b"", echo)
+    talk.send(b"next", echo)
+    if not server.startswith("v2ray"):  # which drops it
+        assert talk.receive() == (b"", echo)
+    assert talk.receive() == (b"next", echo)
+
+
+def test_sizes(server: str, open_talk: Open, echo: Address) -> None:
+    talk = open_talk(echo)
+    for size in (1, 512, 1472, MAX_PAYLOAD[server.split(maxsplit=1)[0]]):
+        assert_echoes(talk, echo, os.urandom(size))
+
+
+def test_many_datagrams(open_talk: Open, echo: Address) -> None:
+    talk = open_talk(echo)
+    for first in range(0, 200, 20):  # as many as surely find room in every buffer
+        sent = [b"%d" % number for number in range(first, first + 20)]
+        for data in sent:
+            talk.send(data, echo)
+        received = [talk.receive() for _ in sent]
+        assert sorted(received) == sorted((data, echo) for data in sent)
+
+
+class TestAClosedPort:
+    @pytest.fixture
+    def closed(self) -> Iterator[Address]:
+        """What is sent there is refused: its socket takes datagrams of itself only."""
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.connect(sock.getsockname())
+            yield sock.getsockname()
+
+    def test_is_silent(self, open_talk: Open, echo: Address, closed: Address) -> None:
+        talk = open_talk(echo)
+        talk.send(b"lost", closed)
+        with pytest.raises(TimeoutError):
+            talk.receive(0.1)
+        assert_echoes(talk, echo)
+
+    def test_may_refuse_who_is_connected(
+        self, server: str, open_talk: Open, echo: Address, closed: Address
+    ) -> None:
+        talk = open_talk(echo)
+        exchange = talk.connect(closed)
+        if server.startswith("dante"):  # it passes on what ICMP says, if it has the rights
+            with pytest.raises((ConnectionRefusedError, TimeoutError)):
+                exchange(b"lost", 0.5)
+        else:
+            with pytest.raises(TimeoutError):
+                exchange(b"lost", 0.1)
+        exchange = talk.connect(echo)
+        assert exchange(b"there and back", LONG) == b"there and back"
+
+
+@pytest.mark.parametrize("server", ["dante"], indirect=True)
+class TestTheLocalAddress:
+    """Dante relays the datagrams of the announced address only, or else of who sends first."""
+
+    @pytest.fixture
+    def stranger(self) -> Iterator[socket.socket]:
+        with socket.socket(type=socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.settimeout(10)
+            yield stranger
+
+    def test_is_announced(self, proxy: str, associate: Associate, stranger: socket.socket) -> None:
+        talk = associate(proxy, ("127.0.0.1", 0))
+        assert talk.local_address[0] == "127.0.0.1"
+        with Echo("127.0.0.1") as echo:
+            header = encode_datagram_header(*echo.address)
+            stranger.sendto(header + b"stranger", talk.relay_address)
+            assert_echoes(talk, echo.address)
+        assert echo.received == [b"there and back"]
+
+    def test_is_that_of_the_first_sender_otherwise(
+        self, proxy: str, associate: Associate, stranger: socket.socket, echo: Address
+    ) -> None:
+        talk = associate(proxy)
+        datagram = encode_datagram_header(*echo) + b"stranger"
+        stranger.sendto(datagram, talk.relay_address)
+        assert stranger.recv(65535) == datagram
+
+
+@pytest.fixture(scope="module")
+def dante_on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """Dante on 127.0.0.1 and, at the same port, on ::1; the address of the former."""
+
+    def prepare(home: Path, port: int) -> list[str]:
+        privileged, unprivileged = real_servers._dante_users(namespace=False)
+        config = real_servers._DANTE_CONFIG.format(
+            host=f"::1 port = {port}\ninternal: 127.0.0.1",
+            port=port,
+            method="none",
+            privileged=privileged,
+            unprivileged=unprivileged,
+        )
+        (home / "danted.conf").write_text(config)
+        return [real_servers.path_of("danted"), "-f", "danted.conf", "-p", "danted.pid"]
+
+    path = tmp_path_factory.mktemp("server")
+    with real_servers.running(path, "dante", "127.0.0.1", prepare) as address:
+        yield address
+
+
+@pytest.mark.parametrize("local_host", [None, "127.0.0.1", "::1"])
+@pytest.mark.parametrize("proxy_host", ["127.0.0.1", "[::1]"])
+def test_the_relay_is_of_the_family_of_the_local_address_or_else_of_the_proxy(
+    dante_on_both: Address,
+    proxy_host: str,
+    local_host: str | None,
+    associate: Associate,
+    echo: Address,
+) -> None:
+    local_address = (local_host, 0) if local_host else None
+    talk = associate(f"socks5h://{proxy_host}:{dante_on_both[1]}", local_address)
+    assert talk.relay_address[0] == (local_host or proxy_host.strip("[]"))
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert_echoes(talk, (host, echo[1]))
+
+
+def receive_all(talk: Talk) -> None:
+    while True:
+        talk.receive(30)
+
+
+@pytest.mark.parametrize("server", ["dante", "v2ray", "shadowsocks"])
+def test_the_end_of_the_proxy_wakes_who_receives(
+    server: str, tmp_path: Path, echo: Address
+) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor() as threads:
+        with SERVERS[server](tmp_path) as url:
+            talks = [stack.enter_context(driving(driver))(url) for driver in DRIVERS]
+            for talk in talks:
+                hears_from(talk, echo)
+            waiting = [threads.submit(receive_all, talk) for talk in talks]
+        for future in waiting:
+            with pytest.raises(AssociationClosed) as caught:
+                future.result(10)
+            assert caught.value.phase == "relay"
+        for talk in talks:
+            with pytest.raises(AssociationClosed):
+                talk.send(b"lost", echo)
+            with pytest.raises(AssociationClosed):
+                receive_all(talk)
+
+
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [(real_servers.microsocks, ReplyError), (real_servers.openssh, ProxyClosed)],
+    ids=["microsocks", "ssh -D"],
+)
+def test_a_proxy_without_it(
+    start: Start, error: type[ReplyError | ProxyClosed], tmp_path: Path
+) -> None:
+    with start(tmp_path) as url:
+        for driver in DRIVERS:
+            with driving(driver) as associate:
+                with pytest.raises(error, match="not offer UDP ASSOCIATE") as caught:
+                    associate(url)
+                assert caught.value.phase == "request"
