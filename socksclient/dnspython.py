@@ -25,9 +25,9 @@ from socksclient._sync.connect import create_connection, udp_associate
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import server_name
 from socksclient._sync.udp import UDPAssociation
+from socksclient.protocol.address import Host, parse_port
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
-from socksclient.protocol.socks5 import is_address, parse_host, parse_port
 
 try:
     import dns.asyncbackend
@@ -72,7 +72,7 @@ def udp_with_fallback(
         dns.exception.DNSException: What dnspython finds wrong with the answer.
         SocksError: As of `socksclient.udp_associate` and `socksclient.create_connection`.
     """
-    server, deadline = (parse_host(where), parse_port(port)), Deadline(timeout)
+    server, deadline = (Host.parse(where).text, parse_port(port)), Deadline(timeout)
     with _dnspython_errors():
         try:
             return _udp(q, server, deadline, proxy), False
@@ -160,10 +160,10 @@ class Nameserver(dns.nameserver.Do53Nameserver):
     """
 
     def __init__(self, address: str, port: int = 53, *, proxy: ProxyLike) -> None:
-        address = parse_host(address)
-        if not is_address(address):
+        host = Host.parse(address)
+        if host.is_name:
             raise ValueError(f"address must be an IP address, not {address!r}")
-        super().__init__(address, parse_port(port))
+        super().__init__(host.text, parse_port(port))
         self.proxy: Chain = as_chain(proxy)
 
     def query(

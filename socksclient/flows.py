@@ -3,6 +3,7 @@
 `socksclient.protocol` is the place to import these names from.
 """
 
+from socksclient.protocol.address import is_onion
 from socksclient.protocol.flow import (
     NO_AUTHENTICATION,
     USERNAME_PASSWORD,
@@ -11,7 +12,6 @@ from socksclient.protocol.flow import (
     Method,
     check_request,
     handshake,
-    is_onion,
     negotiate_password,
     next_reply,
     reply,

@@ -17,9 +17,9 @@ from typing import cast
 
 from socksclient._sync.connect import DEFAULT_TIMEOUT, Listener, bind, create_connection
 from socksclient._sync.tls import server_name, start_tls
+from socksclient.protocol.address import is_address
 from socksclient.protocol.exceptions import ProtocolError, SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
-from socksclient.protocol.socks5 import is_address
 
 __all__ = ["FTP", "FTP_TLS"]
 

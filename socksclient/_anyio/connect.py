@@ -29,7 +29,8 @@ from socksclient._net.bound_address import HasPeer, listening_at
 from socksclient._net.log import log, placed
 from socksclient._net.sockets import check_source
 from socksclient._sync.tls import server_name
-from socksclient.protocol.exceptions import SocksError, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route

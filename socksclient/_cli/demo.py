@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import socksclient
-from socksclient.protocol.exceptions import Reply, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import Reply
 from socksclient.protocol.socks5 import Command
 from socksclient.testing.server import SocksServer
 

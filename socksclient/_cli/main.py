@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from socksclient.protocol.address import is_address
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
@@ -23,7 +24,6 @@ from socksclient.protocol.exceptions import (
     SocksError,
 )
 from socksclient.protocol.proxy import Proxy, as_chain
-from socksclient.protocol.socks5 import is_address
 
 if TYPE_CHECKING:
     import httpx

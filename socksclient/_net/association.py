@@ -21,23 +21,25 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from socksclient._net.bound_address import reachable
 from socksclient._net.log import log, placed
 from socksclient._net.sockets import PlainSocket, family_of
+from socksclient.protocol.address import (
+    decode_address,
+    host_port,
+    is_address,
+    parse_port,
+    without_mapping,
+)
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
-    host_port,
 )
 from socksclient.protocol.route import NOT_KNOWN, Route
 from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
     Command,
     datagram_header_size,
-    decode_address,
     encode_datagram_header,
-    is_address,
-    parse_port,
-    without_mapping,
 )
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Protocol
 
-from socksclient.protocol.exceptions import ProtocolError, ProxyClosed, host_port
-from socksclient.protocol.socks5 import is_address, is_unspecified, parse_host, without_mapping
+from socksclient.protocol.address import Host, IPAddress, host_port, without_mapping
+from socksclient.protocol.exceptions import ProtocolError, ProxyClosed
 from socksclient.protocol.tunnel import Grant, SocketAddress
 
 __all__ = ["HasPeer", "listening_at", "reachable"]
@@ -51,15 +51,16 @@ def reachable(control: HasPeer, grant: Grant, trust: bool = True) -> SocketAddre
     # simple-socks replies "succeeded" with port 0, and then hangs up.
     if port == 0:
         raise ProtocolError("the proxy granted the request, but its bound address has port 0")
-    if trust and not is_unspecified(host):
+    if trust:
         try:
-            host = parse_host(host)
+            bound = Host.parse(host)
         except ValueError as error:
             raise ProtocolError(f"the bound address is not valid: {error}") from None
-        if is_address(host) and not _is_of_a_host(host):
-            text = f"the proxy granted the request, but no host can have its bound address, {host}"
-            raise ProtocolError(text)
-        return host, port
+        if not bound.is_unspecified:
+            if bound.ip is not None and not _is_of_a_host(bound.ip):
+                text = "the proxy granted the request, but no host can have its bound address"
+                raise ProtocolError(f"{text}, {bound}")
+            return bound.text, port
     if grant.own_address is not None:
         return grant.own_address[0], port
     peer = _peer_of(control)
@@ -88,9 +89,8 @@ def _peer_of(control: HasPeer) -> tuple[Any, ...] | None:
     return (plain, port) if plain != host else (host, port, *zone)
 
 
-def _is_of_a_host(host: str) -> bool:
+def _is_of_a_host(ip: IPAddress) -> bool:
     """Return whether one host can have the IP address: it is neither multicast nor reserved."""
-    ip = ipaddress.ip_address(host)
     if ip.is_multicast or ip in _THIS_NETWORK:
         return False
     # `ipaddress` calls ::1 reserved.

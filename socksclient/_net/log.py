@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from socksclient.protocol.exceptions import Phase, SocksError, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import Phase, SocksError
 from socksclient.protocol.route import Route
 from socksclient.protocol.socks5 import Command
 from socksclient.protocol.tunnel import Event, Report, place

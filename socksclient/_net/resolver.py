@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from socksclient._net.sockets import is_internet
-from socksclient.protocol.socks5 import is_address, parse_port
+from socksclient.protocol.address import is_address, parse_port
 from socksclient.protocol.tunnel import SocketAddress
 
 __all__ = ["addresses_found", "look_up", "name_to_ask", "resolver_failures"]

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeGuard
 
-from socksclient.protocol.socks5 import is_address
+from socksclient.protocol.address import is_address
 from socksclient.protocol.tunnel import ServerAddress
 
 SocketOption: TypeAlias = (

@@ -18,7 +18,8 @@ from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source
 from socksclient._sync.driver import exchange, open_socket, open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.udp import UDPAssociation
-from socksclient.protocol.exceptions import ProxyTimeout, SocksError, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import ProxyTimeout, SocksError
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route

@@ -14,9 +14,8 @@ from socksclient._net.association import Address, Association, Received
 from socksclient._net.sockets import MAX_TIMEOUT
 from socksclient._sync.driver import find_target
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.address import host_port, is_address
 from socksclient.protocol.route import Route
-from socksclient.protocol.socks5 import is_address
 from socksclient.protocol.tunnel import SocketAddress
 
 Data: TypeAlias = bytes | bytearray | memoryview

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from socksclient.protocol.address import Host, parse_port
 from socksclient.protocol.proxy import Proxy, scheme_without_slashes
-from socksclient.protocol.socks5 import parse_host, parse_port
 
 __all__ = ["Environment", "all_proxy"]
 
@@ -180,6 +180,6 @@ def _comparable(host: str | None) -> tuple[str | None, tuple[_Address, ...]]:
     try:
         address = ipaddress.ip_address(bare.partition("%")[0])
     except ValueError:
-        return parse_host(host).lower().removesuffix("."), ()
+        return Host.parse(host).text.lower().removesuffix("."), ()
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return None, (address,) if mapped is None else (address, mapped)

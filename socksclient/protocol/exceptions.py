@@ -26,6 +26,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 # Not socksclient.proxy, which itself imports this module.
 import socksclient
+from socksclient.protocol.address import HostPort, host_port
 
 __all__ = [
     "AssociationClosed",
@@ -224,8 +225,8 @@ class SocksError(OSError):
 
     proxy: socksclient.Proxy | None = None
     hop: int = 0
-    next_hop: tuple[str, int] | None = None
-    destination: tuple[str, int] | None = None
+    next_hop: HostPort | None = None
+    destination: HostPort | None = None
     addresses_tried: int = 0
     addresses_left: tuple[str, ...] = ()
     phase: Phase | None = None
@@ -430,8 +431,3 @@ class AssociationClosed(SocksError, ConnectionResetError):
         errno: int | None = errno.ECONNRESET,
     ) -> None:
         super().__init__(message, errno)
-
-
-def host_port(host: str, port: int) -> str:
-    """A host and port as people write them: an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from socksclient.protocol.address import Host, HostPort, decode_address, is_address, is_onion
 from socksclient.protocol.exceptions import Phase, ProxyClosed
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.socks5 import (
@@ -24,14 +25,12 @@ from socksclient.protocol.socks5 import (
     check_reply,
     check_socks4_reply,
     check_status,
-    decode_address,
     decode_method,
     decode_socks4_address,
     encode_credentials,
     encode_methods,
     encode_request,
     encode_socks4_request,
-    is_address,
     list_of_codes,
     reply_size,
     socks4_carries,
@@ -45,7 +44,6 @@ __all__ = [
     "Method",
     "check_request",
     "handshake",
-    "is_onion",
     "negotiate_password",
     "next_reply",
     "reply",
@@ -157,15 +155,15 @@ NO_AUTHENTICATION = Method(0x00, negotiate_nothing)
 USERNAME_PASSWORD = Method(0x02, negotiate_password)
 
 
-def request(command: Command, host: str, port: int) -> Flow[tuple[str, int]]:
+def request(command: Command, host: str, port: int) -> Flow[HostPort]:
     """Send a request, and return BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
     hint = f", as proxies do that do not offer {command.text}"
     if command == Command.CONNECT:
         hint = ", as OpenSSH does when it cannot connect"
-    return (yield from reply(command, encode_request(command, host, port), hint))
+    return (yield from reply(command, encode_request(command, Host.of(host), port), hint))
 
 
-def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str, int]]:
+def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[HostPort]:
     """Brings one reply, after `send` if it answers that; returns BND.ADDR and BND.PORT.
 
     It takes whatever has come, so that nothing is lost if the driver gives up in between and
@@ -185,7 +183,7 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[tuple[str
     return decode_address(octets[3:])
 
 
-def socks4_reply(step: Exchange | None = None) -> Flow[tuple[str, int]]:
+def socks4_reply(step: Exchange | None = None) -> Flow[HostPort]:
     """Bring one reply of SOCKS4, as `reply` does for SOCKS5, and return DSTIP and DSTPORT.
 
     Args:
@@ -202,7 +200,7 @@ def socks4_reply(step: Exchange | None = None) -> Flow[tuple[str, int]]:
     return decode_socks4_address(octets[2:])
 
 
-def next_reply(proxy: Proxy, command: Command) -> Flow[tuple[str, int]]:
+def next_reply(proxy: Proxy, command: Command) -> Flow[HostPort]:
     """Brings a reply that answers no request of its own: the second one to BIND."""
     return socks4_reply() if proxy.scheme in ("socks4", "socks4a") else reply(command)
 
@@ -216,7 +214,7 @@ def check_request(proxy: Proxy, command: Command, host: str) -> None:
     Args:
         proxy: The proxy that would get the request.
         command: The command of the request.
-        host: DST.ADDR of the request, as `parse_host` gave it. It may be a name that is still
+        host: DST.ADDR of the request, as `Host.parse` gave it. It may be a name that is still
             to be resolved here.
 
     Raises:
@@ -236,25 +234,20 @@ def check_request(proxy: Proxy, command: Command, host: str) -> None:
         return
     if command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR):
         raise ValueError(f"SOCKS4 cannot do {command.text}")
-    if is_address(host) and not socks4_carries(host):
+    if is_address(host) and not socks4_carries(Host.of(host)):
         kind = "IPv6 address" if ":" in host else "address"
         raise ValueError(f"SOCKS4 cannot carry the {kind} {host}")
 
 
-def is_onion(host: str) -> bool:
-    """Return whether no resolver may be asked for a host (RFC 7686 §2)."""
-    return host.lower().rstrip(".").endswith(".onion")
-
-
 def handshake(
     proxy: Proxy, command: Command, host: str, port: int, enter: Callable[[Phase], None]
-) -> Flow[tuple[str, int]]:
+) -> Flow[HostPort]:
     """All of it, from the greeting to the reply; returns the bound address.
 
     Args:
         proxy: Says which protocol it speaks, which methods to offer, and the credentials.
         command: What to ask for.
-        host: DST.ADDR of the request, as `parse_host` gave it.
+        host: DST.ADDR of the request, as `Host.parse` gave it.
         port: DST.PORT.
         enter: Called as each phase begins.
 
@@ -280,7 +273,7 @@ def handshake(
         return (
             yield from socks4_reply(
                 Exchange(
-                    encode_socks4_request(command, host, port, proxy.username or ""),
+                    encode_socks4_request(command, Host.of(host), port, proxy.username or ""),
                     SOCKS4_REPLY_SIZE,
                     1,
                     hint=hint,

@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
+from socksclient.protocol.address import host_port
 from socksclient.protocol.exceptions import (
     AuthenticationError,
     HTTPReply,
     ProtocolError,
     SocksError,
-    host_port,
     reply_error,
 )
 from socksclient.protocol.flow import Exchange, Flow

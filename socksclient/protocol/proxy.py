@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import quote, unquote_to_bytes
 
 import socksclient
-from socksclient.protocol.exceptions import host_port
+from socksclient.protocol.address import NOT_IN_A_NAME, Host, host_port, is_address, parse_port
 from socksclient.protocol.lazy import LazyModule
-from socksclient.protocol.socks5 import (
-    NOT_IN_A_NAME,
-    encode_credential,
-    is_address,
-    parse_host,
-    parse_port,
-)
+from socksclient.protocol.socks5 import encode_credential
 
 if TYPE_CHECKING:
     import ssl
@@ -500,12 +494,12 @@ def _check_path(path: str | None) -> None:
 
 
 def _parse_host(host: str) -> str:
-    """Return the host as `parse_host` does, but allow a zone id (``fe80::1%eth0``)."""
+    """Return the host as `Host.parse` does, but allow a zone id (``fe80::1%eth0``)."""
     if not isinstance(host, str):
         raise TypeError(f"proxy host must be a str, not {type(host).__name__}")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if (zoned := _ZONED.fullmatch(bare)) and is_address(zoned[1]):
-        return f"{parse_host(zoned[1])}%{zoned[2]}"
+        return f"{Host.parse(zoned[1])}%{zoned[2]}"
     if "%" in host or _WIDE.search(host) or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
         # Not repeated here: it may be a URL with a password in it. In one typed with an input
         # method for Chinese or Japanese, the @ and the colon may be wide ones.
@@ -514,7 +508,7 @@ def _parse_host(host: str) -> str:
             " and for a URL there is Proxy.from_url"
         )
     try:
-        return parse_host(host).lower()
+        return Host.parse(host).text.lower()
     except ValueError as error:
         raise ValueError(f"proxy {error}") from None
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
-from socksclient.protocol.flow import check_request, is_onion
+from socksclient.protocol.address import Host, is_address, is_onion, parse_port
+from socksclient.protocol.flow import check_request
 from socksclient.protocol.proxy import Chain, Proxy
-from socksclient.protocol.socks5 import Command, is_address, parse_host, parse_port
+from socksclient.protocol.socks5 import Command
 
 __all__ = ["NOT_KNOWN", "Request", "Route"]
 
@@ -66,7 +67,7 @@ class Route(NamedTuple):
         """
         # Only a connection needs its port: 0 means "not known" to BIND and UDP ASSOCIATE.
         least = 1 if command == Command.CONNECT else 0
-        request = Request(chain[-1], command, parse_host(host), parse_port(port, least=least))
+        request = Request(chain[-1], command, Host.parse(host).text, parse_port(port, least=least))
         return cls(
             _checked(chain, request), None if command == Command.UDP_ASSOCIATE else (host, port)
         )
@@ -79,7 +80,7 @@ class Route(NamedTuple):
             ValueError: As in `through`.
             TypeError: The host is not a str.
         """
-        request = Request(chain[-1], Command.UDP_ASSOCIATE, parse_host(host), parse_port(port))
+        request = Request(chain[-1], Command.UDP_ASSOCIATE, Host.parse(host).text, parse_port(port))
         return cls(_checked(chain, request), (host, port))
 
     @property

@@ -8,11 +8,17 @@ wrong is a `ProtocolError`.
 from __future__ import annotations
 
 import ipaddress
-import operator
-import re
 from collections.abc import Sequence
 from enum import IntEnum
 
+from socksclient.protocol.address import (
+    NOT_IN_A_NAME,
+    AddressType,
+    Host,
+    HostPort,
+    encode_address,
+    is_address,
+)
 from socksclient.protocol.exceptions import (
     AuthenticationError,
     ProtocolError,
@@ -23,49 +29,30 @@ from socksclient.protocol.exceptions import (
 
 __all__ = [
     "MAX_HEADER_SIZE",
-    "NOT_IN_A_NAME",
     "NO_ACCEPTABLE_METHODS",
     "SOCKS4_REPLY_SIZE",
-    "AddressType",
     "Command",
     "check_reply",
     "check_socks4_reply",
     "check_status",
     "checked_answer",
     "datagram_header_size",
-    "decode_address",
-    "decode_destination",
     "decode_method",
     "decode_socks4_address",
-    "encode_address",
     "encode_credential",
     "encode_credentials",
     "encode_datagram_header",
     "encode_methods",
     "encode_request",
     "encode_socks4_request",
-    "is_address",
-    "is_unspecified",
     "list_of_codes",
     "not_what_speaks",
-    "parse_host",
-    "parse_port",
     "reply_size",
     "socks4_carries",
-    "without_mapping",
 ]
 
 VERSION = 0x05
 NO_ACCEPTABLE_METHODS = 0xFF
-
-NOT_IN_A_NAME = re.compile(r"[\x00-\x20\x7f/:@\[\]]")
-"""What says that a URL, a host with its port or half an IPv6 address was taken for a name."""
-
-_DOTS = re.compile("[.\u3002\uff0e\uff61]")
-"""The characters that separate the labels of a name (RFC 3490 §3.1, UTS 46 §4)."""
-
-_MAX_CHARACTERS = 1024
-"""The longest name to encode. A name whose encoding fits into 255 octets is never longer."""
 
 
 class Command(IntEnum):
@@ -81,14 +68,6 @@ class Command(IntEnum):
     def text(self) -> str:
         """As RFC 1928 writes it, such as "UDP ASSOCIATE"; Tor's as Tor does."""
         return self.name if self >= Command.RESOLVE else self.name.replace("_", " ")
-
-
-class AddressType(IntEnum):
-    """ATYP of an address (RFC 1928 §5)."""
-
-    IPV4 = 0x01
-    DOMAIN_NAME = 0x03
-    IPV6 = 0x04
 
 
 # Method selection (RFC 1928 §3)
@@ -194,8 +173,8 @@ def check_status(octets: bytes, reserved: bool = False) -> None:
 # Request and reply (RFC 1928 §4–6)
 
 
-def encode_request(command: int, host: str, port: int) -> bytes:
-    """VER CMD RSV ATYP DST.ADDR DST.PORT; host and port as `parse_host` and `parse_port` gave."""
+def encode_request(command: int, host: Host, port: int) -> bytes:
+    """Return VER CMD RSV ATYP DST.ADDR DST.PORT."""
     return bytes([VERSION, command, 0x00]) + encode_address(host, port)
 
 
@@ -241,163 +220,6 @@ def checked_answer(command: Command, answer: str) -> str:
     return answer
 
 
-# SOCKS4, 4A
-
-SOCKS4_REPLY_SIZE = 8
-
-
-def socks4_carries(host: str) -> bool:
-    """Whether the IP address is of IPv4, and not 0.0.0.x, which says that a name follows."""
-    ip = _ip_address(host)
-    return ip is not None and ip.version == 4 and not 0 < int(ip) <= 0xFF
-
-
-def encode_socks4_request(command: int, host: str, port: int, username: str) -> bytes:
-    """VN CD DSTPORT DSTIP USERID NUL, and for a name, which is 4A, the name and NUL.
-
-    The host is a name, or an address that SOCKS4 carries.
-    """
-    ip = _ip_address(host)
-    name = b"" if ip is not None else host.encode("ascii") + b"\0"
-    address = b"\0\0\0\x01" if ip is None else ip.packed
-    head = b"\x04%c%b%b" % (command, port.to_bytes(2, "big"), address)
-    return head + username.encode() + b"\0" + name
-
-
-def check_socks4_reply(octets: bytes) -> None:
-    """VN CD …: raises unless the request was granted. Two octets are enough."""
-    version, code = octets[:2]
-    if version != 0x00:
-        raise ProtocolError(not_what_speaks(octets[:2], "a SOCKS4 proxy", "version 00"), octets)
-    if code != Socks4Reply.GRANTED:
-        raise reply_error(Socks4Reply(code))
-
-
-def decode_socks4_address(octets: bytes) -> tuple[str, int]:
-    """DSTPORT DSTIP as (host, port): in a reply, the bound address."""
-    return str(ipaddress.IPv4Address(octets[2:])), int.from_bytes(octets[:2], "big")
-
-
-# Addresses (RFC 1928 §5)
-
-
-def is_address(host: str) -> bool:
-    """Whether `host`, as `parse_host` gave it, is an IP address and not a name."""
-    return _ip_address(host) is not None
-
-
-def is_unspecified(host: str) -> bool:
-    """Whether `host` is 0.0.0.0 or ::, which stand for "not known"."""
-    ip = _ip_address(host)
-    return ip is not None and ip.is_unspecified
-
-
-def without_mapping(host: str) -> str:
-    """Return the IPv4 address that `host` stands for, or `host` itself if it stands for none.
-
-    An IPv4-mapped IPv6 address such as ``::ffff:192.0.2.1`` stands for 192.0.2.1 (RFC 4291
-    §2.5.5.2). Systems with one socket for IPv4 and IPv6 write IPv4 addresses so.
-    """
-    ip = _ip_address(host)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        return str(ip.ipv4_mapped)
-    return host
-
-
-def _ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def parse_host(host: str) -> str:
-    """A host as it goes over the wire: an IP address without brackets, or an ASCII name.
-
-    Each label of a name is encoded by itself (RFC 5890 §2.3.1): a label of ASCII goes as it is
-    (underscores, upper case, ``xn--``), any other by IDNA 2008 with the mapping of UTS 46. A
-    trailing dot stays. A legacy spelling of an IPv4 address (``127.1``) is a name. An IPv6 address
-    that stands for an IPv4 one (``::ffff:192.0.2.1``) stays the IPv6 address that the caller gave.
-
-    Raises:
-        ValueError: The host is empty, has more than 255 octets, has white space or any of
-            ``:/@[]`` in it, has a label that IDNA 2008 does not allow, or is an IPv6 address with
-            a zone id, which SOCKS cannot carry.
-        TypeError: The host is not a str.
-    """
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {type(host).__name__}")
-    if not host:
-        raise ValueError("host is empty")
-    if not host.isascii():
-        host = _to_ascii(host)
-    bracketed = host.startswith("[") and host.endswith("]")
-    ip = _ip_address(host[1:-1] if bracketed else host)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.scope_id is not None:
-        raise ValueError(f"host {host!r} has a zone id, which means nothing to a proxy")
-    if ip is not None:
-        return str(ip)
-    if bracketed:
-        raise ValueError(f"host {host!r} is in brackets but is no IPv6 address")
-    if found := NOT_IN_A_NAME.search(host):
-        raise ValueError(f"host {host!r} has {found[0]!r} in it, as no name has")
-    if len(host) > 0xFF:
-        raise ValueError(f"host is {len(host)} octets long; SOCKS carries 255")
-    return host
-
-
-def _to_ascii(host: str) -> str:
-    # Importing idna takes 10 ms, and few names need it.
-    import idna
-
-    # A long name takes long to encode, and a name can come from a server's redirect.
-    if len(host) > _MAX_CHARACTERS:
-        raise ValueError(f"host is {len(host)} characters long; SOCKS carries at most 255 octets")
-    problem = f"host {host!r} is no valid internationalised name"
-    labels = _DOTS.split(host)
-    for number, label in enumerate(labels):
-        if label.isascii():
-            continue
-        try:
-            labels[number] = idna.encode(label, uts46=True).decode("ascii")
-        except idna.IDNAError as error:
-            raise ValueError(
-                f"{problem}: {error}; a label that is encoded already (xn--...) is sent unchanged"
-            ) from error
-    name = ".".join(labels)
-    # No name in DNS has an empty label. UTS 46 may also map a character to a dot.
-    if "" in name.removesuffix(".").split("."):
-        raise ValueError(f"{problem}: it has an empty label")
-    return name
-
-
-def parse_port(port: int, *, least: int = 1) -> int:
-    """A port number from `least` to 65535.
-
-    Raises:
-        ValueError: It is out of that range or not an integer.
-    """
-    try:
-        number = operator.index(port)
-    except TypeError:
-        raise ValueError(f"port must be an integer, not {port!r}") from None
-    if not least <= number <= 0xFFFF:
-        raise ValueError(f"port {number} is not in the range from {least} to 65535")
-    return number
-
-
-def encode_address(host: str, port: int) -> bytes:
-    """ATYP ADDR PORT."""
-    ip = _ip_address(host)
-    if ip is None:
-        address = b"%c%c%b" % (AddressType.DOMAIN_NAME, len(host), host.encode("ascii"))
-    elif ip.version == 4:
-        address = b"%c%b" % (AddressType.IPV4, ip.packed)
-    else:
-        address = b"%c%b" % (AddressType.IPV6, ip.packed)
-    return address + port.to_bytes(2, "big")
-
-
 def reply_size(head: bytes) -> int:
     """How many octets a reply has, given its first five.
 
@@ -414,26 +236,44 @@ def reply_size(head: bytes) -> int:
     raise ProtocolError(f"address type {atyp:02X} in the reply; 01, 03 or 04 is wanted", head)
 
 
-def decode_address(octets: bytes) -> tuple[str, int]:
-    """Return (host, port) of the ATYP ADDR PORT that a proxy has sent.
+# SOCKS4, 4A
 
-    An IPv6 address that stands for an IPv4 address becomes that (`without_mapping`), also where the
-    proxy writes it as a name. No other code has to do this, because all addresses that proxies send
-    pass through here.
+SOCKS4_REPLY_SIZE = 8
+
+
+def socks4_carries(host: Host) -> bool:
+    """Return whether SOCKS4 has a form for a host that is an IP address.
+
+    That is an IPv4 address other than 0.0.0.x, which says that a name follows.
     """
-    host, port = decode_destination(octets)
-    return without_mapping(host), port
+    ip = host.ip
+    return ip is not None and ip.version == 4 and not 0 < int(ip) <= 0xFF
 
 
-def decode_destination(octets: bytes) -> tuple[str, int]:
-    """Return (host, port) of an ATYP ADDR PORT exactly as it is written there.
+def encode_socks4_request(command: int, host: Host, port: int, username: str) -> bytes:
+    """Return VN CD DSTPORT DSTIP USERID NUL, and for a name, which is 4A, the name and NUL.
 
-    A name may have no octet at all: Dante sends such names.
+    The host is a name, or an address that SOCKS4 carries.
     """
-    port = int.from_bytes(octets[-2:], "big")
-    if octets[0] == AddressType.DOMAIN_NAME:
-        return octets[2:-2].decode("ascii", "backslashreplace"), port
-    return str(ipaddress.ip_address(octets[1:-2])), port
+    ip = host.ip
+    name = b"" if ip is not None else host.text.encode("ascii") + b"\0"
+    address = b"\0\0\0\x01" if ip is None else ip.packed
+    head = b"\x04%c%b%b" % (command, port.to_bytes(2, "big"), address)
+    return head + username.encode() + b"\0" + name
+
+
+def check_socks4_reply(octets: bytes) -> None:
+    """VN CD …: raises unless the request was granted. Two octets are enough."""
+    version, code = octets[:2]
+    if version != 0x00:
+        raise ProtocolError(not_what_speaks(octets[:2], "a SOCKS4 proxy", "version 00"), octets)
+    if code != Socks4Reply.GRANTED:
+        raise reply_error(Socks4Reply(code))
+
+
+def decode_socks4_address(octets: bytes) -> HostPort:
+    """DSTPORT DSTIP as (host, port): in a reply, the bound address."""
+    return str(ipaddress.IPv4Address(octets[2:])), int.from_bytes(octets[:2], "big")
 
 
 # Datagrams (RFC 1928 §7)
@@ -446,8 +286,8 @@ _NAME_FOLLOWS = b"\0\0\0\x03"
 
 
 def encode_datagram_header(host: str, port: int) -> bytes:
-    """RSV FRAG ATYP DST.ADDR DST.PORT; host and port as `parse_host` and `parse_port` gave."""
-    return b"\0\0\0" + encode_address(host, port)
+    """Return RSV FRAG ATYP DST.ADDR DST.PORT."""
+    return b"\0\0\0" + encode_address(Host.of(host), port)
 
 
 def datagram_header_size(octets: bytes) -> int:

@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import zip_longest
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from socksclient.protocol.address import Host, host_port, is_address
 from socksclient.protocol.exceptions import (
     Phase,
     ProxyClosed,
@@ -22,12 +23,11 @@ from socksclient.protocol.exceptions import (
     ResolveError,
     Socks4Reply,
     SocksError,
-    host_port,
 )
 from socksclient.protocol.flow import Exchange, Flow, handshake
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import NOT_KNOWN, Request, Route
-from socksclient.protocol.socks5 import Command, is_address, socks4_carries
+from socksclient.protocol.socks5 import Command, socks4_carries
 
 __all__ = [
     "Connect",
@@ -336,7 +336,7 @@ def _carried_by(proxy: Proxy, host: str, addresses: Iterable[SocketAddress]) -> 
     texts = [address[0] for address in addresses if not any(address[3:])]
     carried = [text for text in texts if "%" not in text]
     if proxy.scheme == "socks4":
-        carried = [text for text in carried if socks4_carries(text)]
+        carried = [text for text in carried if socks4_carries(Host.of(text))]
     if not carried:
         raise ResolveError(f"{host} has no address that the proxy could reach: {', '.join(texts)}")
     return carried

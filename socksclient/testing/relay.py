@@ -7,11 +7,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.protocol.socks5 import (
-    datagram_header_size,
-    decode_destination,
-    encode_datagram_header,
-)
+from socksclient.protocol.address import decode_destination
+from socksclient.protocol.socks5 import datagram_header_size, encode_datagram_header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Literal
 from urllib.parse import quote
 
-from socksclient.protocol.exceptions import Phase, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import Phase
 from socksclient.testing.session import Session
 
 __all__ = ["Connection", "Faults", "SocksServer"]

@@ -10,14 +10,9 @@ import struct
 from http.client import responses
 from typing import TYPE_CHECKING, NoReturn, cast
 
+from socksclient.protocol.address import AddressType, Host, encode_address, is_address
 from socksclient.protocol.exceptions import Socks4Reply
-from socksclient.protocol.socks5 import (
-    AddressType,
-    Command,
-    encode_address,
-    is_address,
-    is_unspecified,
-)
+from socksclient.protocol.socks5 import Command
 from socksclient.testing.relay import Relay
 
 if TYPE_CHECKING:
@@ -274,7 +269,7 @@ class Session:
             if code in (401, 407):
                 fields += 'Proxy-Authenticate: Basic realm="SocksServer"\r\n'
             return f"HTTP/1.1 {code} {responses.get(code, '')}\r\n{fields}\r\n".encode()
-        return bytes([0x05, code, 0x00]) + encode_address(host, port)
+        return bytes([0x05, code, 0x00]) + encode_address(Host.of(host), port)
 
     async def connect(self, destination: Address) -> None:
         """Connects to `destination` and relays."""
@@ -314,7 +309,7 @@ class Session:
             if self.faults.second_reply is not None:
                 rep = self.faults.second_reply
             else:
-                welcome = peer[0] in expected or is_unspecified(destination[0])
+                welcome = peer[0] in expected or Host.of(destination[0]).is_unspecified
                 rep = 0x00 if welcome else 0x02
             code = self.code_of(rep) if self.faults.second_reply is None else rep
             self.seen.second_reply = code

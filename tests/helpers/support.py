@@ -23,8 +23,7 @@ import uvloop
 
 from socksclient import Proxy, ProxyLike
 from socksclient._net.association import Association, Granted, routes_of
-from socksclient.protocol.exceptions import host_port
-from socksclient.protocol.socks5 import encode_address
+from socksclient.protocol.address import Host, encode_address, host_port
 from socksclient.protocol.tunnel import Grant
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -259,7 +258,7 @@ class PlayedProxy:
         self.handshake = receive_exactly(self.control, 3)
         self.control.sendall(b"\x05\x00")
         self.handshake += self.control.recv(300)
-        bound_address = encode_address(self._bound_host, self.relay.getsockname()[1])
+        bound_address = encode_address(Host.of(self._bound_host), self.relay.getsockname()[1])
         self.control.sendall(b"\x05\x00\x00" + bound_address)
 
     def hear(self) -> bytes:

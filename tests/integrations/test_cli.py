@@ -34,7 +34,8 @@ import trustme
 
 from socksclient._cli.main import main
 from socksclient._cli.stdio import relay
-from socksclient.protocol.exceptions import Phase, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import Phase
 from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 

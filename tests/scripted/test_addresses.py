@@ -19,7 +19,7 @@ from socksclient import (
     create_connection,
 )
 from socksclient._net.bound_address import reachable
-from socksclient.protocol.socks5 import parse_host
+from socksclient.protocol.address import Host
 from socksclient.protocol.tunnel import Grant, interleave
 from socksclient.testing import Faults, SocksServer
 
@@ -258,7 +258,7 @@ def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() 
 )
 def test_an_address_that_a_host_can_have(host: str) -> None:
     with socket.socket() as control:
-        assert reachable(control, Grant((host, 1080), None)) == (parse_host(host), 1080)
+        assert reachable(control, Grant((host, 1080), None)) == (Host.parse(host).text, 1080)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_an_address_that_a_host_can_have(host: str) -> None:
 def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host: str) -> None:
     with socket.socket() as control, pytest.raises(ProtocolError) as caught:
         reachable(control, Grant((host, 1080), None))
-    assert f"no host can have its bound address, {parse_host(host)}" in str(caught.value)
+    assert f"no host can have its bound address, {Host.parse(host)}" in str(caught.value)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as control:
             untrusted = reachable(control, Grant((host, 1080), None), trust=False)

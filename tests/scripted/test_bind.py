@@ -37,7 +37,8 @@ from socksclient import (
     ResolveError,
     SocksError,
 )
-from socksclient.protocol.exceptions import ConnectionNotAllowed, Phase, host_port
+from socksclient.protocol.address import host_port
+from socksclient.protocol.exceptions import ConnectionNotAllowed, Phase
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers

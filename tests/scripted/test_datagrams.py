@@ -9,15 +9,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from socksclient.protocol.address import (
+    Host,
+    decode_address,
+    decode_destination,
+    is_address,
+    without_mapping,
+)
 from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
     datagram_header_size,
-    decode_address,
-    decode_destination,
     encode_datagram_header,
-    is_address,
-    parse_host,
-    without_mapping,
 )
 
 from helpers.support import Address, unix_association
@@ -67,7 +69,7 @@ def parsed(address: Address, payload: bytes, *, name: bool) -> Parsed:
 @example(("127.0.0.1", 0), b"")
 @example(("::ffff:127.0.0.1", 53), b"payload")
 def test_a_header_survives_the_wire(address: Address, payload: bytes) -> None:
-    host, port = parse_host(address[0]), address[1]
+    host, port = Host.parse(address[0]).text, address[1]
     header = encode_datagram_header(host, port)
     assert datagram_header_size(header + payload) == len(header) <= MAX_HEADER_SIZE
     assert decode_destination(header[3:]) == (host, port)
@@ -141,7 +143,7 @@ SPELLINGS = ["name", "NAME.", "192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2
 def test_connected_to_an_address_that_alone_is_heard(
     addresses: list[Address], data: st.DataObject
 ) -> None:
-    addresses = [(parse_host(host), port) for host, port in addresses]
+    addresses = [(Host.parse(host).text, port) for host, port in addresses]
     peer, peer_port = data.draw(st.sampled_from(addresses))
     with unix_association() as (udp, relay):
         udp.connect(peer, peer_port)

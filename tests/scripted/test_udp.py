@@ -43,8 +43,8 @@ from socksclient import (
     UDPAssociation,
 )
 from socksclient._net.association import Association, Granted, _advice, _is_private, routes_of
-from socksclient.protocol.exceptions import host_port
-from socksclient.protocol.socks5 import AddressType, Command, encode_address, encode_datagram_header
+from socksclient.protocol.address import AddressType, Host, encode_address, host_port
+from socksclient.protocol.socks5 import Command, encode_datagram_header
 from socksclient.protocol.tunnel import Grant
 from socksclient.testing import Connection, Faults, SocksServer
 
@@ -1727,7 +1727,9 @@ def test_nothing_is_said_on_it_and_it_is_never_half_closed(
     associate: Associate, played: PlayedProxy
 ) -> None:
     talk = associate_with(played, associate)
-    assert played.handshake == b"\x05\x01\x00" + b"\x05\x03\x00" + encode_address("0.0.0.0", 0)
+    assert played.handshake == b"\x05\x01\x00" + b"\x05\x03\x00" + encode_address(
+        Host.parse("0.0.0.0"), 0
+    )
     for _ in range(3):
         talk.send(b"datagram", DESTINATION)
         played.say(played.hear())

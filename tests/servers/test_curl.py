@@ -24,7 +24,7 @@ import pytest
 import trustme
 
 from socksclient import Proxy, ProxyLike, SocksError, SocksTransport, create_connection
-from socksclient.protocol.socks5 import is_address
+from socksclient.protocol.address import is_address
 
 from helpers import support
 from helpers.support import REFUSED_PORT, Address, family_of, needs

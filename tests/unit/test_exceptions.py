@@ -13,6 +13,7 @@ import pytest
 
 from socksclient import Proxy, Reply
 from socksclient.protocol import exceptions
+from socksclient.protocol.address import host_port
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
@@ -29,7 +30,6 @@ from socksclient.protocol.exceptions import (
     Socks4Reply,
     SocksError,
     TTLExpired,
-    host_port,
     reply_error,
 )
 

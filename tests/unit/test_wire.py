@@ -14,14 +14,16 @@ from hypothesis import strategies as st
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError
 from socksclient.exceptions import Socks4Reply
 from socksclient.protocol import socks5 as wire
-from socksclient.protocol.socks5 import (
-    Command,
+from socksclient.protocol.address import (
+    Host,
     decode_address,
     decode_destination,
     encode_address,
     is_address,
-    parse_host,
+    parse_port,
+    without_mapping,
 )
+from socksclient.protocol.socks5 import Command
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
@@ -192,7 +194,7 @@ def test_a_refusal_of_a_user_name_that_tor_has_reserved(
 )
 def test_a_request_is_its_command_and_the_address(host: str, port: int, address: str) -> None:
     for command in Command:
-        message = wire.encode_request(command, parse_host(host), port)
+        message = wire.encode_request(command, Host.parse(host), port)
         assert message == bytes([0x05, command, 0x00]) + bytes.fromhex(address)
     assert [*Command] == [0x01, 0x02, 0x03, 0xF0, 0xF1]
     texts = ["CONNECT", "BIND", "UDP ASSOCIATE", "RESOLVE", "RESOLVE_PTR"]
@@ -237,7 +239,7 @@ def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
 def test_a_request_of_socks4(host: str, port: int, username: str, message: str) -> None:
     octets = bytes.fromhex(message)
     for command in Command:
-        sent = wire.encode_socks4_request(command, parse_host(host), port, username)
+        sent = wire.encode_socks4_request(command, Host.parse(host), port, username)
         assert sent == octets[:1] + bytes([command]) + octets[2:]
 
 
@@ -252,7 +254,7 @@ def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
 
 @given(st.ip_addresses(v=4).map(str), st.integers(0, 0xFFFF))
 def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
-    request = wire.encode_socks4_request(Command.CONNECT, host, port, "")
+    request = wire.encode_socks4_request(Command.CONNECT, Host.parse(host), port, "")
     assert wire.decode_socks4_address(request[2:8]) == (host, port)
 
 
@@ -273,7 +275,7 @@ def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
     ],
 )
 def test_which_addresses_socks4_carries(host: str, carried: bool) -> None:
-    assert wire.socks4_carries(host) == carried
+    assert wire.socks4_carries(Host.of(host)) == carried
 
 
 # Addresses
@@ -286,9 +288,9 @@ ADDRESSES = st.ip_addresses().map(str)
 @given(NAMES.filter(lambda name: not is_address(name)) | ADDRESSES, st.integers(0, 0xFFFF))
 @example("n" * 255, 0xFFFF)
 def test_an_address_survives_the_wire(host: str, port: int) -> None:
-    octets = encode_address(host, port)
+    octets = encode_address(Host.of(host), port)
     assert decode_destination(octets) == (host, port)
-    assert decode_address(octets) == (wire.without_mapping(host), port)
+    assert decode_address(octets) == (without_mapping(host), port)
     assert wire.reply_size(REPLY + octets[:2]) == len(REPLY + octets)
 
 
@@ -334,8 +336,8 @@ def test_a_bound_name_may_be_empty_or_not_ascii() -> None:
     ],
 )
 def test_an_ascii_name_goes_as_it_is(name: str) -> None:
-    assert parse_host(name) == name
-    assert encode_address(name, 80) == b"\x03%c%b\x00\x50" % (len(name), name.encode())
+    assert Host.parse(name).text == name
+    assert encode_address(Host.parse(name), 80) == b"\x03%c%b\x00\x50" % (len(name), name.encode())
 
 
 @pytest.mark.parametrize(
@@ -351,9 +353,9 @@ def test_an_ascii_name_goes_as_it_is(name: str) -> None:
     ],
 )
 def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
-    assert parse_host(host) == address
+    assert Host.parse(host).text == address
     assert is_address(address)
-    assert encode_address(address, 80)[0] == (0x04 if ":" in address else 0x01)
+    assert encode_address(Host.parse(address), 80)[0] == (0x04 if ":" in address else 0x01)
 
 
 @pytest.mark.parametrize(
@@ -374,7 +376,7 @@ def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
     ],
 )
 def test_other_labels_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name: str) -> None:
-    assert parse_host(host) == name
+    assert Host.parse(host).text == name
 
 
 @pytest.mark.parametrize(
@@ -391,7 +393,7 @@ def test_other_labels_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name
     ],
 )
 def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: str) -> None:
-    assert parse_host(host) == name
+    assert Host.parse(host).text == name
 
 
 @pytest.mark.parametrize(
@@ -402,7 +404,7 @@ def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: 
         ("nul\0.example", r"host 'nul\x00.example' has '\x00' in it"),
         ("line\n.example", r"has '\n' in it"),
         ("two words", "has ' ' in it"),
-        ("example.com:80", "host 'example.com:80' has ':' in it, as no name has"),
+        ("example.com:80", "host 'example.com:80' has ':' in it, which no name has"),
         ("http://example.com", "has ':' in it"),
         ("example.com/", "has '/' in it"),
         ("user@example.com", "has '@' in it"),
@@ -432,28 +434,29 @@ def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: 
 )
 def test_a_host_that_socks_cannot_carry_is_refused(host: str, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
-        parse_host(host)
+        Host.parse(host)
 
 
 @given(st.text(max_size=300) | st.text("aÜß1１.。-_[]:%\0\u200d", max_size=20))
 def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None:
     try:
-        host = parse_host(text)
+        host = Host.parse(text)
     except ValueError:
         return
-    assert parse_host(host) == host
-    assert decode_destination(encode_address(host, 80)) == (host, 80)
+    assert Host.parse(host.text) == host
+    assert Host.of(host.text) == host
+    assert decode_destination(encode_address(host, 80)) == (host.text, 80)
 
 
 @pytest.mark.parametrize("host", [b"example.com", None, 2130706433])
 def test_a_host_that_is_no_str_is_a_type_error(host: str) -> None:
     with pytest.raises(TypeError, match=rf"^host must be a str, not {type(host).__name__}$"):
-        parse_host(host)
+        Host.parse(host)
 
 
 @pytest.mark.parametrize(("port", "number"), [(1, 1), (65535, 65535), (True, 1), (Reply(5), 5)])
 def test_a_port_is_an_integer(port: int, number: int) -> None:
-    assert wire.parse_port(port) == number
+    assert parse_port(port) == number
 
 
 @pytest.mark.parametrize(
@@ -469,7 +472,7 @@ def test_a_port_is_an_integer(port: int, number: int) -> None:
 )
 def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        wire.parse_port(port)
+        parse_port(port)
 
 
 @pytest.mark.parametrize(
@@ -485,20 +488,23 @@ def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
     ],
 )
 def test_a_mapped_address_of_a_proxy_is_that_of_ipv4(host: str, plain: str) -> None:
-    assert wire.without_mapping(host) == plain
-    assert decode_address(encode_address(host, 80)) == (plain, 80)
+    assert without_mapping(host) == plain
+    assert decode_address(encode_address(Host.parse(host), 80)) == (plain, 80)
     as_name = b"\x03%c%b\x00\x50" % (len(host), host.encode())
     assert decode_address(as_name) == (plain, 80)
     assert decode_destination(as_name) == (host, 80)
 
 
 def test_what_the_caller_gives_as_an_address_of_ipv6_goes_as_one() -> None:
-    host = parse_host("::ffff:192.0.2.1")
+    host = Host.parse("::ffff:192.0.2.1")
     octets = bytes.fromhex("04 00000000000000000000ffffc0000201 0050")
     assert encode_address(host, 80) == octets
-    assert decode_destination(octets) == (host, 80)
+    assert decode_destination(octets) == (host.text, 80)
 
 
-@pytest.mark.parametrize(("host", "unspecified"), [("0.0.0.0", True), ("::", True), ("::1", False)])
+@pytest.mark.parametrize(
+    ("host", "unspecified"),
+    [("0.0.0.0", True), ("::", True), ("::1", False), ("example.com", False)],
+)
 def test_which_addresses_stand_for_not_known(host: str, unspecified: bool) -> None:
-    assert wire.is_unspecified(host) == unspecified
+    assert Host.parse(host).is_unspecified == unspecified
