@@ -29,20 +29,18 @@ if TYPE_CHECKING:
     )
     from socksclient._sync.socks_socket import SocksSocket
     from socksclient.httpx import AsyncSocksTransport, SocksTransport
+    from socksclient.protocol.codes import HTTPReply, Reply, Socks4Reply
     from socksclient.protocol.exceptions import (
         AssociationClosed,
         AuthenticationError,
         ConnectionNotAllowed,
         ConnectionRefused,
-        HTTPReply,
         ProtocolError,
         ProxyClosed,
         ProxyConnectError,
         ProxyTimeout,
-        Reply,
         ReplyError,
         ResolveError,
-        Socks4Reply,
         SocksError,
         TTLExpired,
     )

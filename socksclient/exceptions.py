@@ -3,22 +3,18 @@
 The tree of the errors stands in `socksclient.protocol.exceptions`.
 """
 
+from socksclient.protocol.codes import HTTPReply, Phase, Reply, ReplyCode, Socks4Reply
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
     ConnectionNotAllowed,
     ConnectionRefused,
-    HTTPReply,
-    Phase,
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
-    Reply,
-    ReplyCode,
     ReplyError,
     ResolveError,
-    Socks4Reply,
     SocksError,
     TTLExpired,
 )

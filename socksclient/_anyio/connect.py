@@ -30,11 +30,12 @@ from socksclient._net.log import log, placed
 from socksclient._net.sockets import check_source
 from socksclient._sync.tls import server_name
 from socksclient.protocol.address import host_port
+from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.socks5 import Command, checked_answer
+from socksclient.protocol.socks5 import checked_answer
 
 __all__ = [
     "ConnectedUDPAssociation",

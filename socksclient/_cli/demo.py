@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import socksclient
 from socksclient.protocol.address import host_port
-from socksclient.protocol.exceptions import Reply
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command, Reply
 from socksclient.testing.server import SocksServer
 
 if TYPE_CHECKING:

@@ -28,6 +28,7 @@ from socksclient.protocol.address import (
     parse_port,
     without_mapping,
 )
+from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     ProtocolError,
@@ -37,7 +38,6 @@ from socksclient.protocol.exceptions import (
 from socksclient.protocol.route import NOT_KNOWN, Route
 from socksclient.protocol.socks5 import (
     MAX_HEADER_SIZE,
-    Command,
     datagram_header_size,
     encode_datagram_header,
 )

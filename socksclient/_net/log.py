@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from socksclient.protocol.address import host_port
-from socksclient.protocol.exceptions import Phase, SocksError
-from socksclient.protocol.route import Route
-from socksclient.protocol.socks5 import Command
+theirsfrom socksclient.protocol.route import Route
 from socksclient.protocol.tunnel import Event, Report, place
 
 __all__ = ["Observer", "log", "placed", "report_to"]

@@ -19,11 +19,12 @@ from socksclient._sync.driver import exchange, open_socket, open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.address import host_port
+from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError
 from socksclient.protocol.flow import next_reply
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.socks5 import Command, checked_answer
+from socksclient.protocol.socks5 import checked_answer
 
 __all__ = [
     "Listener",

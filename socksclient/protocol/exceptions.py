@@ -21,185 +21,26 @@ from __future__ import annotations
 
 import errno
 from dataclasses import replace
-from enum import IntEnum
-from typing import Literal, TypeAlias, TypeVar
 
 # Not socksclient.proxy, which itself imports this module.
 import socksclient
 from socksclient.protocol.address import HostPort, host_port
+from socksclient.protocol.codes import Phase, Reply, ReplyCode
 
 __all__ = [
     "AssociationClosed",
     "AuthenticationError",
     "ConnectionNotAllowed",
     "ConnectionRefused",
-    "HTTPReply",
-    "Phase",
     "ProtocolError",
     "ProxyClosed",
     "ProxyConnectError",
     "ProxyTimeout",
-    "Reply",
-    "ReplyCode",
     "ReplyError",
     "ResolveError",
-    "Socks4Reply",
     "SocksError",
     "TTLExpired",
 ]
-
-Phase = Literal[
-    "resolve", "connect", "tls", "method selection", "authentication", "request", "relay"
-]
-"""How far an attempt had come when it failed."""
-
-
-Code = TypeVar("Code", bound=IntEnum)
-
-
-def _unassigned(kind: type[Code], value: object, numbers: range, form: str) -> Code | None:
-    """A member for one of `numbers` that has none."""
-    if not isinstance(value, int) or value not in numbers:
-        return None
-    code = int.__new__(kind, value)
-    code._name_ = f"UNASSIGNED_{value:{form}}"
-    code._value_ = value
-    return code
-
-
-class Reply(IntEnum):
-    """The REP field of a SOCKS5 reply (RFC 1928 §6), with those of Tor (proposal 304) from F0 on.
-
-    A number that nobody has assigned is kept as it came: `Reply(0x5A)` is a `Reply` with the
-    value 0x5A and the name ``UNASSIGNED_5A``.
-    """
-
-    SUCCEEDED = 0x00
-    GENERAL_SOCKS_SERVER_FAILURE = 0x01
-    CONNECTION_NOT_ALLOWED_BY_RULESET = 0x02
-    NETWORK_UNREACHABLE = 0x03
-    HOST_UNREACHABLE = 0x04
-    CONNECTION_REFUSED = 0x05
-    TTL_EXPIRED = 0x06
-    COMMAND_NOT_SUPPORTED = 0x07
-    ADDRESS_TYPE_NOT_SUPPORTED = 0x08
-    ONION_SERVICE_DESCRIPTOR_NOT_FOUND = 0xF0
-    ONION_SERVICE_DESCRIPTOR_INVALID = 0xF1
-    ONION_SERVICE_INTRODUCTION_FAILED = 0xF2
-    ONION_SERVICE_RENDEZVOUS_FAILED = 0xF3
-    ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION = 0xF4
-    ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION = 0xF5
-    ONION_ADDRESS_INVALID = 0xF6
-    ONION_SERVICE_INTRODUCTION_TIMED_OUT = 0xF7
-
-    @classmethod
-    def _missing_(cls, value: object) -> Reply | None:
-        return _unassigned(cls, value, range(0x100), "02X")
-
-    @property
-    def meaning(self) -> str:
-        """The reply in words, such as "connection refused"."""
-        return self.name.replace("_", " ").lower().replace("socks", "SOCKS").replace("ttl", "TTL")
-
-    @property
-    def errno(self) -> int | None:
-        """The error number that fits best."""
-        return _ERRNO.get(self)
-
-    @property
-    def text(self) -> str:
-        """The same, with its number."""
-        return f"{self.meaning} (REP {self:02X})"
-
-
-_ERRNO = {
-    Reply.CONNECTION_NOT_ALLOWED_BY_RULESET: errno.EACCES,
-    Reply.NETWORK_UNREACHABLE: errno.ENETUNREACH,
-    Reply.HOST_UNREACHABLE: errno.EHOSTUNREACH,
-    Reply.CONNECTION_REFUSED: errno.ECONNREFUSED,
-    Reply.TTL_EXPIRED: errno.ETIMEDOUT,
-    Reply.COMMAND_NOT_SUPPORTED: errno.EOPNOTSUPP,
-    Reply.ADDRESS_TYPE_NOT_SUPPORTED: errno.EAFNOSUPPORT,
-    Reply.ONION_SERVICE_DESCRIPTOR_NOT_FOUND: errno.EHOSTUNREACH,
-    Reply.ONION_SERVICE_DESCRIPTOR_INVALID: errno.EHOSTUNREACH,
-    Reply.ONION_SERVICE_INTRODUCTION_FAILED: errno.EHOSTUNREACH,
-    Reply.ONION_SERVICE_RENDEZVOUS_FAILED: errno.EHOSTUNREACH,
-    Reply.ONION_SERVICE_MISSING_CLIENT_AUTHORIZATION: errno.EACCES,
-    Reply.ONION_SERVICE_WRONG_CLIENT_AUTHORIZATION: errno.EACCES,
-    Reply.ONION_ADDRESS_INVALID: errno.EHOSTUNREACH,
-    Reply.ONION_SERVICE_INTRODUCTION_TIMED_OUT: errno.EHOSTUNREACH,
-}
-
-
-class Socks4Reply(IntEnum):
-    """The CD field of a SOCKS4 reply; unassigned numbers are kept, as in `Reply`."""
-
-    GRANTED = 0x5A
-    REJECTED_OR_FAILED = 0x5B
-    NO_IDENTD = 0x5C
-    IDENTD_REPORTS_ANOTHER_USER = 0x5D
-
-    @classmethod
-    def _missing_(cls, value: object) -> Socks4Reply | None:
-        return _unassigned(cls, value, range(0x100), "02X")
-
-    @property
-    def meaning(self) -> str:
-        """The reply in words, such as "rejected or failed"."""
-        return self.name.replace("_", " ").lower()
-
-    @property
-    def errno(self) -> int | None:
-        """The error number that fits best."""
-        identd = (Socks4Reply.NO_IDENTD, Socks4Reply.IDENTD_REPORTS_ANOTHER_USER)
-        return errno.EACCES if self in identd else None
-
-    @property
-    def text(self) -> str:
-        """The same, with its number."""
-        return f"{self.meaning} (SOCKS4 CD {self:02X})"
-
-
-class HTTPReply(IntEnum):
-    """The status of an HTTP proxy's answer to CONNECT (RFC 9110 §15), if it is not a success.
-
-    Those that proxies use have names here; others are kept, as in `Reply`: ``UNASSIGNED_418``.
-    """
-
-    BAD_REQUEST = 400
-    FORBIDDEN = 403
-    NOT_FOUND = 404
-    METHOD_NOT_ALLOWED = 405
-    REQUEST_TIMEOUT = 408
-    TOO_MANY_REQUESTS = 429
-    INTERNAL_SERVER_ERROR = 500
-    NOT_IMPLEMENTED = 501
-    BAD_GATEWAY = 502
-    SERVICE_UNAVAILABLE = 503
-    GATEWAY_TIMEOUT = 504
-
-    @classmethod
-    def _missing_(cls, value: object) -> HTTPReply | None:
-        return _unassigned(cls, value, range(100, 1000), "d")
-
-    @property
-    def meaning(self) -> str:
-        """The status in words, such as "bad gateway"."""
-        return self.name.replace("_", " ").lower()
-
-    @property
-    def errno(self) -> int | None:
-        """The error number that fits best."""
-        return errno.EACCES if self == HTTPReply.FORBIDDEN else None
-
-    @property
-    def text(self) -> str:
-        """The same, with its number."""
-        return f"{self.meaning} (HTTP {int(self)})"
-
-
-ReplyCode: TypeAlias = Reply | Socks4Reply | HTTPReply
-"""A proxy's own code for its refusal. The numbers of the three overlap: look at the class too."""
 
 
 class SocksError(OSError):

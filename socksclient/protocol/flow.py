@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from socksclient.protocol.address import Host, HostPort, decode_address, is_address, is_onion
-from socksclient.protocol.exceptions import Phase, ProxyClosed
+from socksclient.protocol.codes import Command, Phase
+from socksclient.protocol.exceptions import ProxyClosed
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.socks5 import (
     NO_ACCEPTABLE_METHODS,
     SOCKS4_REPLY_SIZE,
-    Command,
     check_reply,
     check_socks4_reply,
     check_status,

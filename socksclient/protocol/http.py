@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable
 from functools import partial
 
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
+from socksclient.protocol.codes import HTTPReply
 from socksclient.protocol.exceptions import (
     AuthenticationError,
-    HTTPReply,
     ProtocolError,
     SocksError,
     reply_error,
@@ -49,7 +49,7 @@ _CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?![\s=])|\s*$)", re.ASC
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?')
 
 
-def http_connect(proxy: Proxy, host: str, port: int) -> Flow[tuple[str, int]]:
+def http_connect(proxy: Proxy, host: str, port: int) -> Flow[HostPort]:
     """Ask the proxy to connect to host and port.
 
     The destination's first octets may follow the head at once, and nothing says beforehand how

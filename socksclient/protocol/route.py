@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from socksclient.protocol.address import Host, is_address, is_onion, parse_port
+from socksclient.protocol.codes import Command
 from socksclient.protocol.flow import check_request
 from socksclient.protocol.proxy import Chain, Proxy
-from socksclient.protocol.socks5 import Command
 
 __all__ = ["NOT_KNOWN", "Request", "Route"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from enum import IntEnum
 
 from socksclient.protocol.address import (
     NOT_IN_A_NAME,
@@ -19,19 +18,13 @@ from socksclient.protocol.address import (
     encode_address,
     is_address,
 )
-from socksclient.protocol.exceptions import (
-    AuthenticationError,
-    ProtocolError,
-    Reply,
-    Socks4Reply,
-    reply_error,
-)
+from socksclient.protocol.codes import Command, Reply, Socks4Reply
+from socksclient.protocol.exceptions import AuthenticationError, ProtocolError, reply_error
 
 __all__ = [
     "MAX_HEADER_SIZE",
     "NO_ACCEPTABLE_METHODS",
     "SOCKS4_REPLY_SIZE",
-    "Command",
     "check_reply",
     "check_socks4_reply",
     "check_status",
@@ -53,21 +46,6 @@ __all__ = [
 
 VERSION = 0x05
 NO_ACCEPTABLE_METHODS = 0xFF
-
-
-class Command(IntEnum):
-    """CMD of a request (RFC 1928 §4), and what Tor has besides (its "SOCKS extensions")."""
-
-    CONNECT = 0x01
-    BIND = 0x02
-    UDP_ASSOCIATE = 0x03
-    RESOLVE = 0xF0
-    RESOLVE_PTR = 0xF1
-
-    @property
-    def text(self) -> str:
-        """As RFC 1928 writes it, such as "UDP ASSOCIATE"; Tor's as Tor does."""
-        return self.name if self >= Command.RESOLVE else self.name.replace("_", " ")
 
 
 # Method selection (RFC 1928 §3)

@@ -13,21 +13,19 @@ from itertools import zip_longest
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from socksclient.protocol.address import Host, host_port, is_address
+from socksclient.protocol.codes import Command, Phase, Reply, Socks4Reply
 from socksclient.protocol.exceptions import (
-    Phase,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
-    Reply,
     ReplyError,
     ResolveError,
-    Socks4Reply,
     SocksError,
 )
 from socksclient.protocol.flow import Exchange, Flow, handshake
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import NOT_KNOWN, Request, Route
-from socksclient.protocol.socks5 import Command, socks4_carries
+from socksclient.protocol.socks5 import socks4_carries
 
 __all__ = [
     "Connect",

@@ -17,7 +17,7 @@ from typing import Literal
 from urllib.parse import quote
 
 from socksclient.protocol.address import host_port
-from socksclient.protocol.exceptions import Phase
+from socksclient.protocol.codes import Phase
 from socksclient.testing.session import Session
 
 __all__ = ["Connection", "Faults", "SocksServer"]

@@ -11,15 +11,14 @@ from http.client import responses
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from socksclient.protocol.address import AddressType, Host, encode_address, is_address
-from socksclient.protocol.exceptions import Socks4Reply
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command, Socks4Reply
 from socksclient.testing.relay import Relay
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from socksclient.protocol.exceptions import Phase
+    from socksclient.protocol.codes import Phase
     from socksclient.testing.server import Connection, Faults
 
 Address = tuple[str, int]

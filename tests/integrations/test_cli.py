@@ -35,7 +35,7 @@ import trustme
 from socksclient._cli.main import main
 from socksclient._cli.stdio import relay
 from socksclient.protocol.address import host_port
-from socksclient.protocol.exceptions import Phase
+from socksclient.protocol.codes import Phase
 from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 

@@ -43,7 +43,8 @@ from socksclient import (
 )
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused
-from socksclient.protocol.socks5 import Command, encode_datagram_header
+from socksclient.protocol.codes import Command
+from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers, real_services

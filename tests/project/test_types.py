@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import assert_type
 
     from socksclient.anyio import bind, connect_socket, connect_tcp, udp_associate
-    from socksclient.exceptions import Phase
+    from socksclient.exceptions import Phase, ReplyCode
     from socksclient.ftp import FTP, FTP_TLS
     from socksclient.testing import Connection, Faults, SocksServer
 
@@ -164,9 +164,7 @@ if TYPE_CHECKING:
         assert_type(error.hop, int)
         assert_type(error.destination, tuple[str, int] | None)
         assert_type(error.phase, Phase | None)
-        assert_type(
-            reply_error.reply, socksclient.Reply | socksclient.Socks4Reply | socksclient.HTTPReply
-        )
+        assert_type(reply_error.reply, ReplyCode)
         assert_type(reply_error.reply.name, str)
         assert_type(reply_error.reply.meaning, str)
         assert_type(protocol_error.received, bytes)

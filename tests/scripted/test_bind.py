@@ -38,7 +38,8 @@ from socksclient import (
     SocksError,
 )
 from socksclient.protocol.address import host_port
-from socksclient.protocol.exceptions import ConnectionNotAllowed, Phase
+from socksclient.protocol.codes import Phase
+from socksclient.protocol.exceptions import ConnectionNotAllowed
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers

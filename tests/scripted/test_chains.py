@@ -48,7 +48,8 @@ from socksclient import (
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import HTTPReply, Phase, Socks4Reply
 from socksclient.ftp import FTP
-from socksclient.protocol.socks5 import Command, encode_datagram_header
+from socksclient.protocol.codes import Command
+from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Connection, Faults, SocksServer
 
 from helpers.hops import (

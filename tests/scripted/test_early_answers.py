@@ -33,7 +33,7 @@ from socksclient._anyio import driver as anyio_driver
 from socksclient._sync import driver
 from socksclient._sync.timeouts import Deadline
 from socksclient.flows import next_reply, reply, socks4_reply
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 
 from helpers.hops import Authority, Connect
 from helpers.support import Address, nothing_left_open, receive_exactly

@@ -34,8 +34,8 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, HTTPReply
+from socksclient.protocol.codes import Command
 from socksclient.protocol.http import MAX_HEAD_SIZE
-from socksclient.protocol.socks5 import Command
 from socksclient.testing import Faults, SocksServer
 
 from helpers.http_clients import (

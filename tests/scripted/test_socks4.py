@@ -33,7 +33,7 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, Socks4Reply
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
 from helpers.http_clients import HTTP, HTTPS, PROXY_HOST, Driver, fail, routes_to

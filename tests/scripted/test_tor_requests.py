@@ -28,7 +28,7 @@ from socksclient import (
     SocksError,
 )
 from socksclient.exceptions import ConnectionNotAllowed, HTTPReply, Socks4Reply
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
 from helpers.support import (

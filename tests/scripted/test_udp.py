@@ -44,7 +44,8 @@ from socksclient import (
 )
 from socksclient._net.association import Association, Granted, _advice, _is_private, routes_of
 from socksclient.protocol.address import AddressType, Host, encode_address, host_port
-from socksclient.protocol.socks5 import Command, encode_datagram_header
+from socksclient.protocol.codes import Command
+from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.protocol.tunnel import Grant
 from socksclient.testing import Connection, Faults, SocksServer
 

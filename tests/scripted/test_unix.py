@@ -32,7 +32,7 @@ from socksclient import (
     ReplyError,
 )
 from socksclient.ftp import FTP
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
 from helpers.hops import Associate, Authority, Bind, Connect, MakeHops, connect_blocking, serve_ftp

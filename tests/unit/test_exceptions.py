@@ -14,20 +14,18 @@ import pytest
 from socksclient import Proxy, Reply
 from socksclient.protocol import exceptions
 from socksclient.protocol.address import host_port
+from socksclient.protocol.codes import HTTPReply, ReplyCode, Socks4Reply
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
     ConnectionNotAllowed,
     ConnectionRefused,
-    HTTPReply,
     ProtocolError,
     ProxyClosed,
     ProxyConnectError,
     ProxyTimeout,
-    ReplyCode,
     ReplyError,
     ResolveError,
-    Socks4Reply,
     SocksError,
     TTLExpired,
     reply_error,

@@ -31,8 +31,9 @@ from socksclient.exceptions import (
     TTLExpired,
 )
 from socksclient.flows import handshake, next_reply, request
+from socksclient.protocol.codes import Command
 from socksclient.protocol.http import MAX_HEAD_SIZE
-from socksclient.protocol.socks5 import SOCKS4_REPLY_SIZE, Command
+from socksclient.protocol.socks5 import SOCKS4_REPLY_SIZE
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:

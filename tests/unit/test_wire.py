@@ -23,7 +23,7 @@ from socksclient.protocol.address import (
     parse_port,
     without_mapping,
 )
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
