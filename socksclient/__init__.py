@@ -44,14 +44,9 @@ if TYPE_CHECKING:
         SocksError,
         TTLExpired,
     )
-    from socksclient.protocol.flow import (
-        NO_AUTHENTICATION,
-        USERNAME_PASSWORD,
-        Exchange,
-        Flow,
-        Method,
-    )
-    from socksclient.protocol.proxy import Proxy, ProxyLike
+    from socksclient.protocol.flow import Exchange, Flow
+    from socksclient.protocol.proxy import Method, Proxy, ProxyLike
+    from socksclient.protocol.socks5 import NO_AUTHENTICATION, USERNAME_PASSWORD
 
 __all__ = [
     "NO_AUTHENTICATION",
@@ -92,6 +87,7 @@ _HOME = {
     "AsyncSocksTransport": "httpx",
     "SocksTransport": "httpx",
     "SocksSocket": "_sync.socks_socket",
+    "Method": "protocol.proxy",
     "Proxy": "protocol.proxy",
     "ProxyLike": "protocol.proxy",
     **dict.fromkeys(
@@ -106,9 +102,8 @@ _HOME = {
         ),
         "_sync.connect",
     ),
-    **dict.fromkeys(
-        ("NO_AUTHENTICATION", "USERNAME_PASSWORD", "Exchange", "Flow", "Method"), "protocol.flow"
-    ),
+    **dict.fromkeys(("Exchange", "Flow"), "protocol.flow"),
+    **dict.fromkeys(("NO_AUTHENTICATION", "USERNAME_PASSWORD"), "protocol.socks5"),
 }
 """The modules of the names that are not errors."""
 

@@ -32,10 +32,9 @@ from socksclient._sync.tls import server_name
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import SocksError
-from socksclient.protocol.flow import next_reply
+from socksclient.protocol.flow import ConnectionEnded
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.socks5 import checked_answer
 
 __all__ = [
     "ConnectedUDPAssociation",
@@ -325,8 +324,7 @@ async def resolve_ptr(address: str, *, proxy: ProxyLike) -> str:
 async def _ask(route: Route) -> str:
     channel, grant = await open_tunnel(route)
     await close(channel)
-    with placed(route, "request"):
-        return checked_answer(route.last.command, grant.bound_address[0])
+    return grant.bound_address[0]
 
 
 class Listener:
@@ -345,7 +343,7 @@ class Listener:
         self._route = route
         self._guard = anyio.ResourceGuard("accepting from")
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
-        self._flow = next_reply(route.last.proxy, Command.BIND)
+        self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
         self._peer: tuple[str, int] | None = None
 
@@ -382,7 +380,12 @@ class Listener:
         try:
             with placed(self._route, "request"):
                 while True:
-                    self._step = self._flow.send(await exchange(self._step, self._stream))
+                    try:
+                        octets = await exchange(self._step, self._stream)
+                    except ConnectionEnded as ended:
+                        self._step = self._flow.throw(ended)
+                    else:
+                        self._step = self._flow.send(octets)
         except StopIteration as stop:
             host, port = self._peer = stop.value
             log(self._route, -1, f"accepted {host_port(host, port)!r}")

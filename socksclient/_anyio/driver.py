@@ -32,7 +32,7 @@ from socksclient._net.sockets import (
     race,
 )
 from socksclient.protocol.exceptions import ProxyClosed
-from socksclient.protocol.flow import Exchange
+from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.tunnel import (
     Connect,
     Grant,
@@ -312,6 +312,9 @@ async def exchange(
         step: What to write and to read.
         channel: What to write to and to read from.
         ssl_object: That of `channel`, if there is anything to write and `channel` is a stream.
+
+    Raises:
+        ConnectionEnded: The connection has ended. The caller throws this into the flow.
     """
     octets = b""
     try:
@@ -324,10 +327,8 @@ async def exchange(
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except (ConnectionError, anyio.BrokenResourceError) as error:
-        raise step.closed(octets) from error
-    except OSError as error:
-        raise ProxyClosed.broken(error, octets) from error
+    except (OSError, anyio.BrokenResourceError) as error:
+        raise ConnectionEnded(octets) from error
     return octets
 
 

@@ -319,18 +319,22 @@ class _Routes:
 
     def __init__(self, new: Callable[[Proxy | None], Any]) -> None:
         self._environment = Environment.of(os.environ)
-        proxies = [None, *map(self._environment.proxy_for, _PORTS)]
-        self.transports = {proxy: new(proxy) for proxy in dict.fromkeys(proxies)}
+        settings = [None, *map(self._environment.proxy_for, _PORTS)]
+        self._proxies = {
+            setting: None if setting is None else setting.parsed(Proxy.from_url)
+            for setting in settings
+        }
+        self.transports = {proxy: new(proxy) for proxy in dict.fromkeys(self._proxies.values())}
 
     def transport_for(self, url: Any) -> Any:
         scheme = _AS.get(url.scheme, url.scheme)
         if scheme not in _PORTS:  # httpx says that it does not know it
             return self.transports[None]
         try:
-            proxy = self._environment.proxy_for(scheme, url.host, url.port or _PORTS[scheme])
+            setting = self._environment.proxy_for(scheme, url.host, url.port or _PORTS[scheme])
         except ValueError:  # of the host, as the proxy's transport will say
-            proxy = self._environment.proxy_for(scheme)
-        return self.transports[proxy]
+            setting = self._environment.proxy_for(scheme)
+        return self.transports[self._proxies[setting]]
 
 
 class ByEnvironment(_Blocking, _Routes):

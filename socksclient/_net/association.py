@@ -22,6 +22,7 @@ from socksclient._net.bound_address import reachable
 from socksclient._net.log import log, placed
 from socksclient._net.sockets import PlainSocket, family_of
 from socksclient.protocol.address import (
+    Host,
     decode_address,
     host_port,
     is_address,
@@ -157,14 +158,16 @@ class Association:
         self._descriptor = udp.fileno()
         self._waiting: list[None] = []
         self._next_relays = relays[1:]
-        self._outer_headers = b"".join(encode_datagram_header(*relay) for relay in relays[1:])
+        self._outer_headers = b"".join(
+            encode_datagram_header(Host.of(host), port) for host, port in relays[1:]
+        )
         self._forget_sources()
 
     def learn(self, address: object, host: str, port: int) -> bytes:
         """The header for `address` from now on: host and port as they go over the wire."""
         if len(self.headers) >= _MANY:
             self.headers.clear()
-        header = self._outer_headers + encode_datagram_header(host, port)
+        header = self._outer_headers + encode_datagram_header(Host.of(host), port)
         self.headers[address] = header
         return header
 

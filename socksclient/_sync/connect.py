@@ -21,10 +21,9 @@ from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError
-from socksclient.protocol.flow import next_reply
+from socksclient.protocol.flow import ConnectionEnded
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.socks5 import checked_answer
 
 __all__ = [
     "Listener",
@@ -232,8 +231,7 @@ def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy:
 def _ask(route: Route, timeout: float | None) -> str:
     channel, grant = open_tunnel(route, Deadline(_checked(timeout)))
     channel.close()
-    with placed(route, "request"):
-        return checked_answer(route.last.command, grant.bound_address[0])
+    return grant.bound_address[0]
 
 
 class Listener:
@@ -254,7 +252,7 @@ class Listener:
         self._closed = False
         self._accepting = threading.Lock()
         # The second reply. Its flow is kept, so that what has come of it outlives a timeout.
-        self._flow = next_reply(route.last.proxy, Command.BIND)
+        self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
 
     def accept(
@@ -304,7 +302,12 @@ class Listener:
     def _second_reply(self, deadline: Deadline) -> tuple[str, int]:
         try:
             while True:
-                self._step = self._flow.send(exchange(self._step, self._sock, deadline))
+                try:
+                    octets = exchange(self._step, self._sock, deadline)
+                except ConnectionEnded as ended:
+                    self._step = self._flow.throw(ended)
+                else:
+                    self._step = self._flow.send(octets)
         except StopIteration as stop:
             peer: tuple[str, int] = stop.value
             log(self._route, -1, f"accepted {host_port(*peer)!r}")

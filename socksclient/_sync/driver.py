@@ -21,8 +21,7 @@ from socksclient._net.sockets import (
     race,
     writable,
 )
-from socksclient.protocol.exceptions import ProxyClosed
-from socksclient.protocol.flow import Exchange
+from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.tunnel import (
     Connect,
     Grant,
@@ -197,7 +196,7 @@ def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
     """Do what one step of a flow asks for, and return the octets to send into the flow.
 
     Raises:
-        ProxyClosed: The connection has ended or has broken.
+        ConnectionEnded: The connection has ended. The caller throws this into the flow.
         TimeoutError: The deadline has passed.
     """
     octets = b""
@@ -218,12 +217,10 @@ def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
             if not received:
                 raise ConnectionResetError("it hung up")
             octets += received
-    except ConnectionError as error:
-        raise step.closed(octets) from error
     except OSError as error:
         if is_deadline(error):
             raise
-        raise ProxyClosed.broken(error, octets) from error
+        raise ConnectionEnded(octets) from error
     return octets
 
 

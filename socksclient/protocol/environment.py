@@ -1,8 +1,8 @@
-"""The proxies that the environment has: all_proxy, http_proxy, https_proxy and no_proxy.
+"""The proxies that the environment names: all_proxy, http_proxy, https_proxy and no_proxy.
 
-There is no standard of these. This does what curl does; besides, it takes HTTP_PROXY in capitals,
-white space around a value, and in no_proxy ports, ``*`` among others, ``*.example.com`` and names
-that are not ASCII. No name is ever resolved for it.
+There is no standard for these variables. This module does what curl does. Besides, it accepts
+HTTP_PROXY in capitals, white space around a value, and in no_proxy ports, ``*`` among others,
+``*.example.com`` and names that are not ASCII. No name is ever resolved here.
 """
 
 from __future__ import annotations
@@ -10,25 +10,57 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
-from socksclient.protocol.address import Host, parse_port
-from socksclient.protocol.proxy import Proxy, scheme_without_slashes
+from socksclient.protocol.address import Host, HostPort, IPAddress, parse_port
+from socksclient.protocol.url import scheme_without_slashes
 
-__all__ = ["Environment", "all_proxy"]
+__all__ = ["Environment", "Setting", "find_all_proxy"]
+
+T = TypeVar("T")
 
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-_Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# An address of IPv6 has a port behind its brackets only.
+# An IPv6 address has its port behind brackets only.
 _ENTRY = re.compile(r"(?P<host>\[[^\[\]]*\](?:/[0-9]+)?|[^:]*)(?::(?P<port>[0-9]{1,5}))?")
 
 
-def all_proxy(destination: str | tuple[str, int] | None = None) -> Proxy | None:
-    """What `Proxy.from_env` returns and raises."""
-    host, port = (destination, None)
+class Setting(NamedTuple):
+    """The URL of a proxy, and the variable that has it."""
+
+    variable: str
+    url: str
+
+    def parsed(self, parse: Callable[[str], T]) -> T:
+        """Return what `parse` makes of the URL.
+
+        Raises:
+            ValueError: `parse` has raised it. The text begins with the name of the variable.
+        """
+        try:
+            return parse(self.url)
+        except ValueError as error:
+            problem = str(error)
+        raise ValueError(f"{self.variable}: {problem}")
+
+    def __repr__(self) -> str:
+        # The URL may have a password in it.
+        return f"<Setting {self.variable}>"
+
+
+def find_all_proxy(destination: str | HostPort | None = None) -> Setting | None:
+    """Return the proxy in all_proxy, unless no_proxy says that the destination needs none.
+
+    Args:
+        destination: A host, or a (host, port) pair. None is any destination.
+
+    Raises:
+        ValueError: The host or the port is not valid.
+        TypeError: The destination is neither a host nor a pair.
+    """
+    host, port = destination, None
     if isinstance(destination, tuple | list):
         if len(destination) != 2:
             raise TypeError(f"destination must be a host or a (host, port) pair: {destination!r}")
@@ -40,73 +72,80 @@ def all_proxy(destination: str | tuple[str, int] | None = None) -> Proxy | None:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What an environment says of proxies, read once.
+    """What an environment says about proxies, read once.
 
     Attributes:
-        http: The proxy for ``http://``; a str, which tells why, where the value is none.
-        https: The same for ``https://``.
-        all: The same for all that has none of its own.
-        no_proxy: The destinations that need none.
+        http: The proxy for ``http://``; None if there is none.
+        https: The proxy for ``https://``.
+        all: The proxy for every scheme that has no proxy of its own.
+        no_proxy: The destinations that need no proxy.
     """
 
-    http: Proxy | str | None
-    https: Proxy | str | None
-    all: Proxy | str | None
+    http: Setting | None
+    https: Setting | None
+    all: Setting | None
     no_proxy: tuple[Exemption, ...]
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Environment:
-        """Reads the variables; a name in lower case comes first, and an empty value is none."""
-        # A copy, for os.environ on Windows would find HTTP_PROXY as http_proxy.
+        """Return what the variables say.
+
+        A name in lower case comes before the same name in capitals. An empty value counts as unset.
+        """
+        # On Windows, os.environ itself would find HTTP_PROXY under the name http_proxy. A copy does
+        # not.
         values = {name: value.strip() for name, value in environ.items()}
         http = ["http_proxy", "HTTP_PROXY"]
         if "REQUEST_METHOD" in values:
-            http.pop()  # in CGI, that is the header "Proxy" of whoever asks (CVE-2016-5385)
+            # In CGI, HTTP_PROXY is the header "Proxy" of the client (CVE-2016-5385).
+            http.pop()
         no_proxy = values.get("no_proxy") or values.get("NO_PROXY") or ""
         return cls(
-            http=_proxy(values, *http),
-            https=_proxy(values, "https_proxy", "HTTPS_PROXY"),
-            all=_proxy(values, "all_proxy", "ALL_PROXY"),
+            http=_setting(values, *http),
+            https=_setting(values, "https_proxy", "HTTPS_PROXY"),
+            all=_setting(values, "all_proxy", "ALL_PROXY"),
             no_proxy=tuple(filter(None, map(_exemption, re.split(r"[\s,]+", no_proxy)))),
         )
 
     def proxy_for(
         self, scheme: str | None, host: str | None = None, port: int | None = None
-    ) -> Proxy | None:
-        """The proxy for a destination, or None if it needs none.
+    ) -> Setting | None:
+        """Return the proxy for a destination; None if the destination needs none.
 
         Args:
-            scheme: "http", "https", or whatever else: that has what is for all.
+            scheme: "http" or "https"; every other scheme has the proxy in `all`.
             host: A name or an IP address, in brackets or not. None is any host.
             port: None is any port.
 
         Raises:
-            ValueError: The variable's value is no URL of a proxy, or the host can be none. The
-                text names the variable, and never shows a password.
+            ValueError: The host is not valid.
         """
         if self.bypasses(host, port):
             return None
         own = {"http": self.http, "https": self.https}.get(scheme or "")
-        proxy = self.all if own is None else own
-        if isinstance(proxy, str):
-            raise ValueError(proxy)
-        return proxy
+        return self.all if own is None else own
 
     def bypasses(self, host: str | None, port: int | None = None) -> bool:
-        """Whether no_proxy has the destination; of any host or any port, it must have all."""
+        """Return whether no_proxy names the destination.
+
+        If the host or the port is None, no_proxy must name all hosts, or the host with all ports.
+
+        Raises:
+            ValueError: The host is not valid.
+        """
         name, addresses = _comparable(host)
         return any(exemption.covers(name, addresses, port) for exemption in self.no_proxy)
 
 
 class Exemption(NamedTuple):
-    """One entry of no_proxy: any host, or a network, or a name with all below it.
+    """One entry of no_proxy: any host, or a network, or a name with all names below it.
 
     Attributes:
-        port: The only port that is meant, if any.
-        any_host: Whether it is ``*``.
-        network: It, or a single address.
-        name: In lower case, without a dot at its end.
-        only_below: Whether the name itself is not meant (``*.example.com``).
+        port: The only port that the entry covers; None if it covers all ports.
+        any_host: Whether the entry is ``*``.
+        network: The network of the entry. A single address is a network too.
+        name: The name in lower case, without a dot at its end.
+        only_below: Whether the entry does not cover the name itself (``*.example.com``).
     """
 
     port: int | None = None
@@ -115,8 +154,8 @@ class Exemption(NamedTuple):
     name: str = ""
     only_below: bool = False
 
-    def covers(self, name: str | None, addresses: tuple[_Address, ...], port: int | None) -> bool:
-        """Whether it has that host, which is a name or has addresses, and that port."""
+    def covers(self, name: str | None, addresses: tuple[IPAddress, ...], port: int | None) -> bool:
+        """Return whether the entry covers a host, which is a name or has addresses, and a port."""
         if self.port is not None and self.port != port:
             return False
         if self.any_host:
@@ -128,8 +167,8 @@ class Exemption(NamedTuple):
         return name.endswith(f".{self.name}") or (name == self.name and not self.only_below)
 
 
-def _proxy(values: Mapping[str, str], *variables: str) -> Proxy | str | None:
-    """The proxy of the first of `variables` that is not empty, or what is wrong with its value."""
+def _setting(values: Mapping[str, str], *variables: str) -> Setting | None:
+    """Return the first of the variables that is not empty, with the URL of its value."""
     variable = next((variable for variable in variables if values.get(variable)), None)
     if variable is None:
         return None
@@ -138,14 +177,14 @@ def _proxy(values: Mapping[str, str], *variables: str) -> Proxy | str | None:
     # that the error says what it lacks.
     if "://" not in url and not scheme_without_slashes(url):
         url = f"http://{url}"
-    try:
-        return Proxy.from_url(url)
-    except ValueError as error:
-        return f"{variable}: {error}"
+    return Setting(variable, url)
 
 
 def _exemption(entry: str) -> Exemption | None:
-    """What an entry of no_proxy means; None if it means nothing, which is no error of ours."""
+    """Return what an entry of no_proxy means; None if it means nothing.
+
+    The variable is there for other programs too, so such an entry is no error.
+    """
     parts = _ENTRY.fullmatch(entry)
     host = parts["host"] if parts else entry
     port = int(parts["port"]) if parts and parts["port"] else None
@@ -167,15 +206,15 @@ def _exemption(entry: str) -> Exemption | None:
     return None if name is None else Exemption(port, name=name, only_below=only_below)
 
 
-def _comparable(host: str | None) -> tuple[str | None, tuple[_Address, ...]]:
-    """A host as it is compared: a name, or the addresses that it is.
+def _comparable(host: str | None) -> tuple[str | None, tuple[IPAddress, ...]]:
+    """Return a host in the form to compare: a name, or the addresses that it is.
 
     Raises:
-        ValueError: It can be no host.
+        ValueError: The host is not valid.
     """
     if host is None:
         return None, ()
-    # A zone id has no place in SOCKS, but whoever connects directly may have one.
+    # SOCKS cannot carry a zone id, but a program that connects directly may use one.
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         address = ipaddress.ip_address(bare.partition("%")[0])

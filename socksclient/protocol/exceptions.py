@@ -22,10 +22,10 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-# Not socksclient.proxy, which itself imports this module.
-import socksclient
 from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Phase, Reply, ReplyCode
+from socksclient.protocol.flow import ConnectionEnded
+from socksclient.protocol.proxy import Proxy
 
 __all__ = [
     "AssociationClosed",
@@ -64,7 +64,7 @@ class SocksError(OSError):
         strerror: What went wrong, without the place.
     """
 
-    proxy: socksclient.Proxy | None = None
+    proxy: Proxy | None = None
     hop: int = 0
     next_hop: HostPort | None = None
     destination: HostPort | None = None
@@ -154,16 +154,38 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         self._arguments = (message, received, errno)
 
     @classmethod
-    def early(cls, received: bytes, wanted: int, hint: str = "") -> ProxyClosed:
-        """Its message of `wanted` octets ended after those `received`."""
-        got = f"got {len(received)} of {wanted} octets"
-        return cls(f"the proxy hung up before it had answered: {got}{hint}", received)
+    def within(
+        cls, ended: ConnectionEnded, left: int, before: bytes = b"", hint: str = ""
+    ) -> ProxyClosed:
+        """Return the error for a connection that ended amid a message.
+
+        Args:
+            ended: What the driver has thrown into the flow.
+            left: How many octets of the message the flow was waiting for.
+            before: The octets of the message that had come before.
+            hint: The end of the text if no octet has come at all: what that may mean.
+        """
+        received = before + ended.received
+        if ended.broken_by is not None:
+            return cls.broken(ended.broken_by, received)
+        got = f"got {len(received)} of {len(before) + left} octets{'' if received else hint}"
+        return cls(f"the proxy hung up before it had answered: {got}", received)
 
     @classmethod
-    def broken(cls, error: OSError, received: bytes) -> ProxyClosed:
-        """The connection to it ended otherwise than by its own doing, after those `received`."""
+    def within_method(cls, ended: ConnectionEnded, code: int) -> ProxyClosed:
+        """Return the error for a connection that ended amid the sub-negotiation of a method."""
+        received = ended.received
+        if ended.broken_by is not None:
+            return cls.broken(ended.broken_by, received)
+        got = f"got {len(received)} octets in the sub-negotiation of method {code:02X}"
+        return cls(f"the proxy hung up before it had answered: {got}", received)
+
+    @classmethod
+    def broken(cls, error: OSError, received: bytes = b"") -> ProxyClosed:
+        """Return the error for a connection that an OSError has ended after some octets."""
         message = f"the connection to the proxy broke: {error.strerror or error}"
-        if hasattr(error, "library"):  # as an SSLError, whose errno is a number of OpenSSL's
+        # The errno of an SSLError is a number of OpenSSL's.
+        if hasattr(error, "library"):
             return cls(message, received)
         return cls(message, received, error.errno)
 
@@ -272,3 +294,23 @@ class AssociationClosed(SocksError, ConnectionResetError):
         errno: int | None = errno.ECONNRESET,
     ) -> None:
         super().__init__(message, errno)
+
+
+def not_what_speaks(octets: bytes, expected: str, wanted: str) -> str:
+    """Return the text that says what speaks instead of the proxy that was expected.
+
+    Args:
+        octets: The first octets of the first message, two at least.
+        expected: The proxy that was expected, such as "a SOCKS5 proxy".
+        wanted: What the message should begin with.
+    """
+    if octets[:2] == b"HT" and b"HTTP/".startswith(octets[:5]):
+        return f"this is an HTTP proxy or server, not {expected}: it answered in HTTP"
+    if octets[:1] == b"\0" and octets[1:2] in (b"\x5a", b"\x5b", b"\x5c", b"\x5d"):
+        return f"this is a SOCKS4 server, not {expected}: it answered in SOCKS4"
+    if octets[0] == 0x05:
+        return f"this is a SOCKS5 server, not {expected}: it answered in SOCKS5"
+    if octets[:2] == b"\x15\x03":
+        kind = expected.partition(" ")[2]
+        return f"this is a TLS server, not a plain {kind}: it answered with a TLS alert"
+    return f"this is not {expected}: it answered with {octets[:2].hex(' ')}, {wanted} is wanted"

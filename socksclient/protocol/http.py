@@ -1,6 +1,6 @@
-"""HTTP's CONNECT (RFC 9110 §9.3.6) as a flow.
+"""HTTP's CONNECT (RFC 9110 §9.3.6): its messages, its flow, and the kind of hop.
 
-The status line alone decides what the proxy's answer means. The header fields of a success are
+The status line alone decides what the proxy's reply means. The header fields of a success are
 ignored, as RFC 9110 §9.3.6 asks, and an ill-formed field does not hide the status of a refusal.
 """
 
@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
-from socksclient.protocol.address import HostPort, host_port
-from socksclient.protocol.codes import HTTPReply
+from socksclient.protocol.address import Host, HostPort, host_port
+from socksclient.protocol.codes import Command, HTTPReply, Phase
 from socksclient.protocol.exceptions import (
     AuthenticationError,
     ProtocolError,
+    ProxyClosed,
     SocksError,
+    not_what_speaks,
     reply_error,
 )
-from socksclient.protocol.flow import Exchange, Flow
-from socksclient.protocol.proxy import Proxy
-from socksclient.protocol.socks5 import not_what_speaks
+from socksclient.protocol.fields import encode_credential
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.proxy import Kind, Proxy
 
-__all__ = ["MAX_HEAD_SIZE", "http_connect"]
+__all__ = ["HTTP", "MAX_HEAD_SIZE"]
 
 MAX_HEAD_SIZE = 64 * 1024
 """Octets that the head of an answer may have, with all 1xx before it."""
@@ -48,58 +50,128 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]([^\0]*))
 _CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?![\s=])|\s*$)", re.ASCII)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?')
 
-
-def http_connect(proxy: Proxy, host: str, port: int) -> Flow[HostPort]:
-    """Ask the proxy to connect to host and port.
-
-    The destination's first octets may follow the head at once, and nothing says beforehand how
-    long the head is. So each read asks for no more than what must come, and a driver that can peek
-    at what has arrived takes the head in larger pieces (`Exchange.belonging`).
-
-    Returns:
-        The unspecified address, because HTTP names no bound address.
-
-    Raises:
-        AuthenticationError: The status is 407 or 401.
-        ReplyError: The status is another one that is not a success.
-        ProtocolError: The answer is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
-    """
-    head = bytearray()
-    # The octets of the 1xx heads that came before this head.
-    earlier = 0
-    # Two octets tell HTTP from other protocols. The request has no variable of its own, because a
-    # traceback can show variables.
-    step = Exchange(
-        _request(proxy, host_port(host, port)),
-        _SHORTEST_HEAD,
-        enough=2,
-        hint=_HINT,
-        belonging=partial(_head_size, b""),
-        is_secret=True,
-    )
-    while True:
-        head += yield step
-        outcome = _outcome(head, earlier + len(head), proxy)
-        if isinstance(outcome, SocksError):
-            # The proxy may have repeated the credentials, and a traceback can show variables.
-            head.clear()
-            try:
-                raise outcome
-            finally:
-                # Or the error and this frame would hold each other.
-                del outcome
-        if outcome is not None:
-            if outcome >= 200:
-                return "0.0.0.0", 0
-            earlier += len(head)
-            head = bytearray()
-        step = Exchange(b"", _missing(head), 1, head, belonging=partial(_head_size, head))
-
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_A_VALUE = re.compile(r"[^\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_OF_CONNECT = ("host", "content-length", "transfer-encoding", "upgrade")
+_AUTHORIZATION = "proxy-authorization"
 
 _HINT = (
     ", as HTTP proxies do that cannot connect to the destination, and as servers do that do not"
     " speak HTTP, or only over TLS"
 )
+
+
+class HTTP(Kind):
+    """An HTTP proxy, which is asked to CONNECT, and resolves names."""
+
+    scheme = "http"
+    tls_scheme = "https"
+    title = "an HTTP proxy"
+    remote_dns = True
+    default_ports = (80, 443)
+    has_headers = True
+    has_path = False
+    commands = frozenset((Command.CONNECT,))
+
+    def check_proxy(self, proxy: Proxy) -> None:
+        """Check that HTTP can carry the headers, and the credentials (RFC 7617 §2)."""
+        for header in proxy.headers:
+            _check_header(*header)
+        if proxy.username is None:
+            return
+        password = proxy.password or ""
+        encode_credential("proxy username", proxy.username, limit=None)
+        encode_credential("proxy password", password, limit=None)
+        if ":" in proxy.username:
+            raise ValueError("proxy username has a colon in it, which HTTP cannot carry")
+        if _CONTROLS.search(proxy.username + password):
+            raise ValueError("proxy credentials have a control character in them")
+        if _has_authorization(proxy):
+            raise ValueError(
+                "proxy headers have a Proxy-Authorization, and there is a username; give only one"
+                " of the two"
+            )
+
+    def handshake(
+        self,
+        proxy: Proxy,
+        command: Command,  # noqa: ARG002 - it is CONNECT
+        host: Host,
+        port: int,
+        begin_phase: Callable[[Phase], None],
+    ) -> Flow[HostPort]:
+        """Ask the proxy to connect to a host and a port.
+
+        The destination's first octets may follow the head at once, and nothing says beforehand how
+        long the head is. So each read asks for no more than what must come, and a driver that can
+        peek at what has arrived takes the head in larger pieces (`Exchange.belonging`).
+
+        Returns:
+            The unspecified address, because HTTP names no bound address.
+
+        Raises:
+            AuthenticationError: The status is 407 or 401.
+            ReplyError: The status is another one that is not a success.
+            ProtocolError: The reply is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
+        """
+        begin_phase("request")
+        head = bytearray()
+        # The octets of the 1xx heads that came before this head.
+        earlier = 0
+        # Two octets tell HTTP from other protocols. The request has no variable of its own, because
+        # a traceback can show variables.
+        step = Exchange(
+            _request(proxy, host_port(host.text, port)),
+            _SHORTEST_HEAD,
+            enough=2,
+            belonging=partial(_head_size, b""),
+            is_secret=proxy.username is not None or proxy.headers != (),
+        )
+        while True:
+            try:
+                head += yield step
+            except ConnectionEnded as ended:
+                hint = "" if earlier else _HINT
+                raise ProxyClosed.within(ended, step.read, bytes(head), hint) from ended.__cause__
+            outcome = _outcome(head, earlier + len(head), proxy)
+            if isinstance(outcome, SocksError):
+                # The proxy may have repeated the credentials, and a traceback can show variables.
+                head.clear()
+                try:
+                    raise outcome
+                finally:
+                    # Otherwise the error and this frame would hold each other.
+                    del outcome
+            if outcome is not None:
+                if outcome >= 200:
+                    return "0.0.0.0", 0
+                earlier += len(head)
+                head = bytearray()
+            step = Exchange(b"", _missing(head), 1, belonging=partial(_head_size, head))
+
+
+def _check_header(name: str, value: str) -> None:
+    """Check a field that HTTP is to carry (RFC 9110 §5.1, §5.5)."""
+    if not _TOKEN.fullmatch(name):
+        # The text does not repeat the name: it may be a whole line, with the value in it.
+        raise ValueError(
+            "proxy headers have a name that is empty or has characters other than letters, digits"
+            " and !#$%&'*+-.^_`|~"
+        )
+    if name.lower() in _OF_CONNECT:
+        raise ValueError(f"proxy headers have {name}, which would break the CONNECT")
+    if _NOT_IN_A_VALUE.search(value):
+        raise ValueError(
+            f"proxy headers have a line end, another control character or half a surrogate pair in"
+            f" the value of {name}"
+        )
+    if value != value.strip(" \t"):
+        raise ValueError(f"proxy headers have white space around the value of {name}; remove it")
+
+
+def _has_authorization(proxy: Proxy) -> bool:
+    return any(name.lower() == _AUTHORIZATION for name, _ in proxy.headers)
 
 
 def _request(proxy: Proxy, target: str) -> bytes:
@@ -230,7 +302,7 @@ def _schemes(fields: list[tuple[str, str]]) -> Iterable[str]:
 
 def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> AuthenticationError:
     has_basic = "basic" in (scheme.lower() for scheme in schemes)
-    if any(name.lower() == "proxy-authorization" for name, _ in proxy.headers):
+    if _has_authorization(proxy):
         text = "the proxy refused the Proxy-Authorization of Proxy(headers=...)"
     elif schemes and not has_basic:
         offered = " or ".join(schemes)

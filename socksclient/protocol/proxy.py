@@ -1,52 +1,200 @@
-"""`Proxy`: where one hop is and what to tell it; a sequence of them is a chain."""
+"""`Proxy`: where one hop is, and what to tell it. A sequence of them is a chain.
+
+Whatever depends on the protocol that a hop speaks is in its `Kind`. There is a kind for each
+scheme, in the module that `socksclient.protocol.url.SCHEMES` names.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import quote, unquote_to_bytes
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from urllib.parse import quote
 
-import socksclient
-from socksclient.protocol.address import NOT_IN_A_NAME, Host, host_port, is_address, parse_port
+from socksclient.protocol.address import Host, HostPort, host_port, is_onion
+from socksclient.protocol.codes import Command, Phase
+from socksclient.protocol.environment import find_all_proxy
+from socksclient.protocol.fields import (
+    check_path,
+    check_server_name,
+    parse_headers,
+    parse_host,
+    parse_port,
+)
+from socksclient.protocol.flow import Flow
 from socksclient.protocol.lazy import LazyModule
-from socksclient.protocol.socks5 import encode_credential
+from socksclient.protocol.url import NO_PATH, SCHEMES, find_scheme, split_url
 
 if TYPE_CHECKING:
     import ssl
 else:
     ssl = LazyModule("ssl")
 
-__all__ = ["Chain", "Proxy", "ProxyLike", "as_chain"]
+__all__ = ["Chain", "Kind", "Method", "Proxy", "ProxyLike", "as_chain"]
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-_QUOTED = re.compile(r"""\A["'“”‘’]|["'“”‘’]\Z""")
-_PADDED = re.compile(r"\A[\s\ufeff]|[\s\ufeff]\Z")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
-_WIDE = re.compile(r"[\ufe55\ufe6b\uff0f\uff1a\uff20]")
-_ZONED = re.compile(r"(.*:.*)%([\w.-]+)", re.ASCII)
-
-_REMOTE_DNS = {"socks5h": True, "socks5": False, "socks4a": True, "socks4": False, "http": True}
-_OTHER_NAMES = {"socks": ("socks5h", None), "https": ("http", True)}
-_SCHEMES = (
-    "socks5h://, socks5://, socks://, socks4a://, socks4:// (each also with +tls), http://"
-    " or https://"
-)
-_KNOWN_SCHEMES = (
-    *("socks5h", "socks5", "socks", "socks4a", "socks4", "http", "https"),
-    *("socks5h+tls", "socks5+tls", "socks+tls", "socks4a+tls", "socks4+tls"),
-)
-_A_SCHEME = "|".join(map(re.escape, sorted(_KNOWN_SCHEMES, key=len, reverse=True)))
-_ANOTHER_URL = re.compile(rf"(?:\A|[\s,;|])(?:{_A_SCHEME})://", re.IGNORECASE)
-_NO_SLASHES = re.compile(rf"({_A_SCHEME})(?!://)(?:[/\\]|:(?![0-9]*/?\Z))", re.IGNORECASE)
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_NOT_IN_A_VALUE = re.compile(r"[^\t\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
-_OF_CONNECT = ("host", "content-length", "transfer-encoding", "upgrade")
 _AUTHORIZATION = "proxy-authorization"
 
 _ANY_PROXY = "a str, a socksclient.Proxy or a sequence of these"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of authentication (RFC 1928 §3): its code and its sub-negotiation.
+
+    `Proxy(methods=...)` takes any number of them. A private one may be among them::
+
+        def negotiate(proxy: Proxy) -> Flow[None]:
+            answer = yield Exchange(b"token", 2)  # write the token, and read two octets
+            if answer != b"ok":
+                raise AuthenticationError("the proxy refused the token")
+
+        Proxy("proxy.example", methods=(NO_AUTHENTICATION, Method(0x80, negotiate)))
+
+    Attributes:
+        code: 0x00 to 0xFE. The codes from 0x80 on are those of private methods.
+        negotiate: A function that takes the `Proxy`, and returns the flow to run when the proxy has
+            selected the method. The flow raises `socksclient.AuthenticationError` if the proxy
+            refuses.
+
+    Raises:
+        ValueError: The code is out of that range.
+    """
+
+    code: int
+    negotiate: Callable[[Proxy], Flow[None]]
+
+    def __post_init__(self) -> None:
+        # FF says that no method is acceptable.
+        if not 0x00 <= operator.index(self.code) < 0xFF:
+            raise ValueError(f"method code {self.code!r} is not in the range from 0x00 to 0xFE")
+
+
+class Kind(ABC):
+    """A kind of hop: what such a proxy can have and can carry, and how to talk to it.
+
+    A kind has no state. To add one, write a module with a subclass, and name it in
+    `socksclient.protocol.url.SCHEMES`.
+
+    Attributes:
+        scheme: The scheme, as `Proxy.scheme` has it.
+        tls_scheme: The scheme that means the same with TLS.
+        title: What error texts call such a proxy, with its article.
+        remote_dns: Whether the proxy resolves the names of destinations.
+        default_ports: The port of a proxy whose URL has none: without TLS, and with TLS.
+        has_password: Whether the protocol can carry a password.
+        has_methods: Whether the protocol has SOCKS5's methods of authentication.
+        has_headers: Whether the protocol has header fields.
+        has_path: Whether a URL with a path names a unix socket.
+        commands: The commands that the protocol has.
+    """
+
+    scheme: ClassVar[str]
+    tls_scheme: ClassVar[str]
+    title: ClassVar[str]
+    remote_dns: ClassVar[bool]
+    default_ports: ClassVar[tuple[int, int]] = (1080, 1080)
+    has_password: ClassVar[bool] = True
+    has_methods: ClassVar[bool] = False
+    has_headers: ClassVar[bool] = False
+    has_path: ClassVar[bool] = True
+    commands: ClassVar[frozenset[Command]] = frozenset(Command)
+
+    @abstractmethod
+    def check_proxy(self, proxy: Proxy) -> None:
+        """Check that a proxy of this kind can have the credentials, methods and headers it has.
+
+        Raises:
+            ValueError: It cannot. The text shows neither credentials nor the value of a header.
+        """
+
+    def check_request(self, proxy: Proxy, command: Command, host: Host) -> None:
+        """Check that the protocol can carry a request.
+
+        Args:
+            proxy: The proxy that would get the request.
+            command: The command of the request.
+            host: The host of the target. It may be a name that is still to be resolved here.
+
+        Raises:
+            ValueError: The protocol cannot carry the command or the host.
+        """
+        if is_onion(host.text) and not self.remote_dns:
+            raise ValueError(f"{host} is known to Tor only, and {self.scheme} resolves names here")
+        if proxy.tls and command == Command.UDP_ASSOCIATE:
+            raise ValueError("UDP cannot use TLS: datagrams would go to the proxy in the clear")
+        if command == Command.RESOLVE_PTR and host.is_name:
+            raise ValueError(f"{host.text!r} is no IP address")
+        if command not in self.commands:
+            raise ValueError(f"{self.title} cannot do {command.text}")
+
+    def carries(self, host: Host) -> bool:  # noqa: ARG002 - most protocols carry all of them
+        """Return whether the protocol has a form for an IP address."""
+        return True
+
+    @abstractmethod
+    def handshake(
+        self,
+        proxy: Proxy,
+        command: Command,
+        host: Host,
+        port: int,
+        begin_phase: Callable[[Phase], None],
+    ) -> Flow[HostPort]:
+        """Talk to the proxy up to its reply, and return the bound address.
+
+        Args:
+            proxy: The proxy, with its credentials.
+            command: The command of the request. `check_request` has accepted it with the host.
+            host: The host of the target (DST.ADDR).
+            port: The port of the target (DST.PORT).
+            begin_phase: A function that is called as each phase begins.
+        """
+
+    def next_reply(self, command: Command) -> Flow[HostPort]:
+        """Read a reply that answers no request of its own: the second reply to BIND.
+
+        Raises:
+            ValueError: The protocol has no such reply.
+        """
+        raise ValueError(f"{self.title} cannot do {command.text}")
+
+
+@cache
+def _load(module: str, name: str) -> Kind:
+    kind: type[Kind] = getattr(import_module(module), name)
+    return kind()
+
+
+def _parse_scheme(
+    scheme: str, tls: ssl.SSLContext | bool | None
+) -> tuple[Kind, ssl.SSLContext | bool | None]:
+    """Return the kind that a scheme means, and whether there is TLS."""
+    if not isinstance(scheme, str):
+        raise TypeError(f"proxy scheme must be a str, not {type(scheme).__name__}")
+    module, name, has_tls = find_scheme(scheme)
+    # A context is known by this method, because few programs need to import ssl.
+    if not (isinstance(tls, bool | None) or hasattr(tls, "wrap_bio")):
+        raise TypeError(f"proxy tls must be an ssl.SSLContext or a bool, not {type(tls).__name__}")
+    if has_tls and tls is False:
+        raise ValueError(f"proxy scheme {scheme!r} means TLS, and tls is False")
+    return _load(module, name), tls or (True if has_tls else None)
+
+
+def _parse_password(kind: Kind, username: str | None, password: str | None) -> str | None:
+    """Return the password: an empty one if only a user name is given, and None for SOCKS4."""
+    if username is None:
+        if password is not None:
+            raise ValueError("proxy password is given without a username")
+        return None
+    if kind.has_password:
+        return "" if password is None else password
+    if password:
+        raise ValueError("proxy password is given, and SOCKS4 cannot carry one")
+    return None
 
 
 @dataclass(frozen=True, slots=True, repr=False, init=False)
@@ -62,15 +210,17 @@ class Proxy:
         host: The proxy's name or IP address; an IPv6 address with or without brackets. The name
             of the nearest proxy is always resolved here. With a `path` it may be left out.
         port: 1 to 65535. By default 1080; for ``http`` it is 80, with TLS 443.
-        scheme: How it is spoken to, and who resolves the names of destinations. "socks5h" (or
-            "socks") and "socks4a": the proxy does. "socks5" and "socks4": they are resolved here,
-            and the proxy is given addresses. "http": by HTTP's CONNECT, and the proxy resolves.
-            With "+tls" behind it, or as "https", the same with `tls`.
+        scheme: The protocol that the proxy speaks, and who resolves the names of destinations.
+            With "socks5h" (or "socks") and "socks4a" the proxy resolves them. With "socks5" and
+            "socks4" this side resolves them, and asks the proxy for addresses. With "http" the
+            proxy gets HTTP's CONNECT, and resolves. With "+tls" behind it, or as "https", a scheme
+            means the same with `tls`.
         username: For SOCKS5, offered to the proxy (RFC 1929) together with no authentication; for
             SOCKS4, the user id; for HTTP, of Basic authentication (RFC 7617). With SOCKS at most
             255 octets in UTF-8, as for the password.
         password: Empty if there is a username and no password. SOCKS4 has none.
-        path: Of the unix socket at which the proxy listens: absolute. It can only be the nearest.
+        path: The absolute path of the unix socket at which the proxy listens. Only the nearest
+            proxy can have one.
         tls: Speak TLS with the proxy: True for the default context, or an `ssl.SSLContext`, which
             is used as it is and never changed. It verifies the certificate against `host`.
         methods: The SOCKS5 methods of authentication to offer, in the order of preference. Empty
@@ -96,7 +246,7 @@ class Proxy:
     password: str | None
     path: str | None
     tls: ssl.SSLContext | bool | None
-    methods: tuple[socksclient.Method, ...]
+    methods: tuple[Method, ...]
     headers: tuple[tuple[str, str], ...]
 
     def __init__(
@@ -109,26 +259,30 @@ class Proxy:
         password: str | None = None,
         path: str | None = None,
         tls: ssl.SSLContext | bool | None = None,
-        methods: Iterable[socksclient.Method] = (),
+        methods: Iterable[Method] = (),
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> None:
-        scheme, tls = _parse_scheme(scheme, tls)
-        _check_path(path)
-        host = _parse_host("localhost" if path and host == "" else host)
+        kind, tls = _parse_scheme(scheme, tls)
+        check_path(path)
+        host = parse_host("localhost" if path and host == "" else host)
         if tls:
-            _check_server_name(host)
-        default_port = 1080 if scheme != "http" else 443 if tls else 80
+            check_server_name(host)
         # A frozen dataclass sets its fields in this way too.
         settle = object.__setattr__
         settle(self, "host", host)
-        settle(self, "port", _parse_port(port, default_port))
-        settle(self, "scheme", scheme)
+        settle(self, "port", parse_port(port, kind.default_ports[bool(tls)]))
+        settle(self, "scheme", kind.scheme)
         settle(self, "username", username)
-        settle(self, "password", _parse_credentials(scheme, username, password))
+        settle(self, "password", _parse_password(kind, username, password))
         settle(self, "path", path)
         settle(self, "tls", tls)
-        settle(self, "methods", _parse_methods(methods, scheme, username))
-        settle(self, "headers", _parse_headers(headers, scheme, username))
+        settle(self, "methods", tuple(methods))
+        settle(self, "headers", parse_headers(headers))
+        if self.methods and not kind.has_methods:
+            raise ValueError(f"proxy methods are of SOCKS5, and the scheme is {kind.scheme}")
+        if self.headers and not kind.has_headers:
+            raise ValueError(f"proxy headers are for HTTP proxies, and the scheme is {kind.scheme}")
+        kind.check_proxy(self)
 
     @classmethod
     def from_url(cls, url: str, *, tls: ssl.SSLContext | bool | None = None) -> Proxy:
@@ -148,21 +302,21 @@ class Proxy:
                 says what is wrong, and never repeats what could be a password.
             TypeError: The URL is not a str.
         """
-        scheme, rest = _split_scheme(url)
-        userinfo, at, server = rest.rpartition("@")
-        username, password = _parse_userinfo(userinfo) if at else (None, None)
-        host, port, path = _parse_server(server, scheme)
-        dropped = bool(password) and scheme.startswith("socks4")
+        scheme, username, password, host, port, path = split_url(url)
+        kind, _ = _parse_scheme(scheme, None)
+        if path is not None and not kind.has_path:
+            raise ValueError(NO_PATH)
+        is_dropped = bool(password) and not kind.has_password
         proxy = cls(
             host,
             port,
             scheme=scheme,
             username=username,
-            password=None if dropped else password,
+            password=None if is_dropped else password,
             path=path,
             tls=tls,
         )
-        if dropped:
+        if is_dropped:
             import logging
 
             logger = logging.getLogger("socksclient")
@@ -172,7 +326,7 @@ class Proxy:
         return proxy
 
     @classmethod
-    def from_env(cls, destination: str | tuple[str, int] | None = None) -> Proxy | None:
+    def from_env(cls, destination: str | HostPort | None = None) -> Proxy | None:
         """Return the proxy that the environment names for `destination`.
 
         Its URL is in all_proxy, or in ALL_PROXY if all_proxy is unset or empty. A value without a
@@ -191,9 +345,8 @@ class Proxy:
             ValueError: `from_url` refuses the value, and the text begins with the variable's name;
                 or the destination is not valid.
         """
-        from socksclient.protocol.environment import all_proxy
-
-        return all_proxy(destination)
+        setting = find_all_proxy(destination)
+        return None if setting is None else setting.parsed(cls.from_url)
 
     def isolated(self, token: str | None = None) -> Proxy:
         """Return the same Tor with credentials that give its streams circuits of their own.
@@ -213,30 +366,35 @@ class Proxy:
             import secrets
 
             token = secrets.token_hex(16)
-        if self.scheme in ("socks4", "socks4a"):
+        if not self.kind.has_password:
             return replace(self, username=token)
         if self.methods and all(method.code != 0x02 for method in self.methods):
             raise ValueError("isolation needs username/password (02) among the methods")
-        # The form that Tor reserves for this (proposal 351); older ones take any user name.
+        # Tor reserves user names of this form for this (proposal 351). Older versions of Tor take
+        # any user name.
         headers = tuple(pair for pair in self.headers if pair[0].lower() != _AUTHORIZATION)
         return replace(self, username="<torS0X>0", password=token, headers=headers)
 
     @property
+    def kind(self) -> Kind:
+        """The kind of hop, which knows the protocol of the scheme."""
+        module, name, _ = SCHEMES[self.scheme]
+        return _load(module, name)
+
+    @property
     def remote_dns(self) -> bool:
         """Whether the proxy resolves the names of destinations."""
-        return _REMOTE_DNS[self.scheme]
+        return self.kind.remote_dns
 
     @property
     def place(self) -> str:
-        """Where it is: host:port, or the path of its unix socket."""
+        """Where the proxy is: host:port, or the path of its unix socket."""
         return self.path or host_port(self.host, self.port)
 
     def __str__(self) -> str:
         # The user name is left out too: for many proxies it is the token.
         user = "" if self.username is None else "***@"
-        scheme = self.scheme
-        if self.tls:
-            scheme = "https" if scheme == "http" else f"{scheme}+tls"
+        scheme = self.kind.tls_scheme if self.tls else self.scheme
         if self.path:
             return f"{scheme}://{user}localhost{quote(self.path)}"
         return f"{scheme}://{user}{self.place}"
@@ -251,29 +409,9 @@ class Proxy:
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> Any:
         """Return the schema of a field, for which pydantic 2 asks the field's type."""
-        from pydantic_core import (
-            InitErrorDetails,
-            PydanticCustomError,
-            ValidationError,
-            core_schema,
-        )
+        from socksclient.protocol.schema import core_schema
 
-        def validate(value: object) -> Proxy:
-            try:
-                if isinstance(value, cls):
-                    return value
-                if isinstance(value, str):
-                    return cls.from_url(value)
-                raise _not_a_proxy(type(value).__name__, "a str or a socksclient.Proxy")
-            except (TypeError, ValueError) as error:
-                reason = PydanticCustomError("proxy", "{reason}", {"reason": str(error)})
-            # If the error were raised by itself, pydantic would show the input and its password.
-            hidden = InitErrorDetails(type=reason, loc=(), input="(hidden)")
-            raise ValidationError.from_exception_data("Proxy", [hidden])
-
-        return core_schema.no_info_plain_validator_function(
-            validate, serialization=core_schema.to_string_ser_schema()
-        )
+        return core_schema(_field_value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: object, _handler: object) -> dict[str, str]:
@@ -286,7 +424,7 @@ ProxyLike: TypeAlias = str | Proxy | Sequence[str | Proxy]
 the nearest hop first."""
 
 Chain: TypeAlias = tuple[Proxy, ...]
-"""The hops, the nearest one first. Mostly it is one."""
+"""The hops, the nearest one first. Most chains have one hop."""
 
 
 def as_chain(proxy: ProxyLike) -> Chain:
@@ -321,295 +459,8 @@ def _not_a_proxy(found: str, wanted: str) -> TypeError:
     return TypeError(f"proxy must be {wanted}, not {found}")
 
 
-def _split_scheme(url: str) -> tuple[str, str]:
-    """Return the scheme of a URL in lower case, and what stands behind its ``://``."""
-    if not isinstance(url, str):
-        raise TypeError(f"proxy URL must be a str, not {type(url).__name__}")
-    if not url:
-        raise ValueError("proxy URL is empty")
-    if _QUOTED.search(url):
-        raise ValueError("proxy URL begins or ends with a quotation mark; remove it")
-    if _PADDED.search(url):
-        raise ValueError("proxy URL begins or ends with white space or a line end; remove it")
-    scheme, slashes, rest = url.partition("://")
-    scheme = scheme.lower()
-    if scheme == "direct":
-        raise ValueError(
-            "proxy URL direct:// means no proxy, and socksclient connects only through a proxy"
-        )
-    if known := scheme_without_slashes(url):
-        raise ValueError(f"proxy URL has {known!r} without :// after it; write {known}://host:port")
-    # The text does not repeat what is no scheme: that may be a user name and part of a password.
-    if not (slashes and _SCHEME.fullmatch(scheme)):
-        raise ValueError(f"proxy URL has no scheme: it must begin with {_SCHEMES}")
-    _parse_scheme(scheme, None)
-    if _ANOTHER_URL.search(rest):
-        raise ValueError(
-            "proxy URL has a second URL in it; give a chain of proxies as a list of URLs"
-        )
-    return scheme, rest
-
-
-def scheme_without_slashes(url: str) -> str | None:
-    """Return the scheme that `url` begins with, if the ``://`` after it is missing.
-
-    A scheme before a port does not count: in ``socks5:1080``, socks5 may be the name of a host.
-    """
-    found = _NO_SLASHES.match(url)
-    return found and found[1].lower()
-
-
-def _parse_userinfo(userinfo: str) -> tuple[str, str]:
-    """Return the user name and the password of what stands before the last ``@`` of a URL."""
-    if re.search(r"[/?#]", userinfo):
-        raise ValueError(
-            "proxy URL has / ? or # before its last @; in a user name or password they must be"
-            " percent-encoded (%2F, %3F, %23), and in a path the @ must (%40)"
-        )
-    if re.search(r"[\x00-\x20\x7f]", userinfo):
-        raise ValueError(
-            "proxy URL has white space or a control character in its user name or password, where"
-            " it must be percent-encoded (a space is %20)"
-        )
-    if userinfo == "***":
-        raise ValueError(
-            "proxy URL has *** in the place of its credentials: it is the text of a Proxy, which"
-            " hides them; pass the Proxy or its own URL"
-        )
-    username, _, password = userinfo.partition(":")
-    return _percent_decode("username", username), _percent_decode("password", password)
-
-
-def _parse_server(server: str, scheme: str) -> tuple[str, int | None, str | None]:
-    """Return the host, the port and the path of what stands behind the credentials of a URL."""
-    if re.search(r"[\s\x00-\x1f\x7f]", server):
-        raise ValueError(
-            "proxy URL has white space or a control character in its host, its port or its path"
-            " (in a path, a space is %20)"
-        )
-    if "?" in server or "#" in server:
-        raise ValueError(
-            "proxy URL has a query or a fragment, which mean nothing to a proxy; remove it (in a"
-            " path, write ? as %3F and # as %23)"
-        )
-    place, slash, path = server.partition("/")
-    if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?:(:)(.*))?", place):
-        # %25 is the % before a zone id (RFC 6874 §2).
-        host, colon, port = bracketed[1].replace("%25", "%"), bracketed[2], bracketed[3]
-        if not _is_ipv6(host):
-            raise ValueError("proxy host is in brackets but is no IPv6 address")
-    else:
-        host, colon, port = place.partition(":")
-        _check_place(place)
-    if not host:
-        hint = "; the URL of a unix socket is socks5h://localhost/path" if path else ""
-        raise ValueError(f"proxy host is empty{hint}")
-    if port and not re.fullmatch(r"[0-9]+", port):
-        raise ValueError(
-            "proxy port is not a number; user name and password stand before the host:"
-            " scheme://username:password@host:port"
-        )
-    # The text does not repeat the number: if the host is missing, it may be a password.
-    if port and not (len(port) <= 5 and 1 <= int(port) <= 65535):
-        raise ValueError("proxy port is not in the range from 1 to 65535")
-    if not path:
-        return host, int(port) if port else None, None
-    if host.lower() != "localhost" or colon or scheme in ("http", "https"):
-        raise ValueError(
-            "proxy URL has a path, which only a SOCKS proxy at a unix socket can have:"
-            " socks5h://localhost/path, without a port"
-        )
-    return host, None, _percent_decode("path", slash + path)
-
-
-def _check_place(place: str) -> None:
-    """Refuse text that is no host:port. The caller has dealt with IPv6 addresses in brackets."""
-    if "[" in place or "]" in place:
-        raise ValueError(
-            "proxy URL has a bracket in the wrong place; brackets are only around an IPv6 address,"
-            " and the port comes after them: scheme://[address]:port"
-        )
-    if _is_ipv6(place) or _is_ipv6(place.rpartition(":")[0]):
-        raise ValueError(
-            "proxy host is an IPv6 address without brackets; write scheme://[address]:port"
-        )
-    if "%" in place:
-        raise ValueError(
-            "proxy URL has a % in its host or its port, which cannot be percent-encoded"
-        )
-    if place.count(":") > 1:
-        raise ValueError(
-            "proxy URL has more than one colon behind its host; user name and password stand"
-            " before it: scheme://username:password@host:port"
-        )
-
-
-def _parse_scheme(
-    scheme: str, tls: ssl.SSLContext | bool | None
-) -> tuple[str, ssl.SSLContext | bool | None]:
-    """Return the scheme without TLS, and whether there is TLS."""
-    if not isinstance(scheme, str):
-        raise TypeError(f"proxy scheme must be a str, not {type(scheme).__name__}")
-    bare = scheme.lower().removesuffix("+tls")
-    bare, implied = _OTHER_NAMES.get(bare, (bare, None))
-    if bare not in _REMOTE_DNS or (bare == "http" and "+" in scheme):
-        raise ValueError(_unknown_scheme(scheme))
-    if "+" in scheme:
-        implied = True
-    # A context is known by this method, because few programs need to import ssl.
-    if not (isinstance(tls, bool | None) or hasattr(tls, "wrap_bio")):
-        raise TypeError(f"proxy tls must be an ssl.SSLContext or a bool, not {type(tls).__name__}")
-    if implied and tls is False:
-        raise ValueError(f"proxy scheme {scheme!r} means TLS, and tls is False")
-    return bare, tls or implied
-
-
-def _unknown_scheme(scheme: str) -> str:
-    """Return the text of an error that says what the schemes are, and which is the nearest."""
-    from difflib import get_close_matches
-
-    # A whole URL in the place of a scheme may have a password in it.
-    shown = f"proxy scheme {scheme!r}" if _SCHEME.fullmatch(scheme.lower()) else "proxy scheme"
-    text = f"{shown} is not one of {_SCHEMES}"
-    # By letters alone, the scheme nearest to these is one that resolves names on this machine.
-    near = {"socks5a": "socks5h", "socks4h": "socks4a"}.get(scheme.lower())
-    if near is None:
-        near = next(iter(get_close_matches(scheme.lower(), _KNOWN_SCHEMES, 1, 0.7)), None)
-    return text if near is None else f"{text}; did you mean {near}://?"
-
-
-def _is_ipv6(host: str) -> bool:
-    """Return whether `host` is an IPv6 address, perhaps with a zone id, without brackets."""
-    zoned = _ZONED.fullmatch(host)
-    return ":" in host and is_address(zoned[1] if zoned else host)
-
-
-def _check_path(path: str | None) -> None:
-    if not isinstance(path, str | None):
-        raise TypeError(f"proxy path must be a str, not {type(path).__name__}")
-    if path is not None and not path.startswith("/"):
-        raise ValueError("proxy path is not absolute")
-    if path is not None and "\0" in path:  # where the system would cut it off
-        raise ValueError("proxy path has a NUL in it")
-
-
-def _parse_host(host: str) -> str:
-    """Return the host as `Host.parse` does, but allow a zone id (``fe80::1%eth0``)."""
-    if not isinstance(host, str):
-        raise TypeError(f"proxy host must be a str, not {type(host).__name__}")
-    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (zoned := _ZONED.fullmatch(bare)) and is_address(zoned[1]):
-        return f"{Host.parse(zoned[1])}%{zoned[2]}"
-    if "%" in host or _WIDE.search(host) or (NOT_IN_A_NAME.search(host) and not is_address(bare)):
-        # Not repeated here: it may be a URL with a password in it. In one typed with an input
-        # method for Chinese or Japanese, the @ and the colon may be wide ones.
-        raise ValueError(
-            "proxy host is no name and no IP address; the port is an argument of its own,"
-            " and for a URL there is Proxy.from_url"
-        )
-    try:
-        return Host.parse(host).text.lower()
-    except ValueError as error:
-        raise ValueError(f"proxy {error}") from None
-
-
-def _check_server_name(host: str) -> None:
-    """Refuse a host that TLS cannot name: a resolver takes long labels, a certificate does not."""
-    labels = host.partition("%")[0].removesuffix(".").split(".")
-    if not all(0 < len(label) < 64 for label in labels):
-        raise ValueError(f"proxy host {host!r} can be in no certificate")
-
-
-def _parse_port(port: int | None, default: int) -> int:
-    try:
-        return default if port is None else parse_port(port)
-    except ValueError as error:
-        raise ValueError(f"proxy {error}") from None
-
-
-def _parse_credentials(scheme: str, username: str | None, password: str | None) -> str | None:
-    """Return the password: an empty one if only a user name is given, and None for SOCKS4."""
-    if username is None:
-        if password is not None:
-            raise ValueError("proxy password is given without a username")
-        return None
-    password = "" if password is None else password
-    limit = None if scheme == "http" else 255
-    encode_credential("proxy username", username, limit)
-    encode_credential("proxy password", password, limit)
-    if scheme == "http":
-        if ":" in username:
-            raise ValueError("proxy username has a colon in it, which HTTP cannot carry")
-        if _CONTROLS.search(username + password):
-            raise ValueError("proxy credentials have a control character in them")
-    if scheme not in ("socks4", "socks4a"):
-        return password
-    if password:
-        raise ValueError("proxy password is given, and SOCKS4 cannot carry one")
-    if "\0" in username:
-        raise ValueError("proxy username has a NUL in it, which SOCKS4 cannot carry")
-    return None
-
-
-def _parse_methods(
-    methods: Iterable[socksclient.Method], scheme: str, username: str | None
-) -> tuple[socksclient.Method, ...]:
-    parsed = tuple(methods)
-    if parsed and scheme not in ("socks5h", "socks5"):
-        raise ValueError(f"proxy methods are of SOCKS5, and the scheme is {scheme}")
-    codes = [method.code for method in parsed]
-    if len(set(codes)) < len(codes):
-        raise ValueError("proxy methods must have different codes")
-    if 0x02 in codes and username is None:
-        raise ValueError("proxy methods have username/password (02), but there is no username")
-    return parsed
-
-
-def _parse_headers(
-    headers: Mapping[str, str] | Iterable[tuple[str, str]], scheme: str, username: str | None
-) -> tuple[tuple[str, str], ...]:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    parsed = tuple(map(_parse_header, pairs))
-    if parsed and scheme != "http":
-        raise ValueError(f"proxy headers are for HTTP proxies, and the scheme is {scheme}")
-    if username is not None and any(name.lower() == _AUTHORIZATION for name, _ in parsed):
-        raise ValueError(
-            "proxy headers have a Proxy-Authorization, and there is a username; give only one of"
-            " the two"
-        )
-    return parsed
-
-
-def _parse_header(pair: tuple[str, str]) -> tuple[str, str]:
-    """Return a (name, value) pair that HTTP can carry (RFC 9110 §5.1, §5.5)."""
-    if not isinstance(pair, tuple | list) or [type(part) for part in pair] != [str, str]:
-        raise TypeError("proxy headers must be a mapping or (name, value) pairs, of str")
-    name, value = pair
-    if not _TOKEN.fullmatch(name):
-        # The text does not repeat the name: it may be a whole line, with the value in it.
-        raise ValueError(
-            "proxy headers have a name that is empty or has characters other than letters, digits"
-            " and !#$%&'*+-.^_`|~"
-        )
-    if name.lower() in _OF_CONNECT:
-        raise ValueError(f"proxy headers have {name}, which would break the CONNECT")
-    if _NOT_IN_A_VALUE.search(value):
-        raise ValueError(
-            f"proxy headers have a line end, another control character or half a surrogate pair in"
-            f" the value of {name}"
-        )
-    if value != value.strip(" \t"):
-        raise ValueError(f"proxy headers have white space around the value of {name}; remove it")
-    return name, value
-
-
-def _percent_decode(field: str, text: str) -> str:
-    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise ValueError(
-            f"proxy {field} has a % that is not followed by two hex digits; a % itself is %25"
-        )
-    try:
-        return unquote_to_bytes(text).decode()
-    except UnicodeError:
-        pass  # not `from` it: it bears the text
-    raise ValueError(f"proxy {field} is not UTF-8 when percent-decoded")
+def _field_value(value: object) -> Proxy:
+    """Return the proxy that the value of a pydantic model's field stands for."""
+    if not isinstance(value, str | Proxy):
+        raise _not_a_proxy(type(value).__name__, "a str or a socksclient.Proxy")
+    return _as_proxy(value)

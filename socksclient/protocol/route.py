@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from socksclient.protocol.address import Host, is_address, is_onion, parse_port
 from socksclient.protocol.codes import Command
-from socksclient.protocol.flow import check_request
 from socksclient.protocol.proxy import Chain, Proxy
 
 __all__ = ["NOT_KNOWN", "Request", "Route"]
@@ -98,5 +97,5 @@ def _checked(chain: Chain, last: Request) -> tuple[Request, ...]:
     ]
     requests.append(last)
     for request in requests:
-        check_request(request.proxy, request.command, request.host)
+        request.proxy.kind.check_request(request.proxy, request.command, Host.parse(request.host))
     return tuple(requests)

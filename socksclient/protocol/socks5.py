@@ -1,69 +1,86 @@
-"""Octets <-> values, with no state and no I/O.
+"""SOCKS5: RFC 1928, RFC 1929 (username/password), and what Tor adds to them.
 
-RFC 1928 (SOCKS5), RFC 1929 (username/password), SOCKS4 and 4A. What a user may have got wrong (a
-name that is too long, a port out of range) is found here, as a `ValueError`; what a proxy got
-wrong is a `ProtocolError`.
+The messages come first, then the flows in the order of the RFC, then the kinds of hops. What a
+proxy gets wrong is a `ProtocolError`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from socksclient.protocol.address import (
     NOT_IN_A_NAME,
     AddressType,
     Host,
     HostPort,
+    decode_address,
     encode_address,
     is_address,
 )
-from socksclient.protocol.codes import Command, Reply, Socks4Reply
-from socksclient.protocol.exceptions import AuthenticationError, ProtocolError, reply_error
+from socksclient.protocol.codes import Command, Phase, Reply
+from socksclient.protocol.exceptions import (
+    AuthenticationError,
+    ProtocolError,
+    ProxyClosed,
+    not_what_speaks,
+    reply_error,
+)
+from socksclient.protocol.fields import encode_credential
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.proxy import Kind, Method, Proxy
 
 __all__ = [
     "MAX_HEADER_SIZE",
-    "NO_ACCEPTABLE_METHODS",
-    "SOCKS4_REPLY_SIZE",
+    "NO_AUTHENTICATION",
+    "USERNAME_PASSWORD",
+    "Socks5",
+    "Socks5h",
+    "check_answer",
     "check_reply",
-    "check_socks4_reply",
     "check_status",
-    "checked_answer",
     "datagram_header_size",
     "decode_method",
-    "decode_socks4_address",
-    "encode_credential",
     "encode_credentials",
     "encode_datagram_header",
     "encode_methods",
     "encode_request",
-    "encode_socks4_request",
-    "list_of_codes",
-    "not_what_speaks",
+    "negotiate_nothing",
+    "negotiate_password",
+    "reply",
     "reply_size",
-    "socks4_carries",
+    "request",
+    "select_method",
 ]
 
-VERSION = 0x05
-NO_ACCEPTABLE_METHODS = 0xFF
+_VERSION = 0x05
+_NO_ACCEPTABLE_METHODS = 0xFF
 
-
-# Method selection (RFC 1928 §3)
+# The messages of the method selection (RFC 1928 §3)
 
 
 def encode_methods(methods: Sequence[int]) -> bytes:
-    """VER NMETHODS METHODS: the methods offered, in the order of preference."""
-    return bytes([VERSION, len(methods), *methods])
+    """Return VER NMETHODS METHODS, which offers the methods in the order of preference."""
+    return bytes([_VERSION, len(methods), *methods])
 
 
 def decode_method(octets: bytes, offered: Sequence[int]) -> int:
-    """VER METHOD: the method that the proxy selected among those `offered`."""
+    """Return the method that a proxy has selected by VER METHOD.
+
+    Args:
+        octets: The proxy's message.
+        offered: The methods that it could select.
+
+    Raises:
+        AuthenticationError: The proxy accepts none of the methods.
+        ProtocolError: The proxy does not speak SOCKS5, or has selected a method that was not
+            offered.
+    """
     version, method = octets
-    if version != VERSION:
-        raise ProtocolError(not_what_speaks(octets, "a SOCKS5 proxy", "version 05"), octets)
-    if method == NO_ACCEPTABLE_METHODS:
-        codes = list_of_codes(offered)
-        if list(offered) == [0x00]:
+    if version != _VERSION:
+        raise ProtocolError(not_what_speaks(octets, Socks5.title, "version 05"), octets)
+    if method == _NO_ACCEPTABLE_METHODS:
+        codes = _list_of_codes(offered)
+        if list(offered) == [NO_AUTHENTICATION.code]:
             raise AuthenticationError(
                 f"the proxy wants authentication, and there is no username (offered: {codes})"
             )
@@ -71,96 +88,66 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
     if method not in offered:
         raise ProtocolError(
             f"the proxy selected method {method:02X}, which was not offered"
-            f" ({list_of_codes(offered)})",
+            f" ({_list_of_codes(offered)})",
             octets,
         )
     return method
 
 
-def list_of_codes(methods: Sequence[int]) -> str:
-    """Return the codes of methods, as they are written in error texts."""
+def _list_of_codes(methods: Sequence[int]) -> str:
     return ", ".join(f"{method:02X}" for method in methods)
 
 
-def not_what_speaks(octets: bytes, expected: str, wanted: str) -> str:
-    """What speaks, judged by the first two octets of its first answer; it is not `expected`."""
-    if octets[:2] == b"HT" and b"HTTP/".startswith(octets[:5]):
-        return f"this is an HTTP proxy or server, not {expected}: it answered in HTTP"
-    if octets[:1] == b"\0" and octets[1:2] in (b"\x5a", b"\x5b", b"\x5c", b"\x5d"):
-        return f"this is a SOCKS4 server, not {expected}: it answered in SOCKS4"
-    if octets[0] == VERSION:
-        return f"this is a SOCKS5 server, not {expected}: it answered in SOCKS5"
-    if octets[:2] == b"\x15\x03":
-        kind = expected.partition(" ")[2]
-        return f"this is a TLS server, not a plain {kind}: it answered with a TLS alert"
-    return f"this is not {expected}: it answered with {octets[:2].hex(' ')}, {wanted} is wanted"
-
-
-# Username/password sub-negotiation (RFC 1929 §2)
-
-
-def encode_credential(field: str, value: str, limit: int | None = 255) -> bytes:
-    """A user name or a password as UTF-8.
-
-    Args:
-        field: What it is, for the error's text, which never bears the value.
-        value: RFC 1929 asks for one octet at least; Tor, curl and token-as-user proxies live with
-            empty ones.
-        limit: The most octets that it may have.
-    """
-    if not isinstance(value, str):
-        raise TypeError(f"{field} must be a str, not {type(value).__name__}")
-    octets = value.encode(errors="replace")
-    if octets.decode() != value:  # so that no error has the value as its context
-        raise ValueError(f"{field} cannot be encoded as UTF-8")
-    if limit is not None and len(octets) > limit:
-        raise ValueError(f"{field} is {len(octets)} octets long in UTF-8; SOCKS carries {limit}")
-    return octets
+# The messages of the username/password sub-negotiation (RFC 1929 §2)
 
 
 def encode_credentials(username: str, password: str) -> bytes:
-    """VER=01 ULEN UNAME PLEN PASSWD."""
+    """Return VER=01 ULEN UNAME PLEN PASSWD."""
     uname = encode_credential("username", username)
     passwd = encode_credential("password", password)
     return b"\x01%c%b%c%b" % (len(uname), uname, len(passwd), passwd)
 
 
 def check_status(octets: bytes, reserved: bool = False) -> None:
-    """VER STATUS: raises unless the credentials were accepted.
+    """Check VER STATUS, by which a proxy accepts or refuses the credentials.
 
     Args:
-        octets: The message.
+        octets: The proxy's message.
         reserved: Whether the user name is one that Tor has reserved.
+
+    Raises:
+        AuthenticationError: The proxy has refused the credentials.
+        ProtocolError: The version is not that of RFC 1929.
     """
     version, status = octets
-    # Some servers answer with the version of SOCKS in place of the sub-negotiation's, Tor among
-    # them (`05 01` to a reserved user name); curl does not look at it at all.
-    if version not in (0x01, VERSION):
+    # Some servers answer with the version of SOCKS instead of the sub-negotiation's. Tor is among
+    # them (`05 01` to a reserved user name). curl does not look at the version at all.
+    if version not in (0x01, _VERSION):
         raise ProtocolError(
             f"version {version:02X} in the answer to the credentials; 01 is wanted", octets
         )
     if status != 0x00:
         refused = f"the proxy refused the credentials (STATUS {status:02X})"
-        if version == VERSION and reserved:
+        if version == _VERSION and reserved:
             # Tor says it in the ten octets of a failed reply (proposal 351).
             refused += ": Tor keeps user names that begin with <torS0X> to itself, and does not"
             refused += " know this form of them"
         raise AuthenticationError(refused)
 
 
-# Request and reply (RFC 1928 §4–6)
+# The messages of request and reply (RFC 1928 §4 to §6)
 
 
 def encode_request(command: int, host: Host, port: int) -> bytes:
     """Return VER CMD RSV ATYP DST.ADDR DST.PORT."""
-    return bytes([VERSION, command, 0x00]) + encode_address(host, port)
+    return bytes([_VERSION, command, 0x00]) + encode_address(host, port)
 
 
 def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
-    """Check the beginning of a reply, VER REP …; two octets are enough.
+    """Check the beginning of a reply, VER REP. Two octets are enough.
 
-    A failure is raised before the rest of the reply is looked at: some servers end a failure after
-    two octets or after four, and Tor sends failures with an ATYP of 0.
+    A refusal is raised before the rest of the reply is looked at: some servers end a refusal after
+    two octets or after four, and Tor sends refusals with an ATYP of 0.
 
     Args:
         octets: The beginning of the reply.
@@ -172,7 +159,7 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
         ProtocolError: The version is not 05.
     """
     version, rep = octets[:2]
-    if version != VERSION:
+    if version != _VERSION:
         raise ProtocolError(
             f"version {version:02X} in the reply to the request; 05 is wanted", octets
         )
@@ -184,25 +171,11 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
         raise reply_error(Reply(rep), command.text)
 
 
-def checked_answer(command: Command, answer: str) -> str:
-    """Return Tor's answer to RESOLVE, which is an IP address, or to RESOLVE_PTR, which is a name.
-
-    Raises:
-        ProtocolError: The answer is something else.
-    """
-    good = is_address(answer)
-    if command == Command.RESOLVE_PTR:
-        good = not (good or NOT_IN_A_NAME.search(answer) or "\\" in answer or not answer)
-    if not good:
-        raise ProtocolError(f"the answer to {command.text} is {answer!r}")
-    return answer
-
-
 def reply_size(head: bytes) -> int:
-    """How many octets a reply has, given its first five.
+    """Return how many octets a reply has, by its first five.
 
     Raises:
-        ProtocolError: The ATYP is not one of RFC 1928's.
+        ProtocolError: RFC 1928 has no such ATYP.
     """
     atyp, first = head[3:5]
     if atyp == AddressType.IPV4:
@@ -214,67 +187,185 @@ def reply_size(head: bytes) -> int:
     raise ProtocolError(f"address type {atyp:02X} in the reply; 01, 03 or 04 is wanted", head)
 
 
-# SOCKS4, 4A
+def check_answer(command: Command, answer: str) -> None:
+    """Check Tor's answer: an IP address to RESOLVE, a name to RESOLVE_PTR.
 
-SOCKS4_REPLY_SIZE = 8
-
-
-def socks4_carries(host: Host) -> bool:
-    """Return whether SOCKS4 has a form for a host that is an IP address.
-
-    That is an IPv4 address other than 0.0.0.x, which says that a name follows.
+    Raises:
+        ProtocolError: The answer is something else.
     """
-    ip = host.ip
-    return ip is not None and ip.version == 4 and not 0 < int(ip) <= 0xFF
+    is_good = is_address(answer)
+    if command == Command.RESOLVE_PTR:
+        is_name = answer != "" and not NOT_IN_A_NAME.search(answer) and "\\" not in answer
+        is_good = is_name and not is_good
+    if not is_good:
+        raise ProtocolError(f"the answer to {command.text} is {answer!r}")
 
 
-def encode_socks4_request(command: int, host: Host, port: int, username: str) -> bytes:
-    """Return VN CD DSTPORT DSTIP USERID NUL, and for a name, which is 4A, the name and NUL.
-
-    The host is a name, or an address that SOCKS4 carries.
-    """
-    ip = host.ip
-    name = b"" if ip is not None else host.text.encode("ascii") + b"\0"
-    address = b"\0\0\0\x01" if ip is None else ip.packed
-    head = b"\x04%c%b%b" % (command, port.to_bytes(2, "big"), address)
-    return head + username.encode() + b"\0" + name
-
-
-def check_socks4_reply(octets: bytes) -> None:
-    """VN CD …: raises unless the request was granted. Two octets are enough."""
-    version, code = octets[:2]
-    if version != 0x00:
-        raise ProtocolError(not_what_speaks(octets[:2], "a SOCKS4 proxy", "version 00"), octets)
-    if code != Socks4Reply.GRANTED:
-        raise reply_error(Socks4Reply(code))
-
-
-def decode_socks4_address(octets: bytes) -> HostPort:
-    """DSTPORT DSTIP as (host, port): in a reply, the bound address."""
-    return str(ipaddress.IPv4Address(octets[2:])), int.from_bytes(octets[:2], "big")
-
-
-# Datagrams (RFC 1928 §7)
+# The headers of datagrams (RFC 1928 §7)
 
 MAX_HEADER_SIZE = 4 + 1 + 255 + 2
-"""Octets of the longest header of a datagram: that of a name."""
+"""The octets of the longest header of a datagram, which has a name in it."""
 
 _HEADER_SIZES = {b"\0\0\0\x01": 4 + 4 + 2, b"\0\0\0\x04": 4 + 16 + 2}
 _NAME_FOLLOWS = b"\0\0\0\x03"
 
 
-def encode_datagram_header(host: str, port: int) -> bytes:
+def encode_datagram_header(host: Host, port: int) -> bytes:
     """Return RSV FRAG ATYP DST.ADDR DST.PORT."""
-    return b"\0\0\0" + encode_address(Host.of(host), port)
+    return b"\0\0\0" + encode_address(host, port)
 
 
 def datagram_header_size(octets: bytes) -> int:
-    """How many octets of a datagram are its header; 0 if it is to be dropped.
+    """Return how many octets of a datagram are its header; 0 if the datagram is to be dropped.
 
-    That is one shorter than its header, one with RSV or ATYP that are not RFC 1928's, and every
-    fragment, which who does not reassemble must drop.
+    A datagram is to be dropped if it is shorter than its header, if RFC 1928 has no such RSV or
+    ATYP, and if it is a fragment: a client that does not reassemble must drop fragments.
     """
     size = _HEADER_SIZES.get(octets[:4], 0)
     if octets[:4] == _NAME_FOLLOWS and len(octets) > 4:
         size = 4 + 1 + octets[4] + 2
     return size if size <= len(octets) else 0
+
+
+# The flows
+
+
+def select_method(methods: Sequence[Method]) -> Flow[Method]:
+    """Offer methods, and return the one that the proxy selects (RFC 1928 §3)."""
+    codes = [method.code for method in methods]
+    try:
+        answer = yield Exchange(encode_methods(codes), 2)
+    except ConnectionEnded as ended:
+        hint = ", as servers do that do not speak SOCKS5"
+        if codes != [NO_AUTHENTICATION.code]:
+            # OpenSSH and asyncssh accept "no authentication" (00) only, and otherwise hang up.
+            hint += f", or that accept none of the methods offered ({_list_of_codes(codes)})"
+        raise ProxyClosed.within(ended, 2, hint=hint) from ended.__cause__
+    return methods[codes.index(decode_method(answer, codes))]
+
+
+def negotiate_nothing(_proxy: Proxy) -> Flow[None]:
+    """Do nothing, which is the sub-negotiation of "no authentication required"."""
+    yield from ()
+
+
+def negotiate_password(proxy: Proxy) -> Flow[None]:
+    """Send the username and the password (RFC 1929 §2)."""
+    try:
+        # The message has no variable of its own, because a traceback can show variables.
+        answer = yield Exchange(
+            encode_credentials(proxy.username or "", proxy.password or ""), 2, is_secret=True
+        )
+    except ConnectionEnded as ended:
+        raise ProxyClosed.within(ended, 2) from ended.__cause__
+    check_status(answer, reserved=(proxy.username or "").startswith("<torS0X>"))
+
+
+NO_AUTHENTICATION = Method(0x00, negotiate_nothing)
+USERNAME_PASSWORD = Method(0x02, negotiate_password)
+
+
+def request(command: Command, host: Host, port: int) -> Flow[HostPort]:
+    """Send a request, and return BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
+    hint = f", as proxies do that do not offer {command.text}"
+    if command == Command.CONNECT:
+        hint = ", as OpenSSH does when it cannot connect"
+    return (yield from reply(command, encode_request(command, host, port), hint))
+
+
+def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[HostPort]:
+    """Read one reply, and return its BND.ADDR and BND.PORT.
+
+    The flow takes whatever octets have come. So nothing is lost if the driver gives up amid a
+    reply, and goes on later.
+
+    Args:
+        command: The command of the request.
+        send: The request, if the reply answers one.
+        hint: The end of the error text if the proxy hangs up and has sent no octet of the reply.
+    """
+    octets = b""
+    is_first = bool(send)
+    # A success has at least seven octets, and the first five tell how many octets it has.
+    size = 5
+    while len(octets) < size:
+        left = size - len(octets)
+        try:
+            octets += yield Exchange(send, left, 1)
+        except ConnectionEnded as ended:
+            raise ProxyClosed.within(ended, left, octets, hint) from ended.__cause__
+        send = b""
+        # A refusal may end after REP: heroku's server sends nothing more.
+        if len(octets) >= 2:
+            check_reply(octets, command, is_first=is_first)
+        if len(octets) == 5:
+            size = reply_size(octets)
+    return decode_address(octets[3:])
+
+
+# The kinds of hops
+
+
+class Socks5(Kind):
+    """A SOCKS5 proxy that is asked for addresses, because this side resolves names."""
+
+    scheme = "socks5"
+    tls_scheme = "socks5+tls"
+    title = "a SOCKS5 proxy"
+    remote_dns = False
+    has_methods = True
+
+    def check_proxy(self, proxy: Proxy) -> None:
+        """Check the length of the credentials, and the codes of the methods."""
+        if proxy.username is not None:
+            encode_credential("proxy username", proxy.username)
+            encode_credential("proxy password", proxy.password or "")
+        codes = [method.code for method in proxy.methods]
+        if len(set(codes)) < len(codes):
+            raise ValueError("proxy methods must have different codes")
+        if USERNAME_PASSWORD.code in codes and proxy.username is None:
+            raise ValueError("proxy methods have username/password (02), but there is no username")
+
+    def handshake(
+        self,
+        proxy: Proxy,
+        command: Command,
+        host: Host,
+        port: int,
+        begin_phase: Callable[[Phase], None],
+    ) -> Flow[HostPort]:
+        """Select a method, run its sub-negotiation, send the request, and read its reply."""
+        begin_phase("method selection")
+        method = yield from select_method(_methods(proxy))
+        if method is not NO_AUTHENTICATION:
+            begin_phase("authentication")
+        try:
+            yield from method.negotiate(proxy)
+        except ConnectionEnded as ended:
+            # A method of the user's own does not have to know of this.
+            raise ProxyClosed.within_method(ended, method.code) from ended.__cause__
+        begin_phase("request")
+        bound_address = yield from request(command, host, port)
+        if command in (Command.RESOLVE, Command.RESOLVE_PTR):
+            check_answer(command, bound_address[0])
+        return bound_address
+
+    def next_reply(self, command: Command) -> Flow[HostPort]:
+        """Read the second reply to BIND."""
+        return reply(command)
+
+
+class Socks5h(Socks5):
+    """A SOCKS5 proxy that resolves names."""
+
+    scheme = "socks5h"
+    tls_scheme = "socks5h+tls"
+    remote_dns = True
+
+
+def _methods(proxy: Proxy) -> Sequence[Method]:
+    if proxy.methods:
+        return proxy.methods
+    if proxy.username is None:
+        return (NO_AUTHENTICATION,)
+    return (NO_AUTHENTICATION, USERNAME_PASSWORD)

@@ -22,10 +22,9 @@ from socksclient.protocol.exceptions import (
     ResolveError,
     SocksError,
 )
-from socksclient.protocol.flow import Exchange, Flow, handshake
+from socksclient.protocol.flow import Exchange, Flow
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import NOT_KNOWN, Request, Route
-from socksclient.protocol.socks5 import socks4_carries
 
 __all__ = [
     "Connect",
@@ -168,7 +167,9 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
             for hop, request in enumerate(route.requests):
                 yield from _start_tls(request.proxy, begin_phase)
                 host = _host_to_ask(request, hosts[hop][failed[hop]], winner if hop == 0 else None)
-                flow = handshake(request.proxy, request.command, host, request.port, begin_phase)
+                flow = request.proxy.kind.handshake(
+                    request.proxy, request.command, Host.parse(host), request.port, begin_phase
+                )
                 bound_address = yield from _observed(flow, report and report_octets)
                 note(f"granted, bound address {host_port(*bound_address)!r}")
             return Grant(bound_address, _own_address(route, hosts, failed))
@@ -333,8 +334,7 @@ def _carried_by(proxy: Proxy, host: str, addresses: Iterable[SocketAddress]) -> 
     """
     texts = [address[0] for address in addresses if not any(address[3:])]
     carried = [text for text in texts if "%" not in text]
-    if proxy.scheme == "socks4":
-        carried = [text for text in carried if socks4_carries(Host.of(text))]
+    carried = [text for text in carried if proxy.kind.carries(Host.of(text))]
     if not carried:
         raise ResolveError(f"{host} has no address that the proxy could reach: {', '.join(texts)}")
     return carried

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.protocol.address import decode_destination
+from socksclient.protocol.address import Host, decode_destination
 from socksclient.protocol.socks5 import datagram_header_size, encode_datagram_header
 
 if TYPE_CHECKING:
@@ -107,7 +107,10 @@ class Relay:
         if self.faults.stranger is not None:
             with socket.socket(self.inside.family, socket.SOCK_DGRAM) as stranger:
                 _send(stranger, self.faults.stranger, self.client)
-        for datagram in (*self.faults.garbage, encode_datagram_header(*source) + payload):
+        for datagram in (
+            *self.faults.garbage,
+            encode_datagram_header(Host.of(source[0]), source[1]) + payload,
+        ):
             _send(self.inside, datagram, self.client)
 
     def maybe_end(self) -> None:

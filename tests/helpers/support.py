@@ -23,6 +23,7 @@ import uvloop
 
 from socksclient import Proxy, ProxyLike
 from socksclient._net.association import Association, Granted, routes_of
+from socksclient.protocol import socks5
 from socksclient.protocol.address import Host, encode_address, host_port
 from socksclient.protocol.tunnel import Grant
 
@@ -35,6 +36,11 @@ LONG = 60.0
 
 SHORT = 1.0
 """Seconds of a timeout that must pass, but only after the proxy has come to where it stalls."""
+
+
+def encode_datagram_header(host: str, port: int) -> bytes:
+    """Return RSV FRAG ATYP DST.ADDR DST.PORT, of whatever host."""
+    return socks5.encode_datagram_header(Host.of(host), port)
 
 
 class Loop(uvloop.Loop):

@@ -36,7 +36,6 @@ from socksclient._cli.main import main
 from socksclient._cli.stdio import relay
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Phase
-from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers
@@ -46,6 +45,7 @@ from helpers.support import (
     LONG,
     REFUSED_PORT,
     Address,
+    encode_datagram_header,
     eventually,
     family_of,
     in_thread,

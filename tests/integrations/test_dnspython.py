@@ -44,7 +44,6 @@ from socksclient import (
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused
 from socksclient.protocol.codes import Command
-from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers, real_services
@@ -56,6 +55,7 @@ from helpers.support import (
     REFUSED_PORT,
     Address,
     descriptors,
+    encode_datagram_header,
     eventually,
     needs,
     resolved_names,

@@ -18,7 +18,6 @@ from anyio.abc import SocketAttribute
 
 from socksclient import AssociationClosed
 from socksclient.anyio import ConnectedUDPAssociation, UDPAssociation, udp_associate
-from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Faults, SocksServer
 
 from helpers.support import (
@@ -28,6 +27,7 @@ from helpers.support import (
     PlayedProxy,
     again_and_again,
     descriptors,
+    encode_datagram_header,
     make_room,
     no_room,
     settled_descriptors,

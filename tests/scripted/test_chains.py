@@ -49,7 +49,6 @@ from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import HTTPReply, Phase, Socks4Reply
 from socksclient.ftp import FTP
 from socksclient.protocol.codes import Command
-from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.testing import Connection, Faults, SocksServer
 
 from helpers.hops import (
@@ -72,6 +71,7 @@ from helpers.support import (
     LONG,
     REFUSED_PORT,
     Address,
+    encode_datagram_header,
     eventually,
     receive_exactly,
     resolved_names,
@@ -227,8 +227,8 @@ class TestWhatCannotBe:
         [
             (["http://h", LAST], "an HTTP proxy cannot do UDP ASSOCIATE"),
             ([LAST, "http://h"], "an HTTP proxy cannot do UDP ASSOCIATE"),
-            (["socks4a://h", LAST], "SOCKS4 cannot do UDP ASSOCIATE"),
-            ([LAST, "socks4://h"], "SOCKS4 cannot do UDP ASSOCIATE"),
+            (["socks4a://h", LAST], "a SOCKS4 proxy cannot do UDP ASSOCIATE"),
+            ([LAST, "socks4://h"], "a SOCKS4 proxy cannot do UDP ASSOCIATE"),
             (["socks5h+tls://h", LAST], "would go to the proxy in the clear"),
             ([LAST, LAST, "socks5h+tls://h"], "would go to the proxy in the clear"),
             (["https://h", LAST], "UDP"),

@@ -16,14 +16,9 @@ from socksclient.protocol.address import (
     is_address,
     without_mapping,
 )
-from socksclient.protocol.socks5 import (
-    MAX_HEADER_SIZE,
-    datagram_header_size,
-    encode_datagram_header,
-)
+from socksclient.protocol.socks5 import MAX_HEADER_SIZE, datagram_header_size
 
-from helpers.support import Address, unix_association
-
+theirs
 HOSTS = st.ip_addresses().map(str) | st.from_regex(r"[!-.0-9;-?A-Z\\^-~]{1,255}", fullmatch=True)
 ADDRESSES = st.tuples(HOSTS, st.integers(0, 0xFFFF))
 PAYLOADS = st.binary(max_size=300)

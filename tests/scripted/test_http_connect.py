@@ -916,7 +916,7 @@ class TestSecrets:
             with pytest.raises(SocksError) as caught:
                 dial(NAME, proxy=proxy)
         report = report_of(caught.value)
-        assert "in http_connect" in report
+        assert "in handshake" in report
         assert_no_secret_in(report + repr(getattr(caught.value, "fields", "")))
 
     def test_in_httpx(

@@ -284,8 +284,8 @@ class TestWhatCannotBe:
         [
             ("resolve", NAME, "http", "an HTTP proxy cannot do RESOLVE"),
             ("resolve_ptr", "192.0.2.7", "http", "an HTTP proxy cannot do RESOLVE_PTR"),
-            ("resolve_ptr", "192.0.2.7", "socks4a", "SOCKS4 cannot do RESOLVE_PTR"),
-            ("resolve_ptr", "192.0.2.7", "socks4", "SOCKS4 cannot do RESOLVE_PTR"),
+            ("resolve_ptr", "192.0.2.7", "socks4a", "a SOCKS4 proxy cannot do RESOLVE_PTR"),
+            ("resolve_ptr", "192.0.2.7", "socks4", "a SOCKS4 proxy cannot do RESOLVE_PTR"),
             ("resolve_ptr", NAME, "socks5h", r"'origin\.test' is no IP address"),
             ("resolve_ptr", "127.1", "socks5h", r"'127\.1' is no IP address"),
             ("resolve_ptr", NAME, "http", r"'origin\.test' is no IP address"),

@@ -45,7 +45,6 @@ from socksclient import (
 from socksclient._net.association import Association, Granted, _advice, _is_private, routes_of
 from socksclient.protocol.address import AddressType, Host, encode_address, host_port
 from socksclient.protocol.codes import Command
-from socksclient.protocol.socks5 import encode_datagram_header
 from socksclient.protocol.tunnel import Grant
 from socksclient.testing import Connection, Faults, SocksServer
 
@@ -58,6 +57,7 @@ from helpers.support import (
     PlayedProxy,
     again_and_again,
     echoing_datagrams,
+    encode_datagram_header,
     eventually,
     family_of,
     in_thread,
@@ -1185,7 +1185,7 @@ def test_a_local_port_that_cannot_be(associate: Associate, port: Any) -> None:
 
 
 def test_a_proxy_that_cannot_relay_needs_no_socket(associate: Associate) -> None:
-    with pytest.raises(ValueError, match="SOCKS4 cannot do UDP ASSOCIATE"):
+    with pytest.raises(ValueError, match="a SOCKS4 proxy cannot do UDP ASSOCIATE"):
         associate("socks4://127.0.0.1:1", local_address=("192.0.2.1", 0))
 
 

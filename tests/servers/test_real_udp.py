@@ -18,11 +18,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import socksclient.anyio
 from socksclient import AssociationClosed, ProxyClosed, ReplyError
-from socksclient.protocol.socks5 import encode_datagram_header
 
-from helpers import real_servers
-from helpers.support import BACKENDS, LONG, SHORT, Address, needs
-
+theirs
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from socksclient import Proxy
-from socksclient.protocol.environment import Environment, all_proxy
+from socksclient.protocol.environment import Environment, Setting
 
 from helpers.support import resolved_names
 
@@ -31,6 +31,10 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def proxy_of(setting: Setting | None) -> Proxy | None:
+    return None if setting is None else setting.parsed(Proxy.from_url)
+
+
 class TestFromEnv:
     def test_nothing_is_set(self) -> None:
         assert Proxy.from_env() is None
@@ -43,7 +47,6 @@ class TestFromEnv:
         monkeypatch.setenv("ALL_PROXY", "socks5h://user:p%40ss@proxy.test:1081")
         expected = Proxy("proxy.test", 1081, username="user", password="p@ss")
         assert Proxy.from_env(destination) == expected
-        assert all_proxy(destination) == expected
 
     def test_only_that_for_all_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
@@ -107,7 +110,7 @@ class TestWhichVariable:
     ) -> None:
         environment = Environment.of(environ)
         for scheme, expected in (("http", http), ("https", https), ("ftp", other), (None, other)):
-            proxy = environment.proxy_for(scheme, "site.test", 80)
+            proxy = proxy_of(environment.proxy_for(scheme, "site.test", 80))
             assert proxy == (None if expected is None else Proxy.from_url(expected))
 
     @pytest.mark.parametrize(
@@ -135,9 +138,9 @@ class TestWhichVariable:
                 return super().get(name.upper(), default)
 
         cgi = Environment.of(Environ(HTTP_PROXY=A, REQUEST_METHOD="GET", ALL_PROXY=B))
-        assert cgi.proxy_for("http", "site.test", 80) == Proxy("b.test")
+        assert proxy_of(cgi.proxy_for("http", "site.test", 80)) == Proxy("b.test")
         usual = Environment.of(Environ(HTTP_PROXY=A, NO_PROXY="near.test"))
-        assert usual.proxy_for("http", "site.test", 80) == Proxy("a.test")
+        assert proxy_of(usual.proxy_for("http", "site.test", 80)) == Proxy("a.test")
         assert usual.proxy_for("http", "near.test", 80) is None
 
 
@@ -166,7 +169,7 @@ class TestValues:
     def test_what_they_mean(self, value: str, expected: Proxy) -> None:
         for variable in ("all_proxy", "HTTPS_PROXY"):
             environment = Environment.of({variable: value})
-            assert environment.proxy_for("https", "site.test", 443) == expected
+            assert proxy_of(environment.proxy_for("https", "site.test", 443)) == expected
 
     @pytest.mark.parametrize(
         "value",
@@ -190,9 +193,9 @@ class TestValues:
     def test_what_they_cannot_be(self, value: str) -> None:
         environment = Environment.of({"HTTPS_PROXY": value, "all_proxy": C})
         # It matters to those only who would use it.
-        assert environment.proxy_for("http", "site.test", 80) == Proxy("c.test")
+        assert proxy_of(environment.proxy_for("http", "site.test", 80)) == Proxy("c.test")
         with pytest.raises(ValueError, match=r"^HTTPS_PROXY: proxy ") as caught:
-            environment.proxy_for("https", "site.test", 443)
+            proxy_of(environment.proxy_for("https", "site.test", 443))
         assert "s3cret" not in f"{caught.value!r} {environment!r}"
         assert caught.value.__cause__ is caught.value.__context__ is None
 
@@ -222,14 +225,14 @@ class TestValues:
         self, value: str, text: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
-            Environment.of({"HTTPS_PROXY": value}).proxy_for("https")
+            proxy_of(Environment.of({"HTTPS_PROXY": value}).proxy_for("https"))
         monkeypatch.setenv("all_proxy", value)
         with pytest.raises(ValueError, match=f"^all_proxy: {re.escape(text[13:])}"):
             Proxy.from_env()
 
     @pytest.mark.parametrize("value", ["socks5:1080", "http:1080", "socks5"])
     def test_a_host_with_the_name_of_a_scheme(self, value: str) -> None:
-        proxy = Environment.of({"all_proxy": value}).proxy_for(None)
+        proxy = proxy_of(Environment.of({"all_proxy": value}).proxy_for(None))
         assert proxy == Proxy.from_url(f"http://{value}")
 
     def test_a_password_that_socks4_cannot_carry(
@@ -329,7 +332,7 @@ class TestNoProxy:
         )
         assert not some.bypasses(None)
         assert not some.bypasses("port.test")
-        assert some.proxy_for("http") == Proxy("a.test")
+        assert proxy_of(some.proxy_for("http")) == Proxy("a.test")
         everything = Environment.of({"all_proxy": A, "no_proxy": "x.test,*"})
         assert everything.bypasses(None)
         assert everything.proxy_for("http") is None
@@ -359,7 +362,7 @@ class TestNoProxy:
         environment = Environment.of({"all_proxy": value})
         message = "all_proxy: "
         try:
-            environment.proxy_for("http", "site.test", 80)
+            proxy_of(environment.proxy_for("http", "site.test", 80))
         except ValueError as error:
             message = str(error)
         assert message.startswith("all_proxy: ")

@@ -30,6 +30,7 @@ from socksclient.protocol.exceptions import (
     TTLExpired,
     reply_error,
 )
+from socksclient.protocol.flow import ConnectionEnded
 
 BASES: dict[type, tuple[type, ...]] = {
     SocksError: (OSError,),
@@ -51,7 +52,7 @@ def test_the_tree_is_the_one_drawn_in_the_module() -> None:
     found = [
         kind
         for kind in vars(exceptions).values()
-        if isinstance(kind, type) and issubclass(kind, BaseException)
+        if isinstance(kind, type) and issubclass(kind, exceptions.SocksError)
     ]
     assert {kind: kind.__bases__ for kind in found} == BASES
     drawn = re.findall(r"^ +[│├└─ ]*(\w+)(?: \((\w+)\))?", exceptions.__doc__ or "", re.MULTILINE)
@@ -305,7 +306,7 @@ def test_a_protocol_error_bears_what_was_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
     assert (error.received, error.args) == (b"HT", (None, "nonsense"))  # as of an OSError
-    closed = ProxyClosed.early(b"\x05\0\0\1\x7f\0", 10)
+    closed = ProxyClosed.within(ConnectionEnded(b"\x7f\0"), 6, b"\x05\0\0\1")
     assert closed.received == b"\x05\0\0\1\x7f\0"
     assert str(closed) == "the proxy hung up before it had answered: got 6 of 10 octets"
 

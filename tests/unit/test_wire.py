@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError
 from socksclient.exceptions import Socks4Reply
+from socksclient.protocol import socks4
 from socksclient.protocol import socks5 as wire
 from socksclient.protocol.address import (
     Host,
@@ -24,6 +25,8 @@ from socksclient.protocol.address import (
     without_mapping,
 )
 from socksclient.protocol.codes import Command
+from socksclient.protocol.exceptions import not_what_speaks
+from socksclient.protocol.fields import encode_credential
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
@@ -94,12 +97,12 @@ def test_an_answer_that_is_no_selection_is_called_what_it_is(answer: str, text: 
     ],
 )
 def test_what_speaks_is_judged_by_two_octets_at_most(octets: str, text: str) -> None:
-    said = wire.not_what_speaks(bytes.fromhex(octets), "a SOCKS4 proxy", "version 00")
+    said = not_what_speaks(bytes.fromhex(octets), "a SOCKS4 proxy", "version 00")
     assert said.startswith(text)
 
 
 def test_what_speaks_in_place_of_an_http_proxy() -> None:
-    said = wire.not_what_speaks(b"\x15\x03", "an HTTP proxy", "HTTP")
+    said = not_what_speaks(b"\x15\x03", "an HTTP proxy", "HTTP")
     assert said.startswith("this is a TLS server, not a plain HTTP proxy: ")
 
 
@@ -134,16 +137,16 @@ def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
 
 
 def test_a_credential_of_http_has_any_length() -> None:
-    assert wire.encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
+    assert encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
     with pytest.raises(
         ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries 10$"
     ):
-        wire.encode_credential("password", "x" * 11, 10)
+        encode_credential("password", "x" * 11, 10)
 
 
 def test_a_credential_with_a_surrogate_is_refused_and_appears_in_no_text() -> None:
     with pytest.raises(ValueError, match="password cannot be encoded as UTF-8") as caught:
-        wire.encode_credential("password", "secret\ud800")
+        encode_credential("password", "secret\ud800")
     assert type(caught.value) is ValueError  # a UnicodeEncodeError would bear the password
     assert caught.value.__context__ is None
 
@@ -239,7 +242,7 @@ def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
 def test_a_request_of_socks4(host: str, port: int, username: str, message: str) -> None:
     octets = bytes.fromhex(message)
     for command in Command:
-        sent = wire.encode_socks4_request(command, Host.parse(host), port, username)
+        sent = socks4.encode_request(command, Host.parse(host), port, username)
         assert sent == octets[:1] + bytes([command]) + octets[2:]
 
 
@@ -249,13 +252,13 @@ def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
         granted = None if code == Socks4Reply.GRANTED else ReplyError
         expected = ProtocolError if version else granted
         for octets in (pair, pair + bytes(6), pair + b"\xff" * 9):
-            assert fate(wire.check_socks4_reply, octets) is expected, pair
+            assert fate(socks4.check_reply, octets) is expected, pair
 
 
 @given(st.ip_addresses(v=4).map(str), st.integers(0, 0xFFFF))
 def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
-    request = wire.encode_socks4_request(Command.CONNECT, Host.parse(host), port, "")
-    assert wire.decode_socks4_address(request[2:8]) == (host, port)
+    request = socks4.encode_request(Command.CONNECT, Host.parse(host), port, "")
+    assert socks4.decode_address(request[2:8]) == (host, port)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +278,7 @@ def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
     ],
 )
 def test_which_addresses_socks4_carries(host: str, carried: bool) -> None:
-    assert wire.socks4_carries(Host.of(host)) == carried
+    assert socks4.Socks4().carries(Host.of(host)) == carried
 
 
 # Addresses
