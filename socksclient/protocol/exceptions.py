@@ -1,11 +1,11 @@
-"""What can go wrong, as data.
+"""The errors: what can go wrong on the way through a proxy, as data.
 
     SocksError (OSError)
     ├── ProxyConnectError (ConnectionError)        the proxy itself cannot be reached, or its TLS
     ├── ProxyTimeout (TimeoutError)                the deadline passed
     ├── ResolveError                               a destination resolved here has no address
-    ├── ProtocolError                              the peer does not speak SOCKS as it should
-    │   └── ProxyClosed (ConnectionResetError)     it hung up before it had answered
+    ├── ProtocolError                              the proxy does not speak as it should
+    │   └── ProxyClosed (ConnectionResetError)     the proxy hung up before it had answered
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
     ├── ReplyError                                 the proxy refused the request, and says why
     │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403, and their like
@@ -44,21 +44,23 @@ __all__ = [
 
 
 class SocksError(OSError):
-    """Something went wrong on the way through a proxy: the base of all the others.
+    """The base of all other errors here: something went wrong on the way through a proxy.
 
-    Its text names hosts and ports, never a password.
+    The text names hosts and ports, and never a password. A pickle or a copy of an error has all of
+    its attributes and notes. If its proxy has an `ssl.SSLContext`, which cannot be pickled, there
+    is True in the place of the context.
 
     Attributes:
-        proxy: The hop that the error speaks of, or None where no proxy was involved yet.
-        hop: Its position in the chain; 0 is the nearest.
-        next_hop: The (host, port) of the hop after it, to which it was to connect; None if that was
-            the last.
-        destination: The (host, port) that was asked for, as the caller gave it; None where there
-            is none, as for a UDP association.
+        proxy: The hop that the error speaks of; None where no proxy was involved yet.
+        hop: The position of that hop in the chain; 0 is the nearest.
+        next_hop: The (host, port) of the hop after it, to which it was to connect; None for the
+            last hop.
+        destination: The (host, port) that the caller wanted to reach, as the caller gave it; None
+            for a UDP association, which has no one destination.
         addresses_tried: How many addresses of its target this hop was asked for, if this process
             resolved the target's name to more than one; otherwise 0.
         addresses_left: The other addresses of that name, which this hop was not asked for.
-        phase: How far the attempt had come: "resolve", "connect", "tls", "method selection",
+        phase: How far the call had come: "resolve", "connect", "tls", "method selection",
             "authentication", "request" or "relay".
         errno: The error number that fits best, or None.
         strerror: What went wrong, without the place.
@@ -75,15 +77,14 @@ class SocksError(OSError):
 
     def __init__(self, message: str, errno: int | None = None) -> None:
         super().__init__(errno, message)
-        self._arguments: tuple[object, ...] = (message, errno)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A pickle needs the arguments of the class; the `args` of an OSError are errno, strerror.
-        # It needs the text too, because socksclient.ftp adds to that.
-        state = {**self.__dict__, "strerror": self.strerror}
+        # A pickle of an OSError has `args`, which is (errno, strerror). Subclasses, those of users
+        # among them, have other arguments, so their __init__ is not called again.
+        state = self.__dict__.copy()
         if self.proxy is not None and self.proxy.tls not in (None, True):
-            state["proxy"] = replace(self.proxy, tls=True)  # a context cannot be pickled
-        return type(self), self._arguments, state
+            state["proxy"] = replace(self.proxy, tls=True)
+        return _rebuild, (type(self), self.errno, self.strerror), state
 
     def __str__(self) -> str:
         if self.proxy is None:
@@ -103,16 +104,23 @@ class SocksError(OSError):
         return f"{self.strerror} ({place})"
 
 
+def _rebuild(kind: type[SocksError], errno: int | None, strerror: str) -> SocksError:
+    """Return an error without the attributes that its class adds; unpickling sets those."""
+    error = OSError.__new__(kind)
+    OSError.__init__(error, errno, strerror)
+    return error
+
+
 class ProxyConnectError(SocksError, ConnectionError):
     """The proxy itself cannot be reached: its name, the connection to it, or its TLS.
 
-    Its `errno` is that of the cause; in the phase "resolve" that is a `socket.gaierror`. In the
-    phase "tls" the cause is an `ssl.SSLError` mostly, and there is no `errno`.
+    The `errno` is that of the cause. In the phase "resolve" the cause is a `socket.gaierror`. In
+    the phase "tls" the cause is an `ssl.SSLError` in most cases, and there is no `errno`.
     """
 
 
 class ProxyTimeout(SocksError, TimeoutError):
-    """The deadline passed; `phase` says in what."""
+    """The deadline passed; `phase` says how far the call had come."""
 
     def __init__(self, message: str = "timed out", errno: int | None = errno.ETIMEDOUT) -> None:
         super().__init__(message, errno)
@@ -121,7 +129,7 @@ class ProxyTimeout(SocksError, TimeoutError):
 class ResolveError(SocksError):
     """The destination's name, which this side resolves (``socks5://``), has no address.
 
-    Its `errno` is that of its cause, which is usually a `socket.gaierror`.
+    The `errno` is that of the cause, which is a `socket.gaierror` in most cases.
     """
 
     @classmethod
@@ -131,27 +139,24 @@ class ResolveError(SocksError):
 
 
 class ProtocolError(SocksError):
-    """The peer does not speak SOCKS as it should.
+    """The proxy does not speak as it should.
 
     Attributes:
-        received: The octets that it sent in place of a good message.
+        received: The octets that the proxy sent in the place of a good message.
     """
 
-    def __init__(self, message: str, received: bytes = b"") -> None:
-        super().__init__(message)
+    def __init__(self, message: str, received: bytes = b"", errno: int | None = None) -> None:
+        super().__init__(message, errno)
         self.received = received
-        self._arguments = (message, received)
 
 
 class ProxyClosed(ProtocolError, ConnectionResetError):
-    """The connection to the proxy ended before it had answered; most often, it hung up."""
+    """The connection to the proxy ended before the proxy had answered; most often, it hung up."""
 
     def __init__(
         self, message: str, received: bytes = b"", errno: int | None = errno.ECONNRESET
     ) -> None:
-        super().__init__(message, received)
-        self.errno = errno
-        self._arguments = (message, received, errno)
+        super().__init__(message, received, errno)
 
     @classmethod
     def within(
@@ -206,7 +211,6 @@ class AuthenticationError(SocksError, PermissionError):
     ) -> None:
         super().__init__(message, errno)
         self.schemes = schemes
-        self._arguments = (message, errno, schemes)
 
 
 class ReplyError(SocksError):
@@ -241,7 +245,6 @@ class ReplyError(SocksError):
         self.reply = reply
         self.reason = reason
         self.fields = fields
-        self._arguments = (reply, command, reason, fields, hint)
 
 
 class ConnectionNotAllowed(ReplyError, PermissionError):
@@ -253,7 +256,7 @@ class ConnectionRefused(ReplyError, ConnectionRefusedError):
 
 
 class TTLExpired(ReplyError, TimeoutError):
-    """REP 06: the proxy gave up on the destination, its TTL expired."""
+    """REP 06: the TTL of a packet to the destination expired."""
 
 
 _REPLY_ERRORS: dict[int | None, type[ReplyError]] = {
@@ -283,9 +286,9 @@ def reply_error(
 
 
 class AssociationClosed(SocksError, ConnectionResetError):
-    """The proxy ended a UDP association: the connection that it lives by (RFC 1928 §7).
+    """The proxy ended a UDP association, by ending its control connection (RFC 1928 §7).
 
-    A receive that waits is woken by it, and every later send and receive raises it too.
+    A receive that is waiting raises this at once, and so does every later send and receive.
     """
 
     def __init__(

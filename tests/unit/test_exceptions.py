@@ -334,3 +334,34 @@ def test_an_error_can_be_pickled_whatever_context_its_proxy_has() -> None:
     error.proxy = Proxy("h", tls=ssl.create_default_context())
     assert pickle.loads(pickle.dumps(error)).proxy == Proxy("h", tls=True)
     assert copy.copy(error).hop == 0
+
+
+class WithArguments(ReplyError):
+    """An error of a user's own, whose arguments are none of its base."""
+
+    def __init__(self, *, account: str, reply: ReplyCode) -> None:
+        super().__init__(reply, hint=f"; the account is {account}")
+        self.account = account
+
+
+class WithoutArguments(ProxyTimeout):
+    """An error of a user's own, with attributes that are set later."""
+
+    seconds: float
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_errors_of_users_survive_pickling_and_copying(protocol: int) -> None:
+    refused = WithArguments(account="mine", reply=Reply(0x02))
+    refused.__notes__ = ["a note"]
+    refused.__cause__ = ConnectionError()
+    late = WithoutArguments()
+    late.seconds = 2.5
+    late.errno, late.strerror = errno.EINTR, "changed since"
+    for error in (refused, late):
+        pickled = pickle.loads(pickle.dumps(error, protocol))
+        for double in (pickled, copy.copy(error), copy.deepcopy(error)):
+            assert type(double) is type(error)
+            assert vars(double) == vars(error)
+            assert (double.errno, str(double)) == (error.errno, str(error))
+            assert double.__cause__ is None  # as for every exception
