@@ -1,120 +1,113 @@
 """The client side of SOCKS.
 
-Blocking code finds all that it needs here. Beside it there are, by what they integrate with:
-`socksclient.anyio` (asyncio and trio), `socksclient.httpx`, `socksclient.httpx2`,
+Blocking code finds all that it needs here. Beside this module there are, by what they integrate
+with: `socksclient.anyio` (asyncio and trio), `socksclient.httpx`, `socksclient.httpx2`,
 `socksclient.requests`, `socksclient.urllib`, `socksclient.redis`, `socksclient.dnspython` and
-`socksclient.ftp`; `socksclient.testing` has a proxy for tests, `socksclient.exceptions` all errors,
-`socksclient.flows` the protocol without I/O. What other modules there are is not for use.
+`socksclient.ftp`. `socksclient.testing` has a proxy for tests, `socksclient.exceptions` all errors,
+and `socksclient.protocol` the protocols without I/O. Other modules are not for use.
 
-The names below are loaded when they are first touched, so that `import socksclient` alone loads
-no httpx, httpcore, anyio, ssl or asyncio.
+The names below are loaded when they are first used, so that `import socksclient` alone loads no
+httpx, httpcore, anyio, ssl or asyncio.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+from socksclient.protocol.lazy import load_on_use
 
-# As type checkers know it; importing typing would cost more than all else here.
+# Type checkers know the name. Importing it from typing would cost more than all else here.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from socksclient._sync.connect import (
-        Listener,
-        UDPAssociation,
-        bind,
-        create_connection,
-        resolve,
-        resolve_ptr,
-        udp_associate,
+        Listener as Listener,
+        UDPAssociation as UDPAssociation,
+        bind as bind,
+        create_connection as create_connection,
+        resolve as resolve,
+        resolve_ptr as resolve_ptr,
+        udp_associate as udp_associate,
     )
-    from socksclient._sync.socks_socket import SocksSocket
-    from socksclient.httpx import AsyncSocksTransport, SocksTransport
-    from socksclient.protocol.codes import HTTPReply, Reply, Socks4Reply
+    from socksclient._sync.socks_socket import SocksSocket as SocksSocket
+    from socksclient.httpx import (
+        AsyncSocksTransport as AsyncSocksTransport,
+        SocksTransport as SocksTransport,
+    )
+    from socksclient.protocol.codes import (
+        HTTPReply as HTTPReply,
+        Reply as Reply,
+        Socks4Reply as Socks4Reply,
+    )
     from socksclient.protocol.exceptions import (
-        AssociationClosed,
-        AuthenticationError,
-        ConnectionNotAllowed,
-        ConnectionRefused,
-        ProtocolError,
-        ProxyClosed,
-        ProxyConnectError,
-        ProxyTimeout,
-        ReplyError,
-        ResolveError,
-        SocksError,
-        TTLExpired,
+        AssociationClosed as AssociationClosed,
+        AuthenticationError as AuthenticationError,
+        ConnectionNotAllowed as ConnectionNotAllowed,
+        ConnectionRefused as ConnectionRefused,
+        ProtocolError as ProtocolError,
+        ProxyClosed as ProxyClosed,
+        ProxyConnectError as ProxyConnectError,
+        ProxyTimeout as ProxyTimeout,
+        ReplyError as ReplyError,
+        ResolveError as ResolveError,
+        SocksError as SocksError,
+        TTLExpired as TTLExpired,
     )
-    from socksclient.protocol.flow import Exchange, Flow
-    from socksclient.protocol.proxy import Method, Proxy, ProxyLike
-    from socksclient.protocol.socks5 import NO_AUTHENTICATION, USERNAME_PASSWORD
+    from socksclient.protocol.flow import Exchange as Exchange, Flow as Flow
+    from socksclient.protocol.proxy import Method as Method, Proxy as Proxy, ProxyLike as ProxyLike
+    from socksclient.protocol.socks5 import (
+        NO_AUTHENTICATION as NO_AUTHENTICATION,
+        USERNAME_PASSWORD as USERNAME_PASSWORD,
+    )
 
-__all__ = [
-    "NO_AUTHENTICATION",
-    "USERNAME_PASSWORD",
-    "AssociationClosed",
-    "AsyncSocksTransport",
-    "AuthenticationError",
-    "ConnectionNotAllowed",
-    "ConnectionRefused",
-    "Exchange",
-    "Flow",
-    "HTTPReply",
-    "Listener",
-    "Method",
-    "ProtocolError",
-    "Proxy",
-    "ProxyClosed",
-    "ProxyConnectError",
-    "ProxyLike",
-    "ProxyTimeout",
-    "Reply",
-    "ReplyError",
-    "ResolveError",
-    "Socks4Reply",
-    "SocksError",
-    "SocksSocket",
-    "SocksTransport",
-    "TTLExpired",
-    "UDPAssociation",
-    "bind",
-    "create_connection",
-    "resolve",
-    "resolve_ptr",
-    "udp_associate",
-]
-
-_HOME = {
-    "AsyncSocksTransport": "httpx",
-    "SocksTransport": "httpx",
-    "SocksSocket": "_sync.socks_socket",
-    "Method": "protocol.proxy",
-    "Proxy": "protocol.proxy",
-    "ProxyLike": "protocol.proxy",
-    **dict.fromkeys(
-        (
-            "Listener",
-            "UDPAssociation",
-            "bind",
-            "create_connection",
-            "resolve",
-            "resolve_ptr",
-            "udp_associate",
-        ),
-        "_sync.connect",
+_NAMES = {
+    "socksclient._sync.connect": (
+        "Listener",
+        "UDPAssociation",
+        "bind",
+        "create_connection",
+        "resolve",
+        "resolve_ptr",
+        "udp_associate",
     ),
-    **dict.fromkeys(("Exchange", "Flow"), "protocol.flow"),
-    **dict.fromkeys(("NO_AUTHENTICATION", "USERNAME_PASSWORD"), "protocol.socks5"),
+    "socksclient._sync.socks_socket": ("SocksSocket",),
+    "socksclient.httpx": (
+        "AsyncSocksTransport",
+        "SocksTransport",
+    ),
+    "socksclient.protocol.codes": (
+        "HTTPReply",
+        "Reply",
+        "Socks4Reply",
+    ),
+    "socksclient.protocol.exceptions": (
+        "AssociationClosed",
+        "AuthenticationError",
+        "ConnectionNotAllowed",
+        "ConnectionRefused",
+        "ProtocolError",
+        "ProxyClosed",
+        "ProxyConnectError",
+        "ProxyTimeout",
+        "ReplyError",
+        "ResolveError",
+        "SocksError",
+        "TTLExpired",
+    ),
+    "socksclient.protocol.flow": (
+        "Exchange",
+        "Flow",
+    ),
+    "socksclient.protocol.proxy": (
+        "Method",
+        "Proxy",
+        "ProxyLike",
+    ),
+    "socksclient.protocol.socks5": (
+        "NO_AUTHENTICATION",
+        "USERNAME_PASSWORD",
+    ),
 }
-"""The modules of the names that are not errors."""
+"""The names of this package, by the module that each is loaded from when it is first used."""
 
+__all__ = [name for names in _NAMES.values() for name in names]
 
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME.get(name, 'exceptions')}"), name)
-    globals()[name] = value  # so that the next time costs nothing
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = load_on_use(__name__, _NAMES)

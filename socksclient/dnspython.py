@@ -18,9 +18,11 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from socksclient._anyio.connect import UDPAssociation as AsyncUDPAssociation
-from socksclient._anyio.connect import connect_tcp
-from socksclient._anyio.connect import udp_associate as async_udp_associate
+from socksclient._anyio.connect import (
+    UDPAssociation as AsyncUDPAssociation,
+    connect_tcp,
+    udp_associate as async_udp_associate,
+)
 from socksclient._sync.connect import create_connection, udp_associate
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import server_name

@@ -48,24 +48,24 @@ Flow = Generator[Exchange, bytes, T]
 class ConnectionEnded(ConnectionError):
     """What a driver throws into a flow if the connection ends before a step is done.
 
-    The flow then raises a `socksclient.ProxyClosed` that says what was missing. A driver raises
-    this from the error that it has caught, or from none if a read has returned no octet::
+    The flow then raises a `socksclient.ProxyClosed` that says what was missing. A driver does not
+    have to throw its other errors, such as a timeout, into the flow.
 
-        try:
-            received = sock.recv(...)
-        except OSError as error:
-            raise ConnectionEnded(octets) from error
-
-    A driver throws every other error, such as its own timeout, as it is.
+    Args:
+        received: The octets of this step that came before the end.
+        error: The error that told the driver of the end; None if a read returned no octet. It
+            becomes the cause, as with ``raise ConnectionEnded(octets) from error``.
 
     Attributes:
-        received: The octets of this step that came before the end.
+        received: The argument.
     """
 
-    def __init__(self, received: bytes = b"") -> None:
+    def __init__(self, received: bytes = b"", error: BaseException | None = None) -> None:
         # The text does not show the octets, because a proxy may have repeated the credentials.
         super().__init__(f"the connection ended after {len(received)} octets")
         self.received = received
+        if error is not None:
+            self.__cause__ = error
 
     @property
     def broken_by(self) -> OSError | None:

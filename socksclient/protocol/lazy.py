@@ -1,10 +1,12 @@
-"""`LazyModule`, for annotations that name modules which most programs never load."""
+"""Names that are loaded when they are first used, so that importing a package costs little."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 
-__all__ = ["LazyModule"]
+__all__ = ["LazyModule", "load_on_use"]
 
 
 class LazyModule:
@@ -23,3 +25,28 @@ class LazyModule:
 
     def __getattr__(self, attribute: str) -> object:
         return getattr(import_module(self._name), attribute)
+
+
+def load_on_use(
+    package: str, modules: Mapping[str, Iterable[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Return the ``__getattr__`` and the ``__dir__`` of a package that loads its names on use.
+
+    Args:
+        package: The name of the package.
+        modules: For each module, the names that the package has from it.
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+
+    def load(name: str) -> object:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(homes[name]), name)
+        # The next use finds the name in the package, and does not call this function.
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *homes})
+
+    return load, names

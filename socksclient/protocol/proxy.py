@@ -185,7 +185,7 @@ def _parse_scheme(
 
 
 def _parse_password(kind: Kind, username: str | None, password: str | None) -> str | None:
-    """Return the password: an empty one if only a user name is given, and None for SOCKS4."""
+    """Return the password: an empty one if only a user name is given; None if the kind has none."""
     if username is None:
         if password is not None:
             raise ValueError("proxy password is given without a username")
@@ -193,7 +193,7 @@ def _parse_password(kind: Kind, username: str | None, password: str | None) -> s
     if kind.has_password:
         return "" if password is None else password
     if password:
-        raise ValueError("proxy password is given, and SOCKS4 cannot carry one")
+        raise ValueError(f"proxy password is given, and {kind.title} takes none")
     return None
 
 
@@ -320,9 +320,8 @@ class Proxy:
             import logging
 
             logger = logging.getLogger("socksclient")
-            logger.warning(
-                "%s: the URL has a password, which SOCKS4 cannot carry; it is dropped", proxy
-            )
+            text = "%s: the URL has a password, which %s does not take; the password is dropped"
+            logger.warning(text, proxy, kind.title)
         return proxy
 
     @classmethod

@@ -15,8 +15,12 @@ def core_schema(parse: Callable[[object], object]) -> Any:
         parse: A function that takes the value of the field. A TypeError or a ValueError of it says
             what is wrong with the value.
     """
-    from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
-    from pydantic_core import core_schema as schemas
+    from pydantic_core import (
+        InitErrorDetails,
+        PydanticCustomError,
+        ValidationError,
+        core_schema as schemas,
+    )
 
     def validate(value: object) -> object:
         try:

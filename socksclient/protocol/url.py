@@ -115,7 +115,8 @@ def _all_schemes() -> str:
         for scheme in SCHEMES
         if f"{scheme}+tls" not in SCHEMES and not scheme.endswith("+tls")
     ]
-    return f"{', '.join(with_suffix)} (each also with +tls), {' or '.join(others)}"
+    *first, last = others
+    return f"{', '.join(with_suffix)} (each also with +tls), {', '.join(first)} or {last}"
 
 
 def scheme_without_slashes(url: str) -> str | None:

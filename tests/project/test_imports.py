@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +20,7 @@ import socksclient.exceptions
 import socksclient.flows
 import socksclient.ftp
 import socksclient.httpx
+import socksclient.protocol
 import socksclient.protocol.environment
 import socksclient.redis
 import socksclient.requests
@@ -37,6 +39,7 @@ MODULES: list[object] = [
     socksclient.requests,
     socksclient._cli.stdio,
     socksclient._sync.connect,
+    socksclient.protocol,
     socksclient.testing,
     socksclient.urllib,
 ]
@@ -45,7 +48,18 @@ if sys.version_info >= (3, 11):  # httpx2 has never been there for Python 3.10
 
     MODULES.append(socksclient.httpx2)
 
-HEAVY = ("httpx", "httpcore", "httpx2", "requests", "anyio", "ssl", "asyncio", "h11", "redis")
+HEAVY = (
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "requests",
+    "anyio",
+    "ssl",
+    "asyncio",
+    "h11",
+    "redis",
+    "idna",
+)
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -63,6 +77,8 @@ def loaded_after(statement: str) -> set[str]:
         "import socksclient; socksclient.Proxy, socksclient.SocksError, socksclient.Method",
         "import socksclient; socksclient.create_connection",
         "import socksclient; socksclient.udp_associate, socksclient.bind",
+        "import socksclient.protocol as p; [getattr(p, name) for name in p.__all__]",
+        "import socksclient; [socksclient.Proxy('h', scheme=s) for s in ('http', 'socks4')]",
         "import socksclient._cli.main",
         "import socksclient.pytest_plugin",
     ],
@@ -89,11 +105,24 @@ def test_none_of_our_modules_asks_for_pysocks() -> None:
     assert not asked & {"socks", "sockshandler"}
 
 
-def test_every_public_name_is_there() -> None:
-    assert sorted(set(socksclient.__all__)) == sorted(socksclient.__all__)
-    for name in socksclient.__all__:
-        assert getattr(socksclient, name) is not None
-        assert name in dir(socksclient)
+@pytest.mark.parametrize("package", [socksclient, socksclient.protocol])
+def test_every_public_name_is_there(package: ModuleType) -> None:
+    assert sorted(set(package.__all__)) == sorted(package.__all__)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+
+
+@pytest.mark.parametrize("package", [socksclient, socksclient.protocol])
+def test_type_checkers_know_the_names_that_are_loaded_on_use(package: ModuleType) -> None:
+    """Type checkers do not read the table of names, so the imports stand there once more."""
+    seen = {}
+    for node in ast.walk(ast.parse(Path(str(package.__file__)).read_text())):
+        if isinstance(node, ast.ImportFrom):
+            seen.update({alias.asname: node.module for alias in node.names if alias.asname})
+    assert sorted(seen) == sorted(package.__all__)
+    for name, module in seen.items():
+        assert getattr(package, name) is getattr(import_module(str(module)), name)
 
 
 def test_every_error_is_a_public_name() -> None:

@@ -6,8 +6,7 @@ import ipaddress
 import struct
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from socksclient.protocol.address import (
     Host,

@@ -15,8 +15,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from socksclient import NO_AUTHENTICATION, USERNAME_PASSWORD, Method, Proxy
 from socksclient.protocol.proxy import as_chain
@@ -319,7 +318,8 @@ class TestPasswordOfSOCKS4:
         [record] = caplog.records
         assert (record.name, record.levelname) == ("socksclient", "WARNING")
         assert record.getMessage() == (
-            f"{proxy}: the URL has a password, which SOCKS4 cannot carry; it is dropped"
+            f"{proxy}: the URL has a password, which a SOCKS4 proxy does not take; the password"
+            " is dropped"
         )
         for secret in ("us3r", "p4ss"):
             assert secret not in caplog.text
@@ -331,9 +331,9 @@ class TestPasswordOfSOCKS4:
         assert caplog.records == []
 
     def test_in_the_constructor_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="proxy password is given, and SOCKS4 cannot carry"):
+        with pytest.raises(ValueError, match="proxy password is given, and a SOCKS4 proxy"):
             Proxy("h", scheme="socks4a", username="us3r", password="p4ss")
-        with pytest.raises(ValueError, match="SOCKS4 cannot carry") as caught:
+        with pytest.raises(ValueError, match="a SOCKS4 proxy takes none") as caught:
             replace(PROXY, scheme="socks4")
         assert "p4ss" not in str(caught.value)
 
@@ -361,7 +361,7 @@ class TestPasswordOfSOCKS4:
         ({"scheme": ""}, "proxy scheme is not one of"),
         ({"scheme": "https", "tls": False}, "proxy scheme 'https' means TLS, and tls is False"),
         ({"scheme": "socks5+tls", "tls": False}, "means TLS, and tls is False"),
-        ({"scheme": "socks4", "username": "us3r", "password": "p4ss"}, "SOCKS4 cannot carry one"),
+        ({"scheme": "socks4", "username": "us3r", "password": "p4ss"}, "a SOCKS4 proxy takes none"),
         ({"scheme": "socks4", "username": "us3r" * 64}, "proxy username is 256 octets long"),
         ({"scheme": "socks4", "methods": [NO_AUTHENTICATION]}, "proxy methods are of SOCKS5"),
         ({"scheme": "http", "username": "us3r:us3r"}, "proxy username has a colon"),

@@ -8,13 +8,11 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError
 from socksclient.exceptions import Socks4Reply
-from socksclient.protocol import socks4
-from socksclient.protocol import socks5 as wire
+from socksclient.protocol import socks4, socks5 as wire
 from socksclient.protocol.address import (
     Host,
     decode_address,
