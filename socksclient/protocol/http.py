@@ -28,7 +28,7 @@ from socksclient.protocol.proxy import Kind, Proxy
 __all__ = ["HTTP", "MAX_HEAD_SIZE"]
 
 MAX_HEAD_SIZE = 64 * 1024
-"""Octets that the head of an answer may have, with all 1xx before it."""
+"""The most octets that the head of a reply may have, with all 1xx heads before it."""
 
 _SHOWN = 256
 
@@ -210,7 +210,7 @@ def _head_size(head: bytes | bytearray, octets: bytes) -> int:
 
 
 def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | None:
-    """Return what the part of an answer that has arrived means.
+    """Return what the part of a reply that has arrived means.
 
     This returns an error instead of raising it, because its variables may hold credentials that the
     proxy has repeated, and a traceback can show variables.
@@ -218,17 +218,17 @@ def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | Non
     Args:
         head: The part of the head that has arrived.
         size: The octets of `head` and of all heads before it.
-        proxy: The proxy that has answered.
+        proxy: The proxy that has replied.
 
     Returns:
         The status, if it is a success (2xx) or if another head follows (1xx); an error for every
-        other answer; or None if the head is not whole yet.
+        other reply; or None if the head is not whole yet.
     """
     if not b"HTTP/".startswith(head[:5]):
         received = bytes(head)
         return ProtocolError(not_what_speaks(received, "an HTTP proxy", "HTTP"), received)
     if size > MAX_HEAD_SIZE:
-        text = f"the head of the proxy's answer has more than {MAX_HEAD_SIZE} octets"
+        text = f"the head of the proxy's reply has more than {MAX_HEAD_SIZE} octets"
         return ProtocolError(text, bytes(head[:_SHOWN]))
     if not head.endswith(_ENDS):
         return None

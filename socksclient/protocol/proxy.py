@@ -131,7 +131,7 @@ class Kind(ABC):
         if command not in self.commands:
             raise ValueError(f"{self.title} cannot do {command.text}")
 
-    def carries(self, host: Host) -> bool:  # noqa: ARG002 - most protocols carry all of them
+    def carries(self, host: Host) -> bool:  # noqa: ARG002 - most protocols carry all
         """Return whether the protocol has a form for an IP address."""
         return True
 

@@ -13,7 +13,6 @@ import pytest
 
 from socksclient import Proxy, Reply
 from socksclient.protocol import exceptions
-from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import HTTPReply, ReplyCode, Socks4Reply
 from socksclient.protocol.exceptions import (
     AssociationClosed,
@@ -28,6 +27,7 @@ from socksclient.protocol.exceptions import (
     ResolveError,
     SocksError,
     TTLExpired,
+    not_what_speaks,
     reply_error,
 )
 from socksclient.protocol.flow import ConnectionEnded
@@ -142,66 +142,6 @@ def test_a_command_that_is_not_offered_is_named() -> None:
     assert str(reply_error(Reply(0x07))) == f"the proxy refused the request: {words}"
 
 
-def test_the_numbers_of_the_three_kinds_overlap_and_their_classes_do_not() -> None:
-    codes = {Reply(0x5B): "SOCKS5", Socks4Reply(0x5B): "SOCKS4"}
-    assert len(codes) == 1  # as of every IntEnum
-    assert not isinstance(Socks4Reply(0x5B), Reply | HTTPReply)
-
-
-@pytest.mark.parametrize(
-    ("kind", "numbers", "name"),
-    [
-        (Socks4Reply, [*range(0x5A), *range(0x5E, 0x100)], "UNASSIGNED_{:02X}"),
-        (HTTPReply, [100, 200, 300, 302, 401, 407, 418, 599, 600, 999], "UNASSIGNED_{}"),
-    ],
-)
-def test_so_do_those_of_the_other_kinds(
-    kind: type[Socks4Reply | HTTPReply], numbers: list[int], name: str
-) -> None:
-    members = len(kind)
-    for number in numbers:
-        reply = kind(number)
-        assert (type(reply), reply.value, reply.name) == (kind, number, name.format(number))
-        assert reply == number
-        assert {reply: "found"}[kind(number)] == "found"
-        for double in (pickle.loads(pickle.dumps(reply)), copy.copy(reply), copy.deepcopy(reply)):
-            assert (type(double), double, double.name) == (kind, number, reply.name)
-    assert len(kind) == members
-
-
-@pytest.mark.parametrize(
-    ("kind", "number"),
-    [
-        *((Socks4Reply, number) for number in (-1, 0x100, "x", None, 90.5)),
-        *((HTTPReply, number) for number in (-1, 0, 99, 1000, "x", None)),
-    ],
-)
-def test_what_is_no_number_of_theirs_is_none_of_them(
-    kind: type[Socks4Reply | HTTPReply], number: int
-) -> None:
-    with pytest.raises(ValueError, match=f"is not a valid {kind.__name__}"):
-        kind(number)
-
-
-def test_a_reply_that_nobody_has_assigned_keeps_its_number() -> None:
-    for number in (*range(0x09, 0xF0), *range(0xF8, 0x100)):
-        reply = Reply(number)
-        assert isinstance(reply, Reply)
-        assert reply == reply.value == number
-        assert reply.name == f"UNASSIGNED_{number:02X}"
-        assert {reply: "found"}[Reply(number)] == "found"
-        for double in (pickle.loads(pickle.dumps(reply)), copy.copy(reply), copy.deepcopy(reply)):
-            assert (type(double), double, double.name) == (Reply, number, reply.name)
-    assert Reply(0x5A) != Reply(0x5B)
-    assert len(Reply) == 17
-
-
-@pytest.mark.parametrize("number", [-1, 256, "x", None])
-def test_what_is_no_octet_is_no_reply(number: int) -> None:
-    with pytest.raises(ValueError, match="is not a valid Reply"):
-        Reply(number)
-
-
 NOT_KNOWN = socket.gaierror(socket.EAI_NONAME, "not known")
 ERRORS: list[tuple[SocksError, int | None, str]] = [
     (SocksError("broken"), None, "broken"),
@@ -294,14 +234,6 @@ def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
     assert error.errno is None
 
 
-@pytest.mark.parametrize(
-    ("host", "text"),
-    [("h", "h:80"), ("192.0.2.1", "192.0.2.1:80"), ("::1", "[::1]:80"), ("[::1]", "[::1]:80")],
-)
-def test_a_host_and_a_port_as_people_write_them(host: str, text: str) -> None:
-    assert host_port(host, 80) == text
-
-
 def test_a_protocol_error_bears_what_was_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
@@ -365,3 +297,26 @@ def test_errors_of_users_survive_pickling_and_copying(protocol: int) -> None:
             assert vars(double) == vars(error)
             assert (double.errno, str(double)) == (error.errno, str(error))
             assert double.__cause__ is None  # as for every exception
+
+
+@pytest.mark.parametrize(
+    ("octets", "text"),
+    [
+        ("48545450", "this is an HTTP proxy or server, not a SOCKS4 proxy: it answered in HTTP"),
+        ("05", "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5"),
+        ("050000", "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5"),
+        ("1503", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS alert"),
+        ("1503010002", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS"),
+        ("15", "this is not a SOCKS4 proxy: it answered with 15, version 00 is wanted"),
+        ("00", "this is not a SOCKS4 proxy: it answered with 00, version 00 is wanted"),
+        ("535348", "this is not a SOCKS4 proxy: it answered with 53 53, version 00 is wanted"),
+    ],
+)
+def test_what_speaks_is_judged_by_two_octets_at_most(octets: str, text: str) -> None:
+    said = not_what_speaks(bytes.fromhex(octets), "a SOCKS4 proxy", "version 00")
+    assert said.startswith(text)
+
+
+def test_what_speaks_in_place_of_an_http_proxy() -> None:
+    said = not_what_speaks(b"\x15\x03", "an HTTP proxy", "HTTP")
+    assert said.startswith("this is a TLS server, not a plain HTTP proxy: ")
