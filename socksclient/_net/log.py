@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from socksclient.protocol.address import host_port
-theirsfrom socksclient.protocol.route import Route
+from socksclient.protocol.codes import Command, Phase
+from socksclient.protocol.exceptions import SocksError
+from socksclient.protocol.route import Route
 from socksclient.protocol.tunnel import Event, Report, place
 
 __all__ = ["Observer", "log", "placed", "report_to"]

@@ -17,7 +17,8 @@ from socksclient.protocol.address import (
 )
 from socksclient.protocol.socks5 import MAX_HEADER_SIZE, datagram_header_size
 
-theirs
+from helpers.support import Address, encode_datagram_header, unix_association
+
 HOSTS = st.ip_addresses().map(str) | st.from_regex(r"[!-.0-9;-?A-Z\\^-~]{1,255}", fullmatch=True)
 ADDRESSES = st.tuples(HOSTS, st.integers(0, 0xFFFF))
 PAYLOADS = st.binary(max_size=300)

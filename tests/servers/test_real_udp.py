@@ -19,7 +19,9 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 import socksclient.anyio
 from socksclient import AssociationClosed, ProxyClosed, ReplyError
 
-theirs
+from helpers import real_servers
+from helpers.support import BACKENDS, LONG, SHORT, Address, encode_datagram_header, needs
+
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
 
