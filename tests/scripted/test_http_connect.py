@@ -576,7 +576,7 @@ class TestWhatIsNoAnswer:
         head = b"HTTP/1.1 200 OK\r\nX: ".ljust(MAX_HEAD_SIZE - 4 + excess, b"x") + b"\r\n\r\n"
         error = refuse(dial, echo_server, Faults(answers={"request": head}))
         assert type(error) is ProtocolError
-        assert error.strerror == "the head of the proxy's answer has more than 65536 octets"
+        assert error.strerror == "the head of the proxy's reply has more than 65536 octets"
         assert error.received == head[:256]
 
     @pytest.mark.parametrize(
