@@ -5,8 +5,9 @@ cd "$(dirname "$0")/.."
 
 pythons() {
     for minor in 10 11 12 13 14 15; do
+        # Debian's Python can be there without ensurepip, and then makes no virtual environment.
         for python in "python3.$minor" "$(pyenv root 2>/dev/null || true)"/versions/3."$minor".*/bin/python; do
-            if "$python" -c "import sys, venv; sys.exit(sys.version_info[:2] != (3, $minor))" 2>/dev/null; then
+            if "$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, $minor))" 2>/dev/null; then
                 echo "$python"
                 break
             fi
