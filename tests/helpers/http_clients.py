@@ -27,9 +27,11 @@ from helpers.support import LONG, Address, eventually, serving
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
 PROXY_HOST = "127.0.0.3"  # no other server is there
-CLIENT_HOST = "127.0.0.9"  # where clients come from that tests must know from servers
+# Clients come from here if a test must tell them from servers.
+CLIENT_HOST = "127.0.0.9"
 ACCOUNTS = {"user": "pass"}
-HANDSHAKE = 2 + 10  # the octets that a proxy says in it, without authentication
+# The octets that a proxy says in the handshake, without authentication.
+HANDSHAKE = 2 + 10
 ONE_CONNECTION = {"max_connections": 1}
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -67,7 +69,8 @@ class Pair(NamedTuple):
 
 
 PAIRS = {"httpx": Pair(httpx, httpcore, socksclient.httpx)}
-if sys.version_info >= (3, 11):  # httpx2 has never been there for Python 3.10
+# httpx2 has never existed for Python 3.10.
+if sys.version_info >= (3, 11):
     import httpcore2
     import httpx2
 

@@ -282,7 +282,8 @@ def openssh(directory: Path, *, host: str = "127.0.0.1", unix: bool = False) -> 
     unix_options = ["-oStreamLocalBindUnlink=yes", f"-D{path}"] if path else []
 
     def prepare(home: Path, port: int) -> list[str]:
-        if os.geteuid() == 0:  # where sshd locks itself in; the service's start would make it
+        # sshd locks itself into this directory, which the start of the service would make.
+        if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         _make_key(home / "user_key")
         _make_key(home / "host_key")
@@ -568,7 +569,8 @@ def _ending_at_once(*command: str) -> list[str]:
 
 def _ssh_options() -> list[str]:
     options = {
-        "User": pwd.getpwuid(os.geteuid()).pw_name,  # sshd without root can log in only this one
+        # Without root, sshd can log in only the user who started it.
+        "User": pwd.getpwuid(os.geteuid()).pw_name,
         "ProxyCommand": f"{path_of('sshd')} -i -e -f sshd_config",
         "IdentityFile": "user_key",
         "IdentitiesOnly": "yes",
@@ -650,13 +652,15 @@ def _start(
             ready = False
             try:
                 ready = _wait_for(process, home, (host, port), announcement)
-            finally:  # also when the wait was interrupted
+            finally:
+                # The wait may have been interrupted, by Ctrl-C for example.
                 if not ready:
                     stop(process)
         if ready:
             return process, port
         log = _log(home)
-        if "in use" not in log:  # "Address already in use": the only failure worth another port
+        # Only after "Address already in use" is another port worth a try.
+        if "in use" not in log:
             break
     raise RuntimeError(f"{name} did not start; {home}/log ends: {log[-2000:].strip()}")
 
@@ -692,7 +696,8 @@ def spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
         "PATH": _search_path(),
         "LC_ALL": "C",
         "TMPDIR": str(home),  # danted's locks and shared memory
-        "SHELL": "/bin/sh",  # for ssh's ProxyCommand; the login shell of the user may be nologin
+        # ssh runs its ProxyCommand with this shell. The login shell of the user may be nologin.
+        "SHELL": "/bin/sh",
         # Else libnss-systemd tells an sshd which cannot read /etc/shadow that nobody is locked.
         "SYSTEMD_NSS_BYPASS_SYNTHETIC": "1",
     }
@@ -729,7 +734,8 @@ def _log(home: Path) -> str:
 
 def stop(process: subprocess.Popen[bytes]) -> None:
     """Ends the server and all its children, which are in the process group which it leads."""
-    process.terminate()  # it alone: danted's mother takes her twenty children down in order
+    # The signal is for the leader alone: danted's mother process ends her twenty children in order.
+    process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=_STOP_SECONDS)
     with suppress(ProcessLookupError):

@@ -52,7 +52,7 @@ class Loop(uvloop.Loop):
         port: Any,
         *,
         family: int = 0,
-        type: int = 0,  # noqa: A002 - as it is called in the original
+        type: int = 0,  # noqa: A002 - as asyncio names it
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
@@ -89,9 +89,11 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(handle(reader, writer))
-        tasks.add(task)  # the event loop itself holds them weakly only
+        # The event loop itself refers to its tasks only weakly.
+        tasks.add(task)
         task.add_done_callback(tasks.discard)
-        task.add_done_callback(lambda _: writer.close())  # also when it never got to run
+        # The connection is closed even if the task was cancelled before it began to run.
+        task.add_done_callback(lambda _: writer.close())
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
@@ -346,15 +348,18 @@ def in_thread(function: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - it is for who asks for the result
+        # The error is raised where the test asks for the result.
+        except BaseException as error:  # noqa: BLE001
             future.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)  # it may never end, if the test fails
+    # If the test fails, the function may never return.
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     state = Path(f"/proc/self/task/{thread.native_id}/stat")
     asleep = 0
     while asleep < 3 and not future.done():
-        threading.Event().wait(0.002)  # and lets the thread run, which may just wait for that
+        # This wait also lets the thread run, in case the thread waits for that alone.
+        threading.Event().wait(0.002)
         with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             asleep = asleep + 1 if state.read_text().rpartition(")")[2].split()[0] == "S" else 0
     return future
@@ -424,7 +429,8 @@ def needs(missing: Sequence[str]) -> pytest.MarkDecorator:
 @contextmanager
 def resolved_names() -> Iterator[list[str]]:
     """Every name that anything in this process gives to a resolver of Python's, meanwhile."""
-    global _resolved  # noqa: PLW0603 - an audit hook cannot be taken away
+    # An audit hook cannot be removed, so that there is one for all tests.
+    global _resolved  # noqa: PLW0603
     _resolved = []
     try:
         yield _resolved
@@ -451,7 +457,7 @@ def resolver(
         host: bytes | str,
         port: int,
         family: int = 0,
-        type: int = 0,  # noqa: A002 - as it is called in the original
+        type: int = 0,  # noqa: A002 - as socket names it
         proto: int = 0,
         flags: int = 0,
     ) -> list[tuple[int, int, int, str, tuple[object, ...]]]:

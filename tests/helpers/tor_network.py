@@ -261,8 +261,10 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environment,  # without that by which coverage would watch this one, too
-        start_new_session=True,  # a Ctrl-C is meant for the run
+        # The environment lacks the variables by which coverage would watch this process too.
+        env=environment,
+        # A Ctrl-C is meant for the run of the tests.
+        start_new_session=True,
     )
 
 
@@ -292,7 +294,8 @@ def _main(directory: Path) -> None:
         stack.callback(shutil.rmtree, directory)
         try:
             network = stack.enter_context(_network(directory))
-        except Exception:  # noqa: BLE001 - it is for the tests to raise
+        # The tests raise the error when they ask for the network.
+        except Exception:  # noqa: BLE001
             _publish(directory / _FAILURE, f"{traceback.format_exc()}\n{_ends_of_logs(directory)}")
         else:
             _publish(directory / _READY, json.dumps(asdict(network)))
@@ -486,7 +489,8 @@ class _Welcome(BaseHTTPRequestHandler):
         self.wfile.write(WELCOME)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass  # stderr is for what goes wrong
+        # Only errors belong on stderr.
+        pass
 
 
 @contextmanager

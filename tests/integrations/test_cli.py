@@ -266,7 +266,8 @@ class TestGet:
         assert main(["get", "http://origin.test/", "--proxy", "socks5h://127.0.0.1"]) == 130
 
 
-NAME_SERVER = "192.0.2.53"  # nowhere: only the proxy knows where it is
+# No name server is there. Only the proxy knows where the queries go.
+NAME_SERVER = "192.0.2.53"
 RECORDS = {
     ("a.test.", "A"): ["192.0.2.1"],
     ("a.test.", "AAAA"): ["2001:db8::1"],
@@ -359,7 +360,8 @@ class TestDns:
     ) -> None:
         assert self.run(proxy, *arguments) == 0
         out, err = capsys.readouterr()
-        assert sorted(out.splitlines()) == lines  # the server has them in no order
+        # The server sends its records in no particular order.
+        assert sorted(out.splitlines()) == lines
         assert err == ""
 
     def test_the_whole_answer_and_the_steps(
@@ -824,7 +826,8 @@ class TestConnect:
                 os.close(stdin)
                 os.close(stdout)
                 assert read_exactly(from_it, len(GREETING)) == GREETING
-                assert eventually(lambda: is_idle(run))  # as there is nothing to read
+                # The command is idle because there is nothing to read.
+                assert eventually(lambda: is_idle(run))
                 sending = in_thread(partial(write_all, to_it, octets))
                 # As nobody reads what it writes.
                 assert eventually(lambda: is_full(from_it) and is_idle(run))
@@ -842,7 +845,8 @@ class TestConnect:
                 assert read_exactly(terminal, 5) == b"line\n"
                 assert eventually(lambda: is_idle(run))
                 terminal.write(b"quit\n")
-                ends_with(run, 0)  # though the terminal could go on
+                # The command ends although the terminal could go on.
+                ends_with(run, 0)
 
     def test_no_standard_input(self, proxy: str, greeter: Address) -> None:
         host, port = greeter
@@ -1288,13 +1292,15 @@ class TestConnectThroughTLS:
                 writer.write(bytes(1 << 16))
                 await writer.drain()
 
-        stdin, other_end = pty.openpty()  # reading fails (EIO) when the other end is closed
+        # When the other end of a terminal is closed, reading from the terminal fails with EIO.
+        stdin, other_end = pty.openpty()
         with serving(flood) as address, connecting(proxy, *address, stdin=stdin) as run:
             os.close(stdin)
             assert run.stdout is not None
             assert eventually(lambda: is_full(run.stdout) and is_idle(run))
             os.close(other_end)
-            assert set(read_all(run.stdout)) == {0}  # and nothing that is still encrypted
+            # All the output has been decrypted.
+            assert set(read_all(run.stdout)) == {0}
             ends_with(run, 1, "cannot read the standard input: Input/output error")
 
 

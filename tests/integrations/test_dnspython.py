@@ -614,7 +614,8 @@ class TestBackend:
         with pytest.raises(dns.exception.Timeout):
             await backend.wait_for(anyio.sleep_forever(), 0.01)
         async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM):
-            pass  # nobody has been asked for anything
+            # Making the socket has asked no proxy for anything.
+            pass
         assert not backend.datagram_connection_required()
         with pytest.raises(NotImplementedError, match="client with an AsyncSocksTransport"):
             backend.get_transport_class()
@@ -928,7 +929,9 @@ class TestRealServers:
             with socksclient.udp_associate(timeout, proxy=real_proxy) as udp:
                 if not blocking:
                     udp.setblocking(False)
-                if ":" in host:  # for the family of the relay may be another
+                # The relay may be of another family than the name server, and the socket has the
+                # family of the relay.
+                if ":" in host:
                     udp.connect(real_server)
                 return dns.query.udp(query, host, timeout, port, sock=udp)
 

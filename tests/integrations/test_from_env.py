@@ -48,7 +48,8 @@ def make(request: pytest.FixtureRequest, driver: Driver) -> Make:
         if request.param == "transport":
             return driver.client(driver.transport_class.from_env(**options))
         mounts = driver.transport_class.mounts_from_env(**options)
-        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # for a transport that is never used
+        # httpx makes a transport for direct connections, which the tests never use.
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return driver.client(None, mounts=mounts, trust_env=False, verify=nobody)
 
     return make
@@ -109,7 +110,8 @@ def test_the_one_for_http_in_capitals(
     environment.setenv("HTTP_PROXY", server.url)
     with make() as client:
         assert client.get(HTTP).status_code == 200
-    environment.setenv("REQUEST_METHOD", "GET")  # in CGI it may be of whoever asks
+    # In CGI, HTTP_PROXY may be a header field of the client's request.
+    environment.setenv("REQUEST_METHOD", "GET")
     with make() as client:
         with pytest.raises(client.httpx.ConnectError):
             client.get(HTTP)

@@ -47,7 +47,7 @@ REFUSING = Faults(reply=0x04)
 FAILED = "the FTP data connection failed: "
 
 SIZE = 20_000_000
-SOON = 0.05  # seconds, of a timeout that is to pass
+SOON = 0.05  # seconds; the timeout passes
 
 
 class File(NamedTuple):
@@ -71,7 +71,8 @@ _main = threading.get_ident()
 def _audit(event: str, args: tuple[object, ...]) -> None:
     if _touched is None or event not in ("socket.connect", "socket.bind"):
         return
-    if threading.get_ident() == _main:  # our test server has a thread of its own
+    # The servers of the tests run in threads of their own.
+    if threading.get_ident() == _main:
         assert isinstance(args[1], tuple)
         _touched.append((event, args[1][:2]))
 
@@ -82,7 +83,8 @@ sys.addaudithook(_audit)
 @contextmanager
 def connects_only_to(address: Address) -> Iterator[None]:
     """That this thread connects to nothing else meanwhile, listens nowhere and resolves nothing."""
-    global _touched  # noqa: PLW0603 - an audit hook cannot be taken away
+    # An audit hook cannot be removed, so that there is one for all tests.
+    global _touched  # noqa: PLW0603
     seen: list[tuple[str, Address]] = []
     _touched = seen
     try:
@@ -740,7 +742,8 @@ class TestTimeout:
                 client.timeout = SHORT
                 with nothing_left_open(), pytest.raises(TimeoutError) as held:
                     listing(client)
-                assert not isinstance(held.value, ProxyTimeout)  # the proxy has done its part
+                # The proxy has replied in time. It is the FTP server that is late.
+                assert not isinstance(held.value, ProxyTimeout)
 
     @both_modes
     def test_a_proxy_that_stalls_on_the_data_connection(self, passive: bool) -> None:

@@ -116,7 +116,8 @@ def test_redirects_and_cookies(driver: Driver, server: SocksServer) -> None:
         )
     assert [past.url.host for past in response.history] == ["origin.test"]
     assert response.url.host == "other.test"
-    assert response.text == ""  # the cookie belongs to another host
+    # The cookie belongs to another host.
+    assert response.text == ""
     assert [request.destination for request in server.requests] == [
         ("origin.test", 80),
         ("other.test", 80),
@@ -140,7 +141,8 @@ def test_the_proxies_of_the_environment_do_not_count(
         monkeypatch.setenv(name.lower(), f"http://127.0.0.1:{REFUSED_PORT}")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(driver.httpx.ConnectError):  # they do count where there is no transport
+    # Without a transport of ours, httpx uses the proxies of the environment.
+    with pytest.raises(driver.httpx.ConnectError):
         driver.httpx.get(f"http://127.0.0.1:{origin.http_port}/")
     with driver.through(server.url) as client:
         assert client.get(HTTP).status_code == 200

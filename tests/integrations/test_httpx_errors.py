@@ -107,7 +107,8 @@ def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
         if faults.reply is not None:
             assert isinstance(error.__cause__, ReplyError)
             assert error.__cause__.reply == Reply(faults.reply)
-        assert client.get(url).status_code == 200  # on the one connection that there may be
+        # The pool may have one connection only: the failed one has given its place back.
+        assert client.get(url).status_code == 200
 
 
 def assert_caused(
@@ -242,7 +243,8 @@ def test_no_phase_outlasts_the_connect_timeout(
 def test_a_timeout_gives_its_place_in_the_pool_back(driver: Driver, server: SocksServer) -> None:
     server.misbehave([Faults(stall_after=HANDSHAKE - 1), Faults(stall_after=HANDSHAKE)])
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
-        for url in (HTTP, HTTPS):  # in the handshake with the proxy, and in that of TLS
+        # The first timeout passes in the handshake with the proxy, the second in the TLS handshake.
+        for url in (HTTP, HTTPS):
             fail(client, url, "ConnectTimeout", timeout=driver.httpx.Timeout(LONG, connect=SHORT))
         assert client.get(HTTPS).status_code == 200
     assert len(server.connections) == 3
@@ -365,7 +367,8 @@ def test_a_proxy_that_resets_the_connection(driver: Driver) -> None:
         reset(writer)
 
     def write(client: Client, stream: Any) -> None:
-        while True:  # it takes a moment until the reset is here
+        # It takes a moment until the reset has arrived.
+        while True:
             client.run(stream.write, b"something")
 
     with serving(handle, PROXY_HOST) as (host, port):

@@ -68,7 +68,8 @@ class Verifier(ssl.SSLContext):
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         sock = super().wrap_socket(*args, **kwargs)
-        if sock.version() is None:  # the handshake is still to come
+        # The TLS handshake has not been done yet.
+        if sock.version() is None:
             sock.close()
             raise ssl.SSLCertVerificationError("no certificate to verify")
         return sock

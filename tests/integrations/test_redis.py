@@ -171,7 +171,9 @@ def test_it_reconnects_through_the_proxy(dial: Dial, scheme: str, proxy: SocksSe
             assert client.ping()
             client.reset()
             assert client.ping()
-            with suppress(redis.ConnectionError):  # not before the next command, maybe
+            # redis-py may notice only at the next command that the server has closed the
+            # connection.
+            with suppress(redis.ConnectionError):
                 client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no")
             with suppress(redis.ConnectionError):
                 client.ping()
@@ -204,7 +206,8 @@ def test_a_refusal_of_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> 
 
 
 def test_the_timeout_is_one_deadline(dial: Dial, scheme: str, proxy: SocksServer) -> None:
-    proxy.misbehave(Faults(drip=SHORT * 2 / 3))  # no single wait of these is too long
+    # Each wait by itself is shorter than the timeout.
+    proxy.misbehave(Faults(drip=SHORT * 2 / 3))
     with nothing_left_open():
         with dial(scheme, NAME, proxy=proxy.url, socket_connect_timeout=SHORT) as client:
             with pytest.raises(redis.TimeoutError) as caught:

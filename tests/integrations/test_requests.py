@@ -233,7 +233,8 @@ def test_redirections_and_cookies(session: Session, server: SocksServer) -> None
     session.get(f"{HTTP}cookie/set")
     assert session.get(f"{HTTP}cookie/show").text == "seen=yes"
     response = session.get(redirected("http://other.test/cookie/show"))
-    assert response.text == ""  # the cookie belongs to another host
+    # The cookie belongs to another host.
+    assert response.text == ""
     assert [past.url for past in response.history] == [redirected("http://other.test/cookie/show")]
     assert session.get(redirected(HTTPS)).json()["scheme"] == "https"
     assert asked(server) == [
@@ -324,7 +325,8 @@ def test_other_proxies_do_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("no_proxy", bypass)
-    either.verify = certificates  # for `send` does not ask the environment
+    # `send` does not ask the environment for the certificates.
+    either.verify = certificates
     proxies = {"http": other_proxy, "https": other_proxy, "all": other_proxy}
     with resolved_names() as names:
         assert either.get(url).status_code == 200
@@ -460,9 +462,11 @@ def test_closing_closes_all_connections(server: SocksServer, url: str) -> None:
         session = Session(server.url)
         session.get(url)
         with session.get(f"{url}download?octets=1000000", stream=True) as response:
-            session.close()  # but not the one in use
+            # The session does not close the connection that is in use.
+            session.close()
             assert digest_of(response.iter_content(65536)) == digest(1000000)
-        del response  # which has its pool, and that the connection
+        # The response refers to its pool, and the pool to the connection.
+        del response
     assert len(server.connections) == 1
 
 
@@ -538,7 +542,8 @@ def test_socket_options(
     with Session(server.url) as session:
         session.mount("http://", WithOptions(server.url))
         assert session.get(HTTP).ok
-    assert set_ones == [bool(options), options is None]  # urllib3 sets the latter by default
+    # urllib3 sets TCP_NODELAY by default.
+    assert set_ones == [bool(options), options is None]
 
 
 def test_a_socket_option_of_setsockopt_with_four_arguments(
@@ -707,7 +712,8 @@ def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
         assert error.destination == ("origin.test", 443 if url == HTTPS else 80)
         if isinstance(error, ReplyError):
             assert error.reply == faults.reply
-        assert session.get(url).ok  # on the one connection that there may be
+        # The pool may have one connection only: the failed one has given its place back.
+        assert session.get(url).ok
 
 
 def test_a_proxy_that_cannot_be_reached_is_a_proxy_error() -> None:
@@ -1202,7 +1208,8 @@ class TestTLSWithin:
         with nothing_left_open():
             session = Session(chain)
             response = session.get(url, headers={"connection": "close"}, stream=True)
-            assert response.headers["connection"] == "close"  # and its body is still to come
+            # The body of the response is still to come.
+            assert response.headers["connection"] == "close"
             assert response.json()["scheme"]
             with session.get(f"{url}download?octets=10000000", stream=True) as response:
                 assert response.ok

@@ -779,7 +779,8 @@ class TestTLS:
     def test_when_it_stops_just_after_tls_has_begun_nothing_is_left_open(
         self, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
     ) -> None:
-        for _ in range(20):  # of which most used to leave a socket open
+        # Before the server was corrected, most of these rounds left a socket open.
+        for _ in range(20):
             with SocksServer(tls=contexts[0]) as server:
                 sock = socket.create_connection(server.address, LONG)
                 tls = contexts[1].wrap_socket(sock, server_hostname="127.0.0.1")

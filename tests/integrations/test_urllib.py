@@ -34,7 +34,7 @@ needs_dante = needs(real_servers.missing(["danted"]))
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
 SIZE = 5_000_000
-SOON = 0.05  # seconds, of a timeout that is to pass
+SOON = 0.05  # seconds; the timeout passes
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,8 @@ def test_a_refusal_of_the_proxy(opener: OpenerDirector, proxy: SocksServer) -> N
 def test_the_timeout_is_one_deadline_for_the_proxy(
     opener: OpenerDirector, proxy: SocksServer
 ) -> None:
-    proxy.misbehave(Faults(drip=SOON * 2 / 3))  # no single wait of these is too long
+    # Each wait by itself is shorter than the timeout.
+    proxy.misbehave(Faults(drip=SOON * 2 / 3))
     with nothing_left_open():
         with pytest.raises(URLError) as caught:
             opener.open(HTTP, timeout=SOON)

@@ -43,7 +43,8 @@ MODULES: list[object] = [
     socksclient.testing,
     socksclient.urllib,
 ]
-if sys.version_info >= (3, 11):  # httpx2 has never been there for Python 3.10
+# httpx2 has never existed for Python 3.10.
+if sys.version_info >= (3, 11):
     import socksclient.httpx2
 
     MODULES.append(socksclient.httpx2)

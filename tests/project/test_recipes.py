@@ -92,7 +92,8 @@ needs_servers = needs(MISSING)
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 WARNINGS = ["-W", "error"]
-if sys.version_info < (3, 11):  # there asyncio says so of TLS that the peer has closed
+# asyncio of Python 3.10 warns so of TLS that the destination has closed.
+if sys.version_info < (3, 11):
     WARNINGS += ["-W", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning"]
 
 # Some libraries swallow what an audit hook raises; what it prints they do not.
@@ -239,7 +240,8 @@ class TestRecipes:
 
     def test_the_timeout_is_one_deadline(self, name: str, destinations: Destinations) -> None:
         code = re.sub(r"(timeout=|fail_after\()10(\.0)?", r"\g<1>1.0", RECIPES[name].code)
-        faults = Faults(drip=0.4)  # each of the waits is short enough
+        # Each wait by itself is shorter than the timeout.
+        faults = Faults(drip=0.4)
         with SocksServer(routes=destinations.routes, faults=faults) as server:
             ran = run(code, server.url, destinations)
             assert ran.returncode == 1
@@ -254,7 +256,8 @@ class TestRecipes:
         (name, each)
         for name, recipe in RECIPES.items()
         for each in dict.fromkeys(recipe.destinations)
-        if name != "trio"  # there is no TLS in it, and SSH is not spoken
+        # The recipe for trio has no TLS, and does not speak SSH.
+        if name != "trio"
     ],
 )
 def test_who_is_not_the_destination_is_not_trusted(

@@ -93,7 +93,8 @@ async def test_its_attributes(udp_echo: Address) -> None:
             raw = udp.extra(SocketAttribute.raw_socket)
             for association in (udp, await udp.connected("Name.test", 53)):
                 assert association.extra(SocketAttribute.raw_socket) is raw
-                assert association._raw_socket is raw  # for which anyio's base classes ask
+                # anyio's base classes ask for this attribute.
+                assert association._raw_socket is raw
                 assert association.extra(SocketAttribute.family) == raw.family
                 assert association.extra(SocketAttribute.local_address) == raw.getsockname()
                 assert association.extra(SocketAttribute.local_port) == raw.getsockname()[1]

@@ -66,7 +66,7 @@ needs_servers = needs(MISSING)
 ACCOUNTS = {"user": "pass"}
 ANYONE = ("0.0.0.0", 0)
 NOBODY = ("192.0.2.1", 80)
-SOON = 0.02  # seconds, of a timeout that is to pass
+SOON = 0.02  # seconds; the timeout passes
 DATA = b"data of the peer"
 
 
@@ -353,7 +353,8 @@ class TestPeer:
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server:
             with closing(bind((host, 0), proxy=server.url)) as listener:
                 with socket.create_connection(listener.address) as peer:
-                    with pytest.raises(TimeoutError):  # the reply waits for the data
+                    # The proxy holds its second reply back until the peer has sent its data.
+                    with pytest.raises(TimeoutError):
                         listener.accept(SOON)
                     peer.sendall(DATA)
                     assert_carries(listener.accept(), peer, DATA)
@@ -1071,7 +1072,8 @@ class TestAwaited:
                 group.start_soon(self.wait_in_vain, listener)
                 await anyio.wait_all_tasks_blocked()
                 proxy.say(proxy.SECOND_REPLY[:6])
-                for _ in range(turns):  # of the event loop, in one of which it is woken
+                # In one of these turns, the event loop wakes the task that waits for the peer.
+                for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
                 await listener.aclose()
 

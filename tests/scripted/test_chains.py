@@ -318,7 +318,8 @@ class TestNames:
                 ("192.0.2.1", ports[0]),
                 ("192.0.2.2", ports[0]),
                 second.address,
-                second.address,  # what has answered once is not left again
+                # After an address has answered once, later connections go to that address.
+                second.address,
             ]
             assert [one.destination for one in second.connections] == [
                 ("192.0.2.3", ports[1]),
@@ -909,7 +910,8 @@ class TestUDP:
         scheme: str,
         host: str,
     ) -> None:
-        names["second.test"] = ["127.0.0.1"]  # from which a socket at 0.0.0.0 sends
+        # A socket at 0.0.0.0 sends from this address.
+        names["second.test"] = ["127.0.0.1"]
         faults = Faults(relay_host="0.0.0.0")
         with hops(scheme) as chain, SocksServer(host="127.0.0.1", faults=faults) as second:
             last = Proxy("second.test", second.address[1])
@@ -994,7 +996,8 @@ class TestUDP:
                     b"garbage",
                     b"",
                 ]
-                for number in (1, 2):  # what is known is judged as what is new
+                # In the second round the relays are known, and are judged as in the first.
+                for number in (1, 2):
                     udp.send(b"second", udp_echo)
                     assert udp.receive() == (b"second", udp_echo)
                     assert udp.udp.dropped == number * len(forged)

@@ -47,7 +47,8 @@ async def test_1000_tasks(echo_server: Address) -> None:
                 connected += 1
                 if connected == 1000:
                     all_connected.set()
-                await all_connected.wait()  # so that all are open together
+                # All tunnels are open at the same time.
+                await all_connected.wait()
                 await stream.send(token)
                 received = b""
                 while len(received) < len(token):

@@ -100,7 +100,8 @@ def test_whatever_comes_has_a_header_or_has_not(octets: bytes) -> None:
 def test_whatever_comes_is_delivered_or_counted(datagrams: list[bytes], size: int) -> None:
     dropped = 0
     with unix_association() as (udp, relay):
-        for octets in datagrams * 2:  # the second time, the sources are known
+        # In the second round, the sources are known.
+        for octets in datagrams * 2:
             relay.send(octets)
             received = udp.receive(size)
             expected = parse(octets)

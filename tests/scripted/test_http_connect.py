@@ -459,7 +459,8 @@ class TestRefusal:
         assert isinstance(error, ReplyError)
         assert error.reply is HTTPReply.BAD_GATEWAY
 
-    @pytest.mark.parametrize("status", [401, 407])  # tinyproxy says 401 to wrong credentials
+    # tinyproxy answers wrong credentials with 401.
+    @pytest.mark.parametrize("status", [401, 407])
     def test_without_credentials(self, dial: Dial, echo_server: Address, status: int) -> None:
         error = refuse(dial, echo_server, Faults(reply=status))
         assert type(error) is AuthenticationError
@@ -647,7 +648,8 @@ class TestDeadline:
         with SocksServer(faults=faults) as server:
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
                 dial(echo_server, proxy=server.url_as("http"), timeout=SHORT)
-        if isinstance(held.value, ProxyTimeout):  # the awaited functions take no timeout
+        # The awaited functions take no timeout: anyio raises the TimeoutError.
+        if isinstance(held.value, ProxyTimeout):
             assert held.value.phase == "request"
             assert held.value.errno == errno.ETIMEDOUT
 
@@ -662,7 +664,8 @@ class TestDeadline:
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readexactly(1)
-    writer.transport.abort()  # with more to read, that is a reset
+    # Octets are left that nobody has read, so that the system sends a reset.
+    writer.transport.abort()
 
 
 @pytest.mark.anyio

@@ -60,7 +60,7 @@ ORIGIN = ("192.0.2.1", 80)
 NAME = ("origin.test", 80)
 ANYONE = ("0.0.0.0", 0)
 DATA = b"data of the peer"
-SOON = 0.02  # seconds, of a timeout that is to pass
+SOON = 0.02  # seconds; the timeout passes
 GRANTED, REJECTED = bytes.fromhex("005a 0000 00000000"), bytes.fromhex("005b 0000 00000000")
 
 Names = dict[str, list[str]]
@@ -514,7 +514,8 @@ class TestDeadline:
         with SocksServer(faults=faults) as server:
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
                 dial(echo_server, proxy=server.url_as("socks4a"), timeout=SHORT)
-        if isinstance(held.value, ProxyTimeout):  # the awaited functions take no timeout
+        # The awaited functions take no timeout: anyio raises the TimeoutError.
+        if isinstance(held.value, ProxyTimeout):
             assert held.value.phase == "request"
             assert held.value.errno == errno.ETIMEDOUT
 
@@ -679,7 +680,8 @@ class TestBind:
         with SocksServer(faults=Faults(reply_with_data=True, split=split)) as server:
             with closing(bind(ANYONE, proxy=server.url_as("socks4a"))) as listener:
                 with socket.create_connection(listener.address) as sock:
-                    with pytest.raises(TimeoutError):  # the reply waits for the data
+                    # The proxy holds its second reply back until the peer has sent its data.
+                    with pytest.raises(TimeoutError):
                         listener.accept(SOON)
                     sock.sendall(DATA)
                     peer = listener.accept()

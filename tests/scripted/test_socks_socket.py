@@ -95,7 +95,8 @@ class TestConnect:
             with pytest.raises(ProxyTimeout):
                 sock.connect(echo_server)
             sock.settimeout(10)
-            sock.connect(echo_server)  # a failure leaves it as it was
+            # After a failure, the socket can connect again.
+            sock.connect(echo_server)
             assert sock.gettimeout() == 10
             assert_echoes(sock)
 

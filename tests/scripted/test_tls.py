@@ -163,7 +163,8 @@ class TestCertificate:
             proxy = Proxy(*server.address, tls=authority.client())
             with connect(greeter, proxy=proxy) as tunnel:
                 tunnel.assert_greets_and_echoes()
-        assert [name for _, name in seen] == [None]  # SNI is for names (RFC 6066 §3)
+        # SNI is for names only (RFC 6066 §3).
+        assert [name for _, name in seen] == [None]
 
     def test_another_ip_address(self, connect: Connect, authority: Authority) -> None:
         with SocksServer(host="127.0.0.5", tls=authority.server()) as server:
@@ -487,7 +488,8 @@ class TestNoTLS:
             proxy = Proxy(*address, tls=authority.client())
             with pytest.raises(ProxyConnectError, match=r"TLS with the proxy failed: \S") as caught:
                 connect(NOBODY, proxy=proxy)
-        if hears:  # or else it is a reset, perhaps
+        # If the server does not read our part of the handshake, its error may arrive as a reset.
+        if hears:
             assert words in str(caught.value)
         assert (caught.value.phase, caught.value.proxy) == ("tls", proxy)
 
@@ -757,7 +759,8 @@ class TestTLSSocket:
 
         with play(part) as sock:
             sock.sendall(b"words")
-            with suppress(ConnectionResetError):  # Python 3.11's ssl takes it for the end
+            # ssl of Python 3.11 takes the reset for the end of the data.
+            with suppress(ConnectionResetError):
                 assert sock.recv(1) == b""
             with pytest.raises(OSError, match=r"\S"):
                 sock.sendall(b"more")
@@ -1080,7 +1083,8 @@ class TestHTTPS:
             with pytest.raises(driver.httpx.RemoteProtocolError, match="without sending complete"):
                 client.get(f"{HTTPS}break")
             with client.stream(f"{HTTPS}stall") as response:
-                assert response.status_code == 200  # and that is all that we want of it
+                # The test leaves the body unread.
+                assert response.status_code == 200
             assert client.get(HTTPS).status_code == 200
 
     def test_what_the_stream_tells(

@@ -236,7 +236,8 @@ class TestFailure:
             ask = partial(getattr(tor_by, function), "192.0.2.7", proxy=server.url, timeout=0.2)
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
                 ask()
-        if isinstance(held.value, ProxyTimeout):  # the awaited functions take no timeout
+        # The awaited functions take no timeout: anyio raises the TimeoutError.
+        if isinstance(held.value, ProxyTimeout):
             assert held.value.phase == "request"
 
     def test_a_proxy_that_is_not_there(self, tor_by: Tor, function: str) -> None:
@@ -429,7 +430,8 @@ class TestIsolation:
     @pytest.mark.parametrize(
         ("username", "octets"),
         [
-            ("user", REFUSED),  # that is no word of Tor's
+            # Tor gives a meaning only to user names that begin with "<torS0X>".
+            ("user", REFUSED),
             ("<torS0X>1", b"\x01\x01"),  # nor is this
             ("<TORS0X>1", REFUSED),
             (" <torS0X>1", REFUSED),

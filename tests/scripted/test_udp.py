@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 DESTINATION = ("192.0.2.1", 53)
 DATAGRAM = encode_datagram_header(*DESTINATION) + b"datagram"
-SOON = 0.05  # seconds, of a timeout that is to pass
+SOON = 0.05  # seconds; the timeout passes
 
 ALL_KINDS = [DESTINATION, ("2001:db8::1", 53), ("name.test", 53), ("n" * 255, 53)]
 
@@ -576,7 +576,8 @@ def test_a_scope_means_nothing_to_a_proxy() -> None:
                 call("fe80::1", 53, 0, 1)
             with pytest.raises(ValueError, match="zone id"):
                 call("fe80::1%lo", 53)
-        assert udp.sendto(b"", ("2001:db8::1", 53, 7, 0)) == 0  # a flow label means nothing here
+        # A flow label has no meaning in a datagram through a proxy.
+        assert udp.sendto(b"", ("2001:db8::1", 53, 7, 0)) == 0
 
 
 @pytest.mark.parametrize(
@@ -917,7 +918,8 @@ class TestNamesResolvedHere:
                     udp.sendto(b"", ("name.test", 53))
                 assert caught.value.phase == "resolve"
                 answer.set()
-                udp.setblocking(False)  # which is no reason not to resolve a name
+                # A socket that never waits may still ask the resolver.
+                udp.setblocking(False)
                 assert udp.sendto(b"", ("name.test", 53)) == 0
 
 
@@ -1294,7 +1296,8 @@ class TestWhatTheSystemLacks:
 class TestARelayAtAPrivateAddress:
     """A relay whose private address is not the proxy's: often the proxy is behind a NAT."""
 
-    HERE = "127.0.0.2"  # where another proxy of this machine might be
+    # Another proxy of this machine could have this address.
+    HERE = "127.0.0.2"
 
     def advice(self, played: PlayedProxy, host: str = HERE) -> str:
         where = host_port(host, played.relay.getsockname()[1])
@@ -1700,7 +1703,8 @@ def test_what_is_said_on_it_is_ignored_and_not_kept(
     octets = bytes(0x10000)
     tracemalloc.start()
     for _ in range(256):
-        played.control.sendall(octets)  # 16 MiB, more than the system itself would keep
+        # This makes 16 MiB, more than the buffers of the system would keep.
+        played.control.sendall(octets)
     played.say(DATAGRAM)
     data, source = future.result(LONG)
     _, most = tracemalloc.get_traced_memory()
@@ -1803,7 +1807,8 @@ def test_closing_closes_no_descriptor_that_others_wait_for(
 
 def test_closing_ends_all(associate: Associate, poll: str, udp_echo: Address) -> None:
     with SocksServer() as server:
-        associate(server.url).close()  # for what event loops open once
+        # The first association lets the event loop open what the loop opens only once.
+        associate(server.url).close()
         with nothing_left_open():
             talk = associate(server.url)
             assert_echoes(talk, udp_echo)
@@ -2101,7 +2106,8 @@ def test_connected_it_hears_one_only(
 ) -> None:
     talk = associate_with(played, associate)
     not_heard = [*NOT_HEARD, *not_heard]
-    for _ in range(2):  # the second time, all are known already
+    # In the second round, all sources are known.
+    for _ in range(2):
         played.say(*from_(*heard, *not_heard))
         assert_hears(talk, *heard, *not_heard)
     assert talk.dropped == 0

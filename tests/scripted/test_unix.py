@@ -315,7 +315,8 @@ class TestErrors:
                 lambda: socksclient.create_connection(echo_server, None, proxy=Proxy(path=path))
             )
             assert not connecting.done()
-            listener.accept()[0].close()  # of those that were in the queue
+            # This connection was in the queue before, and makes room.
+            listener.accept()[0].close()
             thread = threading.Thread(target=forward, args=(listener, server.address))
             thread.start()
             with connecting.result(LONG) as sock:

@@ -93,9 +93,11 @@ class Recorder:
             answer = client.http()
         self.octets.append(bytes(client.came))
         client.sock.sendall(answer)
-        if answer:  # else the request was for the proxy itself
+        # Without an answer of the proxy's, the request was for the proxy itself.
+        if answer:
             first = client.read(1)
-            if first == b"C":  # CONNECT, as for the next hop
+            # curl asks the next hop with CONNECT.
+            if first == b"C":
                 answer = client.http()
                 self.octets[-1] = bytes(client.came)
                 client.sock.sendall(answer)
@@ -226,9 +228,10 @@ def curl(*arguments: str, environ: dict[str, str] | None = None) -> tuple[int, s
         [CURL, "--disable", "--verbose", "--max-time", "10", "--output", os.devnull, *arguments],
         env={
             "PATH": os.defpath,
+            # curl takes names that are not ASCII only in a locale of UTF-8.
             "LC_ALL": "C.UTF-8",
             **(environ or {}),
-        },  # it has IDN by the locale
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -266,7 +269,8 @@ def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[
         for argument in ("--resolve", f"{name}:{port}:{','.join(ips)}")
     ]
     curl(
-        "--socks5-basic",  # no GSSAPI, which it would offer (01) before username/password
+        # Without this option, curl offers GSSAPI (01) before user name and password.
+        "--socks5-basic",
         *("--proxytunnel", "--proxy-header", AGENT, "--proxy-header", "Proxy-Connection:"),
         *resolve,
         *options,
@@ -425,7 +429,8 @@ REFUSED = [
     ("socks4://{a}", ("six.test", 80)),
     ("socks4://{a}", ("nowhere.test", 80)),
     ("socks5://{a}", ("nowhere.test", 80)),
-    ("https://{tls}", SITE),  # nobody has said that its certificate is to be trusted
+    # Nobody has told curl or socksclient to trust the certificate of this proxy.
+    ("https://{tls}", SITE),
 ]
 
 

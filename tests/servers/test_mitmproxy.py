@@ -115,7 +115,8 @@ class Post:
     def check_httpx(self, mitmproxy: MITMProxy, response: Any, http2: bool) -> None:
         headers = response.request.headers.multi_items()
         http_version = "HTTP/1.1"
-        if http2 and self.scheme == "https":  # without TLS there is no ALPN to agree on it by
+        # Client and server agree on HTTP/2 by ALPN, which is a part of TLS.
+        if http2 and self.scheme == "https":
             headers = [(name, value) for name, value in headers if name not in NOT_IN_HTTP2]
             http_version = "HTTP/2.0"
         self.check(mitmproxy, response, headers)

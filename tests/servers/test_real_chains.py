@@ -232,7 +232,8 @@ REFUSALS: dict[str, ReplyCode | None] = {
     "dante with accounts": Reply.CONNECTION_REFUSED,
     "dante by socks4": Socks4Reply.REJECTED_OR_FAILED,
     "microsocks": Reply.CONNECTION_REFUSED,
-    "ssh": None,  # it hangs up, whatever it is
+    # ssh closes the connection, whatever the reason is.
+    "ssh": None,
     "ssh at unix": None,
     "ssh by socks4a": None,
     "tinyproxy": HTTPReply.INTERNAL_SERVER_ERROR,

@@ -105,7 +105,8 @@ class TestFTP:
             assert (server.directory / "written").read_bytes() == CONTENT
             assert sorted(client.nlst()) == ["to read", "written"]
 
-    @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)  # ::1 is the only one of IPv6
+    # There is no second address of IPv6 on loopback, only ::1.
+    @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)
     @pytest.mark.parametrize("tls", ["without TLS"], indirect=True)
     class TestDataConnectionsWithAnotherAddress:
         def test_active(self, server: FTPServer) -> None:

@@ -68,7 +68,8 @@ class TestConnect:
     ) -> None:
         destination = ("localhost", greeter[1])
         proxy = f"{scheme}://{address}"
-        if (server, scheme) == ("dante", "socks4a"):  # to it, 0.0.0.1 is an address as any
+        # Dante does not know SOCKS4A, and takes 0.0.0.1 for an address like any other.
+        if (server, scheme) == ("dante", "socks4a"):
             with pytest.raises(ReplyError, match="SOCKS4 CD 5B"):
                 dial(destination, proxy=proxy)
         else:
@@ -80,7 +81,8 @@ def assert_greets(sock: socket.socket) -> None:
     """That the socket leads to the server that speaks first."""
     assert receive_exactly(sock, len(GREETING)) == GREETING
     sock.sendall(DATA)
-    assert receive_exactly(sock, len(DATA)) == DATA  # and no waiting for the end: V2Ray takes 1 s
+    # The test does not wait for the end of the connection: V2Ray takes a second to close it.
+    assert receive_exactly(sock, len(DATA)) == DATA
 
 
 # V2Ray grants every request, and hangs up a second later.

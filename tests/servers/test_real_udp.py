@@ -296,7 +296,8 @@ def test_sizes(server: str, open_talk: Open, echo: Address) -> None:
 
 def test_many_datagrams(open_talk: Open, echo: Address) -> None:
     talk = open_talk(echo)
-    for first in range(0, 200, 20):  # as many as surely find room in every buffer
+    # Each round sends only as many datagrams as surely find room in every buffer.
+    for first in range(0, 200, 20):
         sent = [b"%d" % number for number in range(first, first + 20)]
         for data in sent:
             talk.send(data, echo)
@@ -325,7 +326,8 @@ class TestAClosedPort:
     ) -> None:
         talk = open_talk(echo)
         exchange = talk.connect(closed)
-        if server.startswith("dante"):  # it passes on what ICMP says, if it has the rights
+        # If Dante has the rights for that, it passes on what ICMP says.
+        if server.startswith("dante"):
             with pytest.raises((ConnectionRefusedError, TimeoutError)):
                 exchange(b"lost", 0.5)
         else:

@@ -54,7 +54,8 @@ pytest_plugins = ["helpers.http_fixtures"]
 MISSING = [*tor_network.missing(), *real_servers.missing(["danted"])]
 pytestmark = [
     needs(MISSING),
-    pytest.mark.timeout(600),  # the first test of each worker may have to wait for the network
+    # The first test of each worker may have to wait for the network of Tor.
+    pytest.mark.timeout(600),
 ]
 
 # Twice the time in which Tor must build a circuit.
@@ -179,7 +180,8 @@ class TestUnixSocket:
         assert resolved == []
 
     def test_a_refusal(self, tor: TorNetwork, dial: Dial) -> None:
-        with pytest.raises(ReplyError) as caught:  # with an address of IPv6 in it, as always there
+        # Tor's refusals always have an IPv6 address as their bound address.
+        with pytest.raises(ReplyError) as caught:
             dial(("nowhere.test", 80), proxy=Proxy(path=tor.unix_path), timeout=TIMEOUT)
         assert caught.value.reply == Reply.HOST_UNREACHABLE
 

@@ -225,10 +225,12 @@ def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
     assert str(error) == "the connection to the proxy broke: No route to host"
     assert (error.errno, error.received) == (errno.EHOSTUNREACH, b"\x00")
     broken = ssl.SSLError(1, "bad record mac")
-    broken.library = "SSL"  # as of those that Python's ssl raises
+    # The errors that Python's ssl raises have this attribute.
+    broken.library = "SSL"
     error = ProxyClosed.broken(broken, b"")
     assert str(error) == "the connection to the proxy broke: bad record mac"
-    assert error.errno == errno.ECONNRESET  # that of OpenSSL means something else
+    # The number of OpenSSL's error means something else than an errno.
+    assert error.errno == errno.ECONNRESET
     error = ProxyClosed.broken(OSError("no number"), b"")
     assert str(error) == "the connection to the proxy broke: no number"
     assert error.errno is None

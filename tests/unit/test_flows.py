@@ -234,7 +234,8 @@ def test_a_flow_sends_message_by_message_ends_as_the_proxy_says_and_reads_no_fur
     played = play(tunnel(case.proxy), octets, least=least)
     assert_ends(played, case.ends)
     assert played.sent == case.sent
-    if least or not isinstance(case.ends, Fails):  # a refusal may be read with what is behind it
+    # A refusal may be read together with the octets behind it.
+    if least or not isinstance(case.ends, Fails):
         assert played.left == bytes.fromhex(behind)
 
 
@@ -484,7 +485,8 @@ def test_the_head_of_an_answer_is_read_exactly(
 @octet_by_octet
 @pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS if len(answer) < 200])
 def test_hanging_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: bool) -> None:
-    begin = answer.rindex(b"HTTP/")  # what of the answer comes behind all 1xx
+    # The final response comes behind all responses of the kind 1xx.
+    begin = answer.rindex(b"HTTP/")
     for got in range(len(answer) - begin):
         for peeks in (False, True):
             played = play(tunnel(HTTP), answer[: begin + got], least=least, peeks=peeks)
