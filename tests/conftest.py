@@ -136,7 +136,7 @@ def poll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """The only names that this process can resolve, and their addresses; the test adds them."""
+    """Let this process resolve only the names that the test adds, to their addresses."""
     known: dict[str, list[str]] = {}
     monkeypatch.setattr(socket, "getaddrinfo", resolver(lambda name: known.get(name, [])))
     return known
@@ -150,7 +150,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture(scope="session")
 def tor(pytestconfig: pytest.Config) -> TorNetwork:
-    """The Tor network of the whole run, which is for test_tor*.py only."""
+    """Return the Tor network of the whole run, which is for test_tor*.py only."""
     plugin = pytestconfig.pluginmanager.get_plugin("tor_network")
     assert isinstance(plugin, Plugin)
     return plugin.wait()

@@ -85,7 +85,7 @@ class Hops:
     proxies: list[Proxy]
 
     def named(self) -> list[Proxy]:
-        """The same chain, by names; where they lead is for the test to say."""
+        """Return the same chain by names; the test says where the names lead."""
         return [replace(proxy, host=name) for proxy, name in zip(self.proxies, NAMES, strict=False)]
 
 
@@ -103,7 +103,7 @@ class MakeHops:
         faults: Mapping[int, Faults | Sequence[Faults]] | None = None,
         accounts: Mapping[int, Mapping[str, str]] | None = None,
     ) -> Iterator[Hops]:
-        """A context manager.
+        """Start the servers of a chain, and stop them at the end of the context.
 
         Args:
             *schemes: The nearest hop's first. With "+tls", and as "https", the server has TLS.
@@ -182,7 +182,7 @@ class Tunnel:
             self._portal.call(self.channel.aclose)
 
     def assert_greets_and_echoes(self) -> None:
-        """That it leads to `support.greet`, and nothing of what that said is lost."""
+        """Check that the tunnel leads to `support.greet`, and that its greeting is whole."""
         assert self.receive(len(GREETING)) == GREETING
         self.send(b"there and back")
         assert self.receive(14) == b"there and back"
@@ -232,7 +232,7 @@ class Listening:
         self._portal = portal
 
     def accept(self) -> tuple[Tunnel, Address]:
-        """The connection of the peer, and its address."""
+        """Return the connection of the peer, and the address of the peer."""
         if self._portal is None:
             sock, peer = self._listener.accept(LONG)
             return Tunnel(sock, None), peer
@@ -275,13 +275,13 @@ class Udp:
             return await self.udp.receive()
 
     def receive_soon(self) -> Future[Any]:
-        """What is received from now on."""
+        """Begin to receive; the result of the future is the next datagram with its source."""
         if self._portal is None:
             return in_thread(self.udp.recvfrom)
         return self._portal.start_task_soon(self._receive)
 
     def connect(self, address: Address) -> tuple[Callable[[bytes], Any], Callable[[], bytes]]:
-        """What sends to that destination, and what receives from it."""
+        """Return a function that sends to that destination, and one that receives from it."""
         if self._portal is None:
             self.udp.connect(address)
             return self.udp.send, partial(self.udp.recv, 65535)

@@ -51,19 +51,19 @@ class Pair(NamedTuple):
         limits: dict[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """A transport through `proxy`."""
+        """Return a transport through `proxy`."""
         kind = "SocksTransport" if blocking else "AsyncSocksTransport"
         if limits is not None:
             options["limits"] = self.httpx.Limits(**limits)
         return getattr(self.socksclient, kind)(proxy, **options)
 
     def client(self, proxy: ProxyLike, **options: Any) -> Any:
-        """A blocking client that goes through `proxy`."""
+        """Return a blocking client that goes through `proxy`."""
         transport = self.transport(proxy, blocking=True, **options)
         return self.httpx.Client(transport=transport, timeout=LONG)
 
     def async_client(self, proxy: ProxyLike, **options: Any) -> Any:
-        """The same, awaited."""
+        """Return an asynchronous client that goes through `proxy`."""
         transport = self.transport(proxy, blocking=False, **options)
         return self.httpx.AsyncClient(transport=transport, timeout=LONG)
 
@@ -91,7 +91,7 @@ class Client:
         self._portal = portal
 
     def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The result of the function, awaited if need be."""
+        """Return the result of the function, which is awaited if the client is asynchronous."""
         if self._portal is None:
             return function(*args, **kwargs)
         return self._portal.call(partial(function, *args, **kwargs))
@@ -103,13 +103,13 @@ class Client:
         return self.request("GET", url, **options)
 
     def send(self, pieces: Iterable[bytes], url: str, **options: Any) -> Any:
-        """A POST of a body that is not there as a whole."""
+        """Post a body that the client gets piece by piece."""
         body = iter(pieces) if self._portal is None else _awaited(pieces)
         return self.request("POST", url, content=body, **options)
 
     @contextmanager
     def stream(self, url: str, **options: Any) -> Iterator[Any]:
-        """A response whose body has not been read."""
+        """Yield a response whose body has not been read."""
         request = self.client.build_request("GET", url, **options)
         response = self.run(self.client.send, request, stream=True)
         try:
@@ -128,7 +128,7 @@ class Client:
         return self._portal.call(digest)
 
     def trace(self, note: Callable[[str, dict[str, Any]], object]) -> dict[str, Any]:
-        """The request extension that calls `note` with the name of every event, and more."""
+        """Return the request extension that calls `note` with the name of each event, and more."""
 
         async def note_awaited(name: str, info: dict[str, Any]) -> None:
             note(name, info)
@@ -173,7 +173,7 @@ class Driver:
         return getattr(self._pair.socksclient, kind)
 
     def transport(self, proxy: ProxyLike, **options: Any) -> Any:
-        """It trusts the origin, unless the test says otherwise."""
+        """Return a transport that trusts the origin, unless the test says otherwise."""
         options = {"verify": self.origin.trust(), **options}
         return self._pair.transport(proxy, blocking=self.blocking, **options)
 
@@ -181,7 +181,7 @@ class Driver:
         return Client(self.httpx, transport, self._portal, options)
 
     def through(self, proxy: ProxyLike, **options: Any) -> Client:
-        """A client that goes through `proxy`."""
+        """Return a client that goes through `proxy`."""
         return self.client(self.transport(proxy, **options))
 
     def wait_until_it_waits(self) -> None:
@@ -190,7 +190,7 @@ class Driver:
             self._portal.call(anyio.wait_all_tasks_blocked)
 
     def direct(self, **options: Any) -> Client:
-        """The same without a proxy, with httpx's own transport, to compare with."""
+        """Return a client without a proxy, with httpx's own transport, to compare with."""
         kind = self.httpx.HTTPTransport if self.blocking else self.httpx.AsyncHTTPTransport
         return self.client(kind(**{"verify": self.origin.trust(), **options}))
 
@@ -210,7 +210,7 @@ def routes_to(origin: Origin) -> dict[Address, Address]:
 
 @contextmanager
 def nothing_left_open() -> Iterator[None]:
-    """The client's sockets that are opened in it are closed by its end.
+    """Check that the sockets which the client opens in the context are closed at its end.
 
     The garbage collector is off, and what the servers have open takes its own time.
     """
@@ -224,7 +224,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def client_sockets() -> set[int]:
-    """The inodes of the sockets that lead to a proxy, or to nobody, or away from CLIENT_HOST."""
+    """Return the inodes of the sockets that lead to a proxy, to nobody or from CLIENT_HOST."""
     inodes = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -248,7 +248,7 @@ def belongs_to_a_server(sock: socket.socket) -> bool:
 
 
 def fail(client: Client, url: str, name: str, **options: Any) -> Exception:
-    """The error of a request that leaves nothing open behind it; it is httpx's of that name."""
+    """Return httpx's error of that name from a request that leaves nothing open behind it."""
     expected = getattr(client.httpx, name)
     with nothing_left_open(), pytest.raises(expected) as caught:
         client.get(url, **options)
@@ -260,7 +260,7 @@ def fail(client: Client, url: str, name: str, **options: Any) -> Exception:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """The URL of a server that hears one request, says `answer`, and hangs up."""
+    """Yield the URL of a server that hears one request, says `answer`, and hangs up."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

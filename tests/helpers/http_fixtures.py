@@ -46,6 +46,6 @@ def driver(
 
 @pytest.fixture
 def server(origin: Origin) -> Iterator[SocksServer]:
-    """A proxy behind which the origin has names of its own."""
+    """Start a proxy behind which the origin has names of its own."""
     with SocksServer(host=PROXY_HOST, routes=routes_to(origin)) as server:
         yield server

@@ -230,7 +230,7 @@ def tiny_proxy_http(account: tuple[str, str]) -> Iterator[str]:
 
 @contextmanager
 def websocket_server(certificate: trustme.LeafCert) -> Iterator[Address]:
-    """That of websockets, over TLS. It sends back what comes."""
+    """Start the server of websockets, over TLS; it sends back what comes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
 

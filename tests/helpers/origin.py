@@ -49,7 +49,7 @@ _BLOCK = random.Random(0).randbytes(256 * 1024)
 
 
 def content(octets: int) -> Iterator[bytes]:
-    """The body of /download, in pieces."""
+    """Yield the body of /download, in pieces."""
     for start in range(0, octets, len(_BLOCK)):
         yield _BLOCK[: octets - start]
 
@@ -83,7 +83,7 @@ class Origin:
         self._exit = ExitStack()
 
     def trust(self) -> ssl.SSLContext:
-        """A client's context, of its own, that trusts this server and nobody else."""
+        """Return a new context for clients, which trusts this server and nobody else."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.ca.configure_trust(context)
         return context

@@ -505,13 +505,13 @@ class MITMProxy:
     record: Path
 
     def trust(self) -> ssl.SSLContext:
-        """A client's context, of its own, that trusts what this proxy makes up and nobody else."""
+        """Return a new context for clients, which trusts the certificates that this proxy makes."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(self.ca_file)
         return context
 
     def flows(self) -> list[Flow]:
-        """What has gone through it, in the order of the answers."""
+        """Return what has gone through the proxy, in the order of the answers."""
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         return [_flow(json.loads(line)) for line in lines]
 
@@ -631,7 +631,7 @@ def _password_hash(password: str) -> str:
 def running(
     directory: Path, name: str, host: str, prepare: Prepare, *, announcement: str = ""
 ) -> Iterator[Address]:
-    """Runs a server, and yields where it listens.
+    """Run a server, and yield where it listens.
 
     It counts as started when it takes a connection, and has the `announcement` in its log.
     """
@@ -667,7 +667,7 @@ def _start(
 
 @contextmanager
 def reserved_port(host: str) -> Iterator[int]:
-    """A port, free for TCP and UDP, which no one else is given for as long as the context lasts.
+    """Yield a port, free for TCP and UDP, that nobody else is given during the context.
 
     The server can still listen on it, as it too sets SO_REUSEADDR (V2Ray for UDP SO_REUSEPORT).
     """
@@ -691,7 +691,7 @@ def reserved_port(host: str) -> Iterator[int]:
 
 
 def spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
-    """Starts a server, for `stop` to end; its directory is `home`, and its log is there."""
+    """Start a server, which `stop` ends; its directory is `home`, where its log is too."""
     environment = {
         "PATH": _search_path(),
         "LC_ALL": "C",
@@ -716,7 +716,7 @@ def spawn(command: list[str], home: Path) -> subprocess.Popen[bytes]:
 def _wait_for(
     process: subprocess.Popen[bytes], home: Path, address: Address, announcement: str
 ) -> bool:
-    """Waits until the server has started; False when it ended, or took too long."""
+    """Wait until the server has started; return False if it ended, or took too long."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
         with suppress(OSError), socket.create_connection(address, timeout=1):
@@ -733,7 +733,7 @@ def _log(home: Path) -> str:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends the server and all its children, which are in the process group which it leads."""
+    """End the server and all its children, which are in the process group that the server leads."""
     # The signal is for the leader alone: danted's mother process ends her twenty children in order.
     process.terminate()
     with suppress(subprocess.TimeoutExpired):

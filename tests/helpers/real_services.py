@@ -101,7 +101,7 @@ class FTPServer:
     ca: trustme.CA
 
     def trust(self) -> ssl.SSLContext:
-        """A client's context, of its own, that trusts this server and nobody else."""
+        """Return a new context for clients, which trusts this server and nobody else."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.ca.configure_trust(context)
         return context

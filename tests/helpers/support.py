@@ -79,7 +79,7 @@ class Dial(Protocol):
 
 @contextmanager
 def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
-    """An asyncio server in a thread of its own; yields where it listens."""
+    """Run an asyncio server in a thread of its own, and yield where it listens."""
     loops: list[asyncio.AbstractEventLoop] = []
     tasks: set[asyncio.Task[None]] = set()
     stop = asyncio.Event()
@@ -122,7 +122,7 @@ def serving(handler: Handler, host: str = "127.0.0.1") -> Iterator[Address]:
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back what comes."""
+    """Send back what comes."""
     while octets := await reader.read(65536):
         writer.write(octets)
         await writer.drain()
@@ -147,7 +147,7 @@ def receive_exactly(sock: socket.socket, count: int) -> bytes:
 
 
 def assert_echoes(sock: socket.socket, token: bytes = b"there and back") -> None:
-    """That the socket leads to an echo server, and that nothing else comes."""
+    """Check that the socket leads to an echo server, and that nothing else comes."""
     sock.sendall(token)
     assert receive_exactly(sock, len(token)) == token
     sock.shutdown(socket.SHUT_WR)
@@ -166,7 +166,7 @@ REFUSED_PORT: int = _nobody.getsockname()[1]
 
 @contextmanager
 def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
-    """An address that lets no connection through: its listener's queue is full.
+    """Yield an address that lets no connection through: its listener's queue is full.
 
     With a `port` it takes a host of its own, such as no client has had: a connection that has
     ended may hold the port for a minute.
@@ -200,7 +200,7 @@ def family_of(host: str) -> socket.AddressFamily:
 
 @contextmanager
 def echoing_datagrams(host: str = "127.0.0.1") -> Iterator[Address]:
-    """A UDP server, in a thread of its own, that sends back what comes."""
+    """Run a UDP server that sends back what comes, in a thread of its own; yield its address."""
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
         address: Address = sock.getsockname()[:2]
@@ -270,12 +270,12 @@ class PlayedProxy:
         self.control.sendall(b"\x05\x00\x00" + bound_address)
 
     def hear(self) -> bytes:
-        """The next datagram of the client, with its header."""
+        """Return the next datagram of the client, with its header."""
         octets, self.client = self.relay.recvfrom(65535)
         return octets
 
     def say(self, *datagrams: bytes) -> None:
-        """Sends datagrams to the client."""
+        """Send datagrams to the client."""
         for datagram in datagrams:
             self.relay.sendto(datagram, self.client)
 
@@ -284,13 +284,13 @@ class PlayedProxy:
         self.control.close()
 
     def reset(self) -> None:
-        """Ends the association with RST."""
+        """End the association with RST."""
         reset(self.control)
 
 
 @contextmanager
 def unix_association() -> Iterator[tuple[Association, socket.socket]]:
-    """An association by sockets of Unix, and the socket of its relay."""
+    """Yield an association over sockets of Unix, and the socket of its relay."""
     with ExitStack() as stack:
         control, proxy = socket.socketpair()
         udp, relay = socket.socketpair(type=socket.SOCK_DGRAM)
@@ -307,7 +307,7 @@ def unix_association() -> Iterator[tuple[Association, socket.socket]]:
 
 @contextmanager
 def no_room() -> Iterator[tuple[Association, socket.socket]]:
-    """The same, with no room for a datagram until the relay receives: on loopback there is some."""
+    """Yield an association that has no room for a datagram until the relay receives."""
     with unix_association() as (association, relay):
         with suppress(BlockingIOError):
             while True:
@@ -316,7 +316,7 @@ def no_room() -> Iterator[tuple[Association, socket.socket]]:
 
 
 def make_room(relay: socket.socket) -> bytes:
-    """The first datagram that did not have room before."""
+    """Return the first datagram that did not have room before."""
     while not (octets := relay.recv(65535)):
         pass
     return octets
@@ -342,7 +342,7 @@ def again_and_again(act: Callable[[], object]) -> Iterator[None]:
 
 
 def in_thread(function: Callable[[], T]) -> Future[T]:
-    """What the function returns in a thread of its own; it has begun to wait for something."""
+    """Call the function in a thread, and return when the thread waits for something."""
     future: Future[T] = Future()
 
     def run() -> None:
@@ -380,7 +380,7 @@ async def open_first_stream() -> None:
 
 
 def settled_descriptors() -> int:
-    """The same, when what earlier tests have left to other threads is closed as well."""
+    """Return their number when what earlier tests left to other threads is closed as well."""
     counts = [descriptors()]
     while len(counts) < 10 or len(set(counts[-10:])) > 1:
         threading.Event().wait(0.005)
@@ -390,7 +390,7 @@ def settled_descriptors() -> int:
 
 @contextmanager
 def nothing_left_open() -> Iterator[None]:
-    """That what is opened meanwhile is closed at the end, and not by the garbage collector."""
+    """Check that what the context opens is closed at its end, and not by the garbage collector."""
     gc.collect()
     gc.disable()
     try:
@@ -451,7 +451,7 @@ def eventually(condition: Callable[[], bool], seconds: float = LONG) -> bool:
 def resolver(
     look_up: Callable[[str], Sequence[str]],
 ) -> Callable[..., list[tuple[int, int, int, str, tuple[object, ...]]]]:
-    """A `socket.getaddrinfo` that finds the IP addresses of a name by `look_up`."""
+    """Return a `socket.getaddrinfo` that finds the IP addresses of a name by `look_up`."""
 
     def getaddrinfo(
         host: bytes | str,

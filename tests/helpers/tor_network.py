@@ -213,7 +213,7 @@ class Plugin:
         self._process: subprocess.Popen[bytes] | None = None
 
     def wait(self) -> TorNetwork:
-        """The network of this run, as soon as it is there."""
+        """Return the network of this run, as soon as it is there."""
         return wait(self._directory)
 
     @pytest.hookimpl(optionalhook=True)
@@ -249,7 +249,7 @@ def _needs_network(nodeid: str) -> bool:
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
-    """Starts a network in `directory`, which is its own and must not exist.
+    """Start a network in `directory`, which is its own and must not exist.
 
     It is there until the standard input of the process, a pipe, is closed; then that ends.
     """
@@ -269,7 +269,7 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
 
 
 def wait(directory: Path) -> TorNetwork:
-    """The network that was started in `directory`, as soon as it is there."""
+    """Return the network that was started in `directory`, as soon as it is there."""
     end = time.monotonic() + _START_SECONDS + _STOP_SECONDS
     while not (directory / _READY).exists():
         if (directory / _FAILURE).exists():
@@ -379,7 +379,7 @@ class _Nodes:
         self._processes[name] = spawn(command, home)
 
     def wait_for(self, what: str, condition: Callable[[], T]) -> T:
-        """What `condition` returns, as soon as that is true."""
+        """Return what `condition` returns, as soon as that is true."""
         while not (result := condition()):
             ended = [
                 name for name, process in self._processes.items() if process.poll() is not None
@@ -410,7 +410,7 @@ def _start_relays(nodes: _Nodes, ports: dict[str, int], name_server: Address) ->
 
 
 def _make_authority(nodes: _Nodes, ports: dict[str, int], name: str) -> str:
-    """Makes the keys of one, and the line that tells the others of it."""
+    """Make the keys of an authority; return the line that tells the other nodes of it."""
     home, address = nodes.home(name), f"{_HOST}:{ports[f'{name} dir']}"
     keys = home / "keys"
     keys.mkdir(mode=0o700)
@@ -440,7 +440,7 @@ def _have_consensus(nodes: _Nodes) -> bool:
 
 
 def _start_onions(nodes: _Nodes, web_server: Address) -> str:
-    """Starts both of them; returns the key for the private one."""
+    """Start both onion services; return the key for the private one."""
     home = nodes.home("onions")
     clients = home / "private" / "authorized_clients"
     for directory in (clients.parent, clients):

@@ -125,7 +125,7 @@ async def nothing_more(_stream: ByteStream) -> None:
 async def playing(
     then: Callable[[ByteStream], Awaitable[None]] = nothing_more,
 ) -> AsyncIterator[Played]:
-    """A proxy that grants every request, and does `then` on each of its connections."""
+    """Run a proxy that grants every request, and then calls `then` with each of its connections."""
     async with (
         await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
         anyio.create_task_group() as group,

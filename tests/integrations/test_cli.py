@@ -590,7 +590,7 @@ class TestDns:
 
 
 def without(closed: str, *arguments: str) -> list[str]:
-    """The command, one of whose standard streams is closed, as the shell writes it."""
+    """Return the command with one of its standard streams closed, as the shell writes it."""
     return ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*arguments)]
 
 
@@ -621,7 +621,7 @@ def connecting(
 
 
 def ends_with(run: subprocess.Popen[bytes], status: int, words: str = "") -> None:
-    """That it ends so, and tells of it in one line, or not at all."""
+    """Check that the command ends so, and writes one line with the words, or nothing."""
     assert run.wait(LONG) == status
     assert run.stderr is not None
     err = run.stderr.read().decode()
@@ -641,7 +641,7 @@ def is_idle(run: subprocess.Popen[bytes]) -> bool:
 
 
 def through(run: subprocess.Popen[bytes], octets: bytes) -> bytes:
-    """What comes out, up to its end, while `octets` and the end go in."""
+    """Return what comes out, up to its end, while `octets` and the end go in."""
     assert run.stdin is not None
     assert run.stdout is not None
 
@@ -679,7 +679,7 @@ def is_full(pipe: IO[bytes] | None) -> bool:
 
 
 def granting_proxy() -> socket.socket:
-    """The listener of a proxy whose part the test plays; its URL is `url_of` it."""
+    """Return the listener of a proxy that the test plays; `url_of` returns its URL."""
     return socket.create_server(("127.0.0.1", 0))
 
 
@@ -688,7 +688,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def grant(listener: socket.socket) -> socket.socket:
-    """Accepts a connection and grants its request, to an address of IPv4."""
+    """Accept a connection, and grant its request, which is for an IPv4 address."""
     sock, _ = listener.accept()
     sock.settimeout(LONG)
     receive_exactly(sock, 3)
@@ -699,7 +699,7 @@ def grant(listener: socket.socket) -> socket.socket:
 
 
 async def until_quit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Sends back every line, up to one that says quit."""
+    """Send back every line, up to one that says quit."""
     while (line := await reader.readline()) not in (b"", b"quit\n"):
         writer.write(line)
 

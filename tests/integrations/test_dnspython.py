@@ -185,7 +185,7 @@ def ask(request: pytest.FixtureRequest) -> Ask:
 
 @contextmanager
 def failing(*expected: type[Exception]) -> Iterator[list[Exception]]:
-    """That one of `expected` is raised, or a resolver's error that bears it; it is appended."""
+    """Check that one of `expected` is raised, also in a resolver's error; append it."""
     errors: list[Exception] = []
     resolvers = (dns.resolver.NoNameservers, dns.resolver.LifetimeTimeout)
     with pytest.raises((*expected, *resolvers)) as caught:
@@ -288,7 +288,7 @@ def one_port() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def respond(query: bytes, *addresses: str, **changes: int) -> dns.message.Message:
-    """The response to `query`; with `changes`, attributes of its own."""
+    """Return the response to `query`, with its attributes changed by `changes`."""
     asked = dns.message.from_wire(query, keyring=KEYRING)
     [question] = asked.question
     response = dns.message.make_response(asked)
@@ -343,7 +343,7 @@ def proxied(
     faults: Faults | Iterable[Faults] = (),
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[SocksServer]:
-    """A name server behind a proxy; by default, it answers with truncation by UDP."""
+    """Run a name server behind a proxy; by default, its answers over UDP are truncated."""
     with NameServer(udp, tcp, tls) as address:
         routes = dict.fromkeys([IPV4, IPV6, NAME], address)
         with SocksServer(routes=routes, faults=faults) as proxy:

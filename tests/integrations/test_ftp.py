@@ -82,7 +82,7 @@ sys.addaudithook(_audit)
 
 @contextmanager
 def connects_only_to(address: Address) -> Iterator[None]:
-    """That this thread connects to nothing else meanwhile, listens nowhere and resolves nothing."""
+    """Check that this thread connects to nothing else, listens nowhere and resolves nothing."""
     # An audit hook cannot be removed, so that there is one for all tests.
     global _touched  # noqa: PLW0603
     seen: list[tuple[str, Address]] = []

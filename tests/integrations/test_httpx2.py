@@ -70,7 +70,7 @@ OTHER = {"httpx": "httpx2", "httpx2": "httpx"}
 
 
 def run(code: str) -> str:
-    """What a fresh interpreter prints."""
+    """Return what a fresh interpreter prints."""
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

@@ -114,7 +114,7 @@ def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
 def assert_caused(
     error: Exception, cause: type[SocksError], phase: Phase, proxy: str, url: str
 ) -> None:
-    """That the `SocksError` is there, and whole."""
+    """Check that the `SocksError` is the cause, and that it is complete."""
     reason = error.__cause__
     assert isinstance(reason, cause)
     assert isinstance(reason, SocksError)
@@ -336,7 +336,7 @@ def assert_fails_alike(
     name: str,
     **options: Any,
 ) -> None:
-    """That there is the same error with the proxy and without it, and its place is free again."""
+    """Check that the error is the same without the proxy, and that its place is free again."""
     with driver.direct() as client:
         fail(client, url, name, **options)
     with driver.through(server.url, limits=ONE_CONNECTION) as client:

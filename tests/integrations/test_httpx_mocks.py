@@ -31,7 +31,7 @@ def client(
     server: SocksServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Client:
-    """A client with each kind of transport that socksclient makes."""
+    """Return a client with each kind of transport that socksclient makes."""
     if request.param == "a transport":
         return driver.through(server.url)
     monkeypatch.setenv("all_proxy", server.url)

@@ -47,7 +47,7 @@ class Blocking:
         return partial(self.call, getattr(self.client, command))
 
     def reset(self) -> None:
-        """Closes all connections, as those are that a server, or the proxy, has ended."""
+        """Close all connections, such as those that the server or the proxy has ended."""
         self.call(self.client.connection_pool.disconnect)
 
 
@@ -62,7 +62,7 @@ def portal() -> Iterator[BlockingPortal]:
 
 @pytest.fixture(params=["blocking", "awaited"])
 def dial(request: pytest.FixtureRequest, portal: BlockingPortal, ca: trustme.CA) -> Dial:
-    """Makes a client, with options of redis-py's."""
+    """Return a function that makes a client with options of redis-py's."""
     module: Any = redis
     classes: list[Any] = [Connection, SSLConnection]
     if request.param == "awaited":

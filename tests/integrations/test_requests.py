@@ -86,7 +86,7 @@ needs_dante = needs(real_servers.missing(["danted"]))
 
 @pytest.fixture(scope="module")
 def certificates(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file with the one authority that is to be trusted."""
+    """Return the path of a file with the one authority that is to be trusted."""
     path = str(tmp_path_factory.mktemp("requests") / "ca.pem")
     origin.ca.cert_pem.write_to_path(path)
     return path
@@ -102,7 +102,7 @@ def _environment(certificates: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(origin: Origin) -> Iterator[SocksServer]:
-    """A proxy behind which the origin has names of its own."""
+    """Start a proxy behind which the origin has names of its own."""
     with SocksServer(host=PROXY_HOST, routes=routes_to(origin)) as server:
         yield server
 
@@ -122,12 +122,12 @@ def redirected(to: str) -> str:
 
 
 def headers_of(response: requests.Response) -> list[str]:
-    """The names of those that came to the origin."""
+    """Return the names of the header fields that came to the origin."""
     return [name.lower() for name, _ in response.json()["headers"]]
 
 
 def client_of(response: requests.Response) -> list[object]:
-    """What the connection had as its address, as the origin saw it."""
+    """Return the address of the client's socket, as the origin saw it."""
     client: list[object] = response.json()["client"]
     return client
 
@@ -294,7 +294,7 @@ def test_without_requests_the_extra_is_named(missing: str) -> None:
 
 @pytest.fixture
 def other_proxy(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of an HTTP proxy that does not answer, and that the environment is full of."""
+    """Fill the environment with an HTTP proxy that does not answer, and return its URL."""
     url = f"http://name:password@127.0.0.1:{REFUSED_PORT}"
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, url)
@@ -672,7 +672,7 @@ def test_a_chain(server: SocksServer) -> None:
 def fail(
     session: requests.Session, url: str, expected: type[requests.RequestException], **options: Any
 ) -> requests.RequestException:
-    """The error of a request that leaves nothing open behind it."""
+    """Return the error of a request that leaves nothing open behind it."""
     with nothing_left_open(), pytest.raises(expected) as caught:
         session.get(url, **{"timeout": 10, **options})
     assert type(caught.value) is expected
@@ -843,7 +843,7 @@ def test_an_onion_that_would_be_resolved_here(server: SocksServer) -> None:
 
 
 def failing(error: Exception) -> Method:
-    """A method of authentication that does not come to its end."""
+    """Return a method of authentication that raises the error."""
 
     def negotiate(_proxy: Proxy) -> Flow[None]:
         yield from ()

@@ -119,7 +119,7 @@ class TestAnswers:
 
 
 def http(*lines: str) -> str:
-    """The head of a message, in hex."""
+    """Return the head of a message, in hex."""
     return "\r\n".join([*lines, "", ""]).encode().hex(" ")
 
 
@@ -713,7 +713,7 @@ class TestUnixSocket:
 
 @pytest.fixture(scope="module")
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The server's, and one that trusts it."""
+    """Return the server's context, and a client's context that trusts the server."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)

@@ -206,7 +206,7 @@ def run(code: str, proxy: str, destinations: Destinations) -> subprocess.Complet
 
 
 def localized(code: str, destinations: Destinations) -> str:
-    """The code, for a proxy that does not know the names: it connects to where they are."""
+    """Return the code with the addresses in place of the names, which the proxy does not know."""
     for (name, port), (_, its_port) in destinations.routes.items():
         for old, new in [
             (f'"{name}", {port}', f'"localhost", {its_port}'),

@@ -96,7 +96,7 @@ def test_families_take_turns() -> None:
 
 
 def local(server: SocksServer) -> str:
-    """The server's URL with the scheme under which this side resolves."""
+    """Return the server's URL with the scheme under which this process resolves names."""
     return server.url.replace("socks5h://", "socks5://")
 
 

@@ -203,7 +203,7 @@ SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
 def proxy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The URL of a proxy that offers BIND."""
+    """Start a proxy that offers BIND, and yield its URL."""
     if request.param in SERVERS:
         with SERVERS[request.param](tmp_path_factory.mktemp("server")) as url:
             yield url
@@ -222,7 +222,7 @@ def receive(connection: Connection, count: int) -> bytes:
 
 
 def assert_carries(connection: Connection, peer: socket.socket, before: bytes = b"") -> None:
-    """That it leads to the peer, who has sent the octets `before`; and that nothing else comes."""
+    """Check that the connection leads to the peer, and that only `before` came earlier."""
     peer.sendall(b"there")
     assert receive(connection, len(before) + 5) == before + b"there"
     connection.send(b"and back")
@@ -248,7 +248,7 @@ def refuses(address: Address) -> bool:
 
 
 def local(url: str) -> str:
-    """The URL with the scheme under which this side resolves."""
+    """Return the URL with the scheme under which this process resolves names."""
     return url.replace("socks5h://", "socks5://")
 
 

@@ -104,7 +104,7 @@ NOBODY = ("192.0.2.1", 80)
 
 
 def seen_by(server: SocksServer) -> Connection:
-    """The only connection that came there."""
+    """Return the only connection that came to the server."""
     [connection] = server.connections
     return connection
 
@@ -837,7 +837,7 @@ class TestBind:
 
 @pytest.fixture
 def nowhere() -> Iterator[Address]:
-    """A socket for datagrams which never answers."""
+    """Yield the address of a UDP socket that never answers."""
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()
@@ -1159,7 +1159,7 @@ def test_ftp(hops: MakeHops, kinds: tuple[str, ...], passive: bool) -> None:
 
 @contextmanager
 def name_server() -> Iterator[Address]:
-    """It knows that a.test is at 192.0.2.1, and says so by TCP; by UDP it truncates."""
+    """Run a name server that says over TCP where a.test is, and truncates over UDP."""
 
     def respond(query: bytes) -> dns.message.Message:
         asked = dns.message.from_wire(query)

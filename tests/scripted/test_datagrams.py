@@ -54,7 +54,7 @@ def parse(octets: bytes) -> Parsed | None:
 
 
 def parsed(address: Address, payload: bytes, *, name: bool) -> Parsed:
-    """What `parse` returns for what the library has found."""
+    """Return what `parse` returns for what the library has found."""
     host, port = address
     return host if name else ipaddress.ip_address(host), port, payload
 
@@ -121,7 +121,7 @@ def test_whatever_comes_is_delivered_or_counted(datagrams: list[bytes], size: in
 
 
 def known_as(host: str) -> str:
-    """The same for all spellings of it."""
+    """Return the same text for all spellings of a host."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:

@@ -381,7 +381,7 @@ class TestSuccess:
 def refuse(
     dial: Dial, echo_server: Address, faults: Faults, accounts: dict[str, str] | None = None
 ) -> SocksError:
-    """The error, which leaves nothing open; its place is checked."""
+    """Return the error, after a check that it left nothing open and has its place."""
     with SocksServer(faults=faults, routes={NAME: echo_server}, accounts=accounts) as server:
         proxy = Proxy.from_url(server.url_as("http"))
         with nothing_left_open(), pytest.raises(SocksError) as held:
@@ -770,7 +770,7 @@ def report_of(error: BaseException) -> str:
 
 @pytest.fixture(scope="module")
 def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The proxy's, and one that trusts it."""
+    """Return the proxy's context, and a client's context that trusts the proxy."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)

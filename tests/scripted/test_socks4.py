@@ -357,7 +357,7 @@ class TestSuccess:
 
 
 def refuse(dial: Dial, echo_server: Address, faults: Faults, scheme: str = "socks4a") -> SocksError:
-    """The error, which leaves nothing open; its place is checked."""
+    """Return the error, after a check that it left nothing open and has its place."""
     with SocksServer(faults=faults, routes={NAME: echo_server, ORIGIN: echo_server}) as server:
         proxy = Proxy.from_url(server.url_as(scheme))
         destination = NAME if scheme == "socks4a" else ORIGIN

@@ -341,7 +341,7 @@ def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
 
 @contextmanager
 def accepted_by(sock: SocksSocket) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The connection that it accepts, and the peer's end of it."""
+    """Yield the connection that the socket accepts, and the other end of it."""
     sock.listen()
     with socket.create_connection(sock.getsockname(), 10) as peer:
         connection, address = sock.accept()

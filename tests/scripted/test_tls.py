@@ -81,7 +81,7 @@ both_versions = pytest.mark.parametrize(
 
 
 def certificate_error(error: BaseException) -> ssl.SSLCertVerificationError:
-    """The cause of what befell the TLS handshake with a proxy."""
+    """Return the cause of the error that ended the TLS handshake with a proxy."""
     assert isinstance(error, ProxyConnectError)
     assert error.phase == "tls"
     assert error.errno is None
@@ -218,7 +218,7 @@ def test_the_default_context_is_of_the_environment(
 
 
 def watched(context: ssl.SSLContext) -> tuple[ssl.SSLContext, list[tuple[Any, str | None]]]:
-    """The context of a server, and what each client that comes to it is, with its SNI."""
+    """Return the context, and a list that gets each client of the server with its SNI."""
     seen: list[tuple[Any, str | None]] = []
     context.sni_callback = lambda client, name, _context: seen.append((client, name))
     return context, seen
@@ -274,7 +274,7 @@ class TestALPN:
 
 
 def state_of(context: ssl.SSLContext) -> dict[str, object]:
-    """What can be known of a context; its ALPN is not among that."""
+    """Return what can be read from a context, which its ALPN cannot."""
     names = (
         "options",
         "verify_mode",
@@ -433,7 +433,7 @@ class TestCertificateOfTheClient:
 def speaking_tls(
     context: ssl.SSLContext, talk: Callable[[ssl.SSLSocket], object] = lambda sock: sock.recv(1)
 ) -> Iterator[Address]:
-    """A server that speaks TLS with one client after the other, and then talks.
+    """Run a server that does TLS with one client after the other, and then calls `talk`.
 
     Unlike those of asyncio, it says an alert when TLS fails.
     """
@@ -609,7 +609,7 @@ def is_reset(sock: socket.socket) -> bool:
 
 @contextmanager
 def resetting() -> Iterator[Address]:
-    """A server that resets each connection when it has heard something on it."""
+    """Run a server that resets each connection when it has heard something on it."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
@@ -621,7 +621,7 @@ def resetting() -> Iterator[Address]:
 
 @contextmanager
 def dripping(destination: Address, seconds: float) -> Iterator[Address]:
-    """A relay that brings what comes from there octet by octet."""
+    """Run a forwarder that passes on what the destination says octet by octet."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, here = await asyncio.open_connection(*destination)
@@ -676,12 +676,12 @@ class Inner:
         return octets
 
     def record_of(self, data: bytes) -> bytes:
-        """What says `data`."""
+        """Return the record that carries `data`."""
         self._tls.write(data)
         return self._outgoing.read()
 
     def record_of_the_end(self) -> bytes:
-        """What says the end of TLS."""
+        """Return the record that says the end of TLS."""
         with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
         return self._outgoing.read()
@@ -690,7 +690,7 @@ class Inner:
 class TestTLSSocket:
     @pytest.fixture
     def play(self, authority: Authority) -> Any:
-        """A `TLSSocket`, the other side of which the function plays; twice, if it has a reader."""
+        """Return a maker of a `TLSSocket` whose other side a function plays."""
         context, server_context = authority.client(), authority.server()
 
         @contextmanager
@@ -1041,7 +1041,7 @@ class TestBind:
 
 @pytest.fixture(params=[("socks5h+tls",), ("https", "socks4a+tls")], ids=", ".join)
 def within(request: pytest.FixtureRequest, hops: MakeHops, origin: Origin) -> Iterator[list[Proxy]]:
-    """A chain of which one hop speaks TLS, or two."""
+    """Yield a chain of which one hop speaks TLS, or two."""
     with hops(*request.param) as chain:
         chain.servers[-1].routes.update(routes_to(origin))
         yield chain.proxies

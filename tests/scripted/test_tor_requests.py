@@ -179,7 +179,7 @@ class TestResolvePTR:
 def failure(
     ask: Callable[..., str], what: str, proxy: str, destination: Address, timeout: float = LONG
 ) -> SocksError:
-    """The error, which leaves nothing open; its place is checked."""
+    """Return the error, after a check that it left nothing open and has its place."""
     with nothing_left_open(), pytest.raises(SocksError) as held:
         ask(what, proxy=proxy, timeout=timeout)
     error = held.value

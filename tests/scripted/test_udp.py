@@ -674,7 +674,7 @@ class Talk:
         return in_thread(self.udp.recvfrom)
 
     def receiving(self) -> Future[Any]:
-        """Waits for a datagram already."""
+        """Begin to receive a datagram."""
         return self.begin_to_receive()
 
     def connect(self, address: Address) -> None:
@@ -802,7 +802,7 @@ def associate(request: pytest.FixtureRequest) -> Iterator[Associate]:
 
 
 def associate_with(played: PlayedProxy, associate: Associate) -> Talk:
-    """An association that the proxy can speak to at once."""
+    """Return an association that the proxy can speak to at once."""
     talk = associate(played.url)
     played.client = talk.local_address
     return talk
@@ -1615,7 +1615,7 @@ def assert_ended(call: Callable[[], object]) -> None:
 
 
 def assert_ended_after_an_echo(talk: Talk) -> None:
-    """That of the datagram which was the last may come yet, or not."""
+    """Check the end of an association; the echo of the last datagram may come before it, or not."""
 
     def receive() -> None:
         assert talk.receive()[0] == b"last"
@@ -2058,7 +2058,7 @@ def test_several_threads_may_use_it(udp_echo: Address) -> None:
 
 
 def from_(*sources: Address) -> list[bytes]:
-    """A datagram of each, which says so."""
+    """Return a datagram of each source, which names its source."""
     return [encode_datagram_header(*source) + repr(source).encode() for source in sources]
 
 

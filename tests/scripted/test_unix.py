@@ -61,7 +61,7 @@ NOBODY = ("192.0.2.1", 80)
 
 @contextmanager
 def nothing_left_open() -> Iterator[None]:
-    """The client's unix sockets that are opened in it are closed by its end.
+    """Check that the unix sockets which the client opens in the context are closed at its end.
 
     The garbage collector is off, and what the servers have open takes its own time.
     """
@@ -75,7 +75,7 @@ def nothing_left_open() -> Iterator[None]:
 
 
 def unnamed_sockets() -> set[int]:
-    """The inodes of the unix sockets that have no name; those of servers have one."""
+    """Return the inodes of the unix sockets that have no name; those of servers have one."""
     inodes = set()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):
@@ -225,7 +225,7 @@ def forward(listener: socket.socket, address: Address) -> None:
 
 @contextmanager
 def refused(words: str) -> Iterator[None]:
-    """That it is the caller's mistake."""
+    """Check that the error tells the caller of a mistake, and is no OSError."""
     with pytest.raises(ValueError, match=words) as caught:
         yield
     assert not isinstance(caught.value, OSError)
@@ -383,7 +383,7 @@ def unprivileged() -> Iterator[None]:
 
 @contextmanager
 def full_queue(path: str) -> Iterator[socket.socket]:
-    """A listener at which no more connections can wait."""
+    """Yield a listener at which no more connections can wait."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)

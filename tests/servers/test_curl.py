@@ -169,7 +169,7 @@ class Proxies(NamedTuple):
     authority: trustme.CA
 
     def fill_in(self, text: str, port: int = 0) -> str:
-        """The text with the proxies' places in it."""
+        """Return the text with the proxies' addresses in it."""
         return text.format(
             a=f"127.0.0.1:{self.a.port}",
             b=f"127.0.0.1:{self.b.port}",
@@ -190,7 +190,7 @@ class Proxies(NamedTuple):
             recorder.octets.clear()
 
     def came(self) -> dict[str, list[bytes]]:
-        """What came to whom, if anything."""
+        """Return what came to each proxy to which anything came."""
         return {name: one.octets[:] for name, one in self.recorders().items() if one.octets}
 
 
@@ -260,7 +260,7 @@ AGENT = "User-Agent: socksclient"
 
 
 def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[str, list[bytes]]:
-    """What comes to the proxies when curl gets something of `destination`."""
+    """Return what comes to the proxies when curl gets something of `destination`."""
     proxies.forget()
     _, port = destination
     resolve = [
@@ -280,7 +280,7 @@ def by_curl(proxies: Proxies, options: list[str], destination: Address) -> dict[
 
 
 def by_us(proxies: Proxies, proxy: ProxyLike, destination: Address) -> dict[str, list[bytes]]:
-    """The same, when we connect to it."""
+    """Return what comes to the proxies when socksclient connects to `destination`."""
     proxies.forget()
     with suppress(ValueError, SocksError):
         create_connection(destination, 10, proxy=proxy).close()
@@ -644,7 +644,7 @@ def comparable(octets: bytes) -> tuple[bytes, ...]:
 
 
 def made(proxies: Proxies, otherwise: str) -> Made:
-    """What came to the one proxy to which something came, if to any."""
+    """Return what came to the one proxy to which something came, if to any."""
     came = proxies.came()
     if not came:
         return Made(otherwise)
@@ -677,7 +677,7 @@ def made_by_curl(
 
 
 def made_by_us(proxies: Proxies, environ: dict[str, str], scheme: str, at: Address) -> Made:
-    """The same, by a transport if the scheme is one of HTTP's, or else by a connection."""
+    """Return the same for socksclient: for HTTP by a transport, else by a connection."""
     proxies.forget()
     looked_up = []
 

@@ -97,12 +97,12 @@ class Post:
         return {"X-Token": self.token, "Content-Type": "application/octet-stream"}
 
     def flow_of(self, mitmproxy: MITMProxy) -> Flow:
-        """What mitmproxy has written down of it: once."""
+        """Return the one flow that mitmproxy has recorded of this request."""
         [flow] = [flow for flow in mitmproxy.flows() if self.token in flow.url]
         return flow
 
     def check(self, mitmproxy: MITMProxy, response: Response, headers: list[Header]) -> None:
-        """That what mitmproxy saw is this, with these headers, and what the client received."""
+        """Check what mitmproxy saw, with these headers, and what the client received."""
         flow = self.flow_of(mitmproxy)
         assert flow.destination == ("localhost", self.port)
         assert (flow.method, flow.url) == ("POST", self.url)

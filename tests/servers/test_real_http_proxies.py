@@ -98,7 +98,7 @@ class TestConnect:
 
 @contextmanager
 def in_one_segment(proxy: Proxy) -> Iterator[Proxy]:
-    """Passes on what `proxy` says, but only when the destination's greeting has come too."""
+    """Pass on what `proxy` says, but only when the destination's greeting has come too."""
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         proxy_reader, proxy_writer = await asyncio.open_connection(proxy.host, proxy.port)

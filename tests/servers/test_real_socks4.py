@@ -78,7 +78,7 @@ class TestConnect:
 
 
 def assert_greets(sock: socket.socket) -> None:
-    """That the socket leads to the server that speaks first."""
+    """Check that the socket leads to the server that speaks first."""
     assert receive_exactly(sock, len(GREETING)) == GREETING
     sock.sendall(DATA)
     # The test does not wait for the end of the connection: V2Ray takes a second to close it.

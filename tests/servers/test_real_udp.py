@@ -67,7 +67,7 @@ class Talk(Protocol):
     def receive(self, timeout: float = LONG) -> tuple[bytes, Address]: ...
 
     def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
-        """Returns what sends a datagram, and receives one within so many seconds."""
+        """Return a function that sends a datagram, and receives one within so many seconds."""
 
 
 class Associate(Protocol):
@@ -308,7 +308,7 @@ def test_many_datagrams(open_talk: Open, echo: Address) -> None:
 class TestAClosedPort:
     @pytest.fixture
     def closed(self) -> Iterator[Address]:
-        """What is sent there is refused: its socket takes datagrams of itself only."""
+        """Yield an address that refuses datagrams: its socket takes only those of itself."""
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
             sock.connect(sock.getsockname())

@@ -84,7 +84,7 @@ def command(tor: TorNetwork, line: str) -> str:
 
 
 def streams_to(tor: TorNetwork, port: int) -> list[tuple[str, list[str]]]:
-    """The circuit, by its number, and the relays of each open stream to a port, oldest first."""
+    """Return the circuit's number and the relays of each open stream to a port, oldest first."""
     streams, circuits = (
         [line.split() for line in part.splitlines()]
         for part in command(tor, "GETINFO stream-status circuit-status").split("circuit-status=")
@@ -98,7 +98,7 @@ def streams_to(tor: TorNetwork, port: int) -> list[tuple[str, list[str]]]:
 
 
 def assert_three_hops(tor: TorNetwork, port: int) -> None:
-    """That every stream to the port takes three relays, and that there is one."""
+    """Check that there is a stream to the port, and that each takes three relays."""
     streams = streams_to(tor, port)
     assert streams
     for _, relays in streams:
@@ -302,7 +302,7 @@ class TestResolve:
 
 
 def unknown_onion() -> str:
-    """The name of an onion service that there is not (Tor's rend-spec-v3 §6)."""
+    """Return the name of an onion service that does not exist (Tor's rend-spec-v3 §6)."""
     key = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     checksum = hashlib.sha3_256(b".onion checksum" + key + b"\x03").digest()[:2]
     return base64.b32encode(key + checksum + b"\x03").decode().lower() + ".onion"
@@ -421,7 +421,7 @@ class TestChains:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """The processes that work in the directory or were told of it."""
+    """Return the processes that work in the directory or were told of it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended

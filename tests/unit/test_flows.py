@@ -38,7 +38,7 @@ from socksclient.protocol.socks4 import REPLY_SIZE
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:
-    """A private method: the proxy answers a token with three octets."""
+    """Negotiate by a private method: the proxy answers a token with three octets."""
     if (yield Exchange(b"token", 3)) != b"yes":
         raise AuthenticationError("the proxy refused the token")
 
@@ -412,7 +412,7 @@ MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
 
 
 def head_of(octets: int) -> bytes:
-    """A head of so many."""
+    """Return a head of so many octets."""
     return b"HTTP/1.1 200 OK\r\nX: ".ljust(octets - 4, b"x") + b"\r\n\r\n"
 
 

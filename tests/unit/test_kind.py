@@ -53,7 +53,7 @@ class Plain(Kind):
 
 @pytest.fixture
 def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A kind of hop that the library does not have."""
+    """Add a kind of hop that the library does not have."""
     (tmp_path / "plain_kind_of_hop.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(SCHEMES, "plain", Scheme("plain_kind_of_hop", "Plain"))
