@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -567,10 +566,18 @@ def _ending_at_once(*command: str) -> list[str]:
     return ["sh", "-c", '"$@" & wait', "sh", *command]
 
 
+def own_name() -> str:
+    """Return the name of the user whom this process runs as."""
+    # Windows has no such module, and imports this file for the tests that need no server.
+    import pwd
+
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
 def _ssh_options() -> list[str]:
     options = {
         # Without root, sshd can log in only the user who started it.
-        "User": pwd.getpwuid(os.geteuid()).pw_name,
+        "User": own_name(),
         "ProxyCommand": f"{path_of('sshd')} -i -e -f sshd_config",
         "IdentityFile": "user_key",
         "IdentitiesOnly": "yes",
@@ -594,7 +601,7 @@ def _dante_users(namespace: bool) -> tuple[str, str]:
     """For danted's user.privileged and user.unprivileged; it can only be who it is without root."""
     if os.geteuid() == 0:
         return "root", "nobody"
-    name = "root" if namespace else pwd.getpwuid(os.geteuid()).pw_name
+    name = "root" if namespace else own_name()
     return name, name
 
 

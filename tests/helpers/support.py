@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 
 import anyio
 import pytest
-import uvloop
 
 from socksclient import Proxy, ProxyLike
 from socksclient._net.association import Association, Granted, routes_of
@@ -43,30 +42,15 @@ def encode_datagram_header(host: str, port: int) -> bytes:
     return socks5.encode_datagram_header(Host.of(host), port)
 
 
-class Loop(uvloop.Loop):
-    """uvloop, but with Python's resolver, which tests can watch and replace."""
-
-    async def getaddrinfo(
-        self,
-        host: Any,
-        port: Any,
-        *,
-        family: int = 0,
-        type: int = 0,  # noqa: A002 - as asyncio names it
-        proto: int = 0,
-        flags: int = 0,
-    ) -> Any:
-        """Pass arguments by position, as asyncio does: some replacements give them other names."""
-        return await self.run_in_executor(
-            None, socket.getaddrinfo, host, port, family, type, proto, flags
-        )
-
-
 BACKENDS: dict[str, dict[str, Any]] = {
     "asyncio": {"backend": "asyncio"},
-    "uvloop": {"backend": "asyncio", "backend_options": {"loop_factory": Loop}},
     "trio": {"backend": "trio"},
 }
+# uvloop does not exist for Windows.
+if sys.platform != "win32":
+    from helpers.uvloop_resolver import Loop
+
+    BACKENDS["uvloop"] = {"backend": "asyncio", "backend_options": {"loop_factory": Loop}}
 
 
 class Dial(Protocol):

@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -39,7 +38,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from helpers import real_servers
-from helpers.real_servers import Address, path_of, reserved_port, running, spawn, stop
+from helpers.real_servers import Address, own_name, path_of, reserved_port, running, spawn, stop
 
 T = TypeVar("T")
 
@@ -473,7 +472,7 @@ def _replies(rep: int, proxy: Address, destination: Address) -> bool:
 @contextmanager
 def _name_server(directory: Path) -> Iterator[Address]:
     def prepare(home: Path, port: int) -> list[str]:
-        user = pwd.getpwuid(os.geteuid()).pw_name
+        user = own_name()
         (home / "dnsmasq.conf").write_text(_DNSMASQ.format(host=_HOST, port=port, user=user))
         return [path_of("dnsmasq"), "--keep-in-foreground", "--conf-file=dnsmasq.conf"]
 
