@@ -157,7 +157,7 @@ async def connect_tcp(
         tls_stream = await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=server_name(tls_hostname or route.last.host),
+            hostname=server_name(tls_hostname or route.last.host.text),
             ssl_context=ssl_context,
             standard_compatible=tls_standard_compatible,
         )

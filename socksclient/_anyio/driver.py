@@ -31,6 +31,7 @@ from socksclient._net.sockets import (
     is_internet,
     race,
 )
+from socksclient.protocol.address import Host
 from socksclient.protocol.exceptions import ProxyClosed
 from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.tunnel import (
@@ -188,7 +189,7 @@ async def close(channel: Channel) -> None:
         await anyio.aclose_forcefully(channel)
 
 
-async def find_target(route: Route) -> tuple[str, int]:
+async def find_target(route: Route) -> tuple[Host, int]:
     """Return the host and the port to ask the last hop for, and resolve the name if need be.
 
     Raises:

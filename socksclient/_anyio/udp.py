@@ -172,12 +172,12 @@ class UDPAssociation(_Awaited, UDPSocket):
             ResolveError: The name has no address (``socks5`` only).
         """
         await anyio.lowlevel.checkpoint()
-        target = await find_target(Route.of_datagram(self._association.chain, host, port))
+        route = Route.of_datagram(self._association.chain, host, port)
+        target_host, target_port = await find_target(route)
         self._check_open()
-        self._association.connect(*target)
-        return ConnectedUDPAssociation(
-            self._association, self._association.learn((host, port), *target)
-        )
+        self._association.connect(target_host.text, target_port)
+        header = self._association.learn((host, port), target_host, target_port)
+        return ConnectedUDPAssociation(self._association, header)
 
 
 class ConnectedUDPAssociation(_Awaited, ConnectedUDPSocket):

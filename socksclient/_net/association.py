@@ -163,11 +163,11 @@ class Association:
         )
         self._forget_sources()
 
-    def learn(self, address: object, host: str, port: int) -> bytes:
+    def learn(self, address: object, host: Host, port: int) -> bytes:
         """The header for `address` from now on: host and port as they go over the wire."""
         if len(self.headers) >= _MANY:
             self.headers.clear()
-        header = self._outer_headers + encode_datagram_header(Host.of(host), port)
+        header = self._outer_headers + encode_datagram_header(host, port)
         self.headers[address] = header
         return header
 

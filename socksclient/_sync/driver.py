@@ -21,6 +21,7 @@ from socksclient._net.sockets import (
     race,
     writable,
 )
+from socksclient.protocol.address import Host
 from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.tunnel import (
     Connect,
@@ -101,7 +102,7 @@ def open_socket(
     return cast("socket.socket", channel), grant
 
 
-def find_target(route: Route, deadline: Deadline) -> tuple[str, int]:
+def find_target(route: Route, deadline: Deadline) -> tuple[Host, int]:
     """Return the host and the port to ask the last hop for, and resolve the name if need be.
 
     Raises:

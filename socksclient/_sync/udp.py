@@ -14,7 +14,7 @@ from socksclient._net.association import Address, Association, Received
 from socksclient._net.sockets import MAX_TIMEOUT
 from socksclient._sync.driver import find_target
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.address import host_port, is_address
+from socksclient.protocol.address import Host, host_port, is_address
 from socksclient.protocol.route import Route
 from socksclient.protocol.tunnel import SocketAddress
 
@@ -236,7 +236,7 @@ class UDPAssociation:
         self._association.check_open()
         host, port = self._target(address)
         self._peer_header = self._association.learn(address, host, port)
-        self._association.connect(host, port)
+        self._association.connect(host.text, port)
 
     def connect_ex(self, address: SocketAddress) -> int:
         """Connect as `connect` does, but return the number of an error, or 0 if there is none.
@@ -320,8 +320,8 @@ class UDPAssociation:
         relay = host_port(*self.relay_address)
         return f"<UDPAssociation {closed}{self._association.chain[-1]}, relay {relay}>"
 
-    def _target(self, address: SocketAddress) -> Address:
-        """What goes over the wire for `address`."""
+    def _target(self, address: SocketAddress) -> tuple[Host, int]:
+        """Return the host and the port to send to the proxy for an address."""
         if not isinstance(address, tuple) or len(address) not in (2, 4):
             raise TypeError(f"address must be a (host, port) pair, not {address!r}")
         host, port, *zone = address

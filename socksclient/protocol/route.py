@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
-from socksclient.protocol.address import Host, is_address, is_onion, parse_port
+from socksclient.protocol.address import Host, HostPort, is_onion, parse_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.proxy import Chain, Proxy
 
@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
     proxy: Proxy
     command: Command
-    host: str
+    host: Host
     port: int
 
     @property
@@ -35,7 +35,7 @@ class Request(NamedTuple):
         """Whether the host is a name that this process resolves, and the proxy does not."""
         return not (
             self.proxy.remote_dns
-            or is_address(self.host)
+            or not self.host.is_name
             or self.command in (Command.RESOLVE, Command.RESOLVE_PTR)
         )
 
@@ -51,7 +51,7 @@ class Route(NamedTuple):
     """
 
     requests: tuple[Request, ...]
-    destination: tuple[str, int] | None
+    destination: HostPort | None
 
     @classmethod
     def through(
@@ -66,7 +66,7 @@ class Route(NamedTuple):
         """
         # Only a connection needs its port: 0 means "not known" to BIND and UDP ASSOCIATE.
         least = 1 if command == Command.CONNECT else 0
-        request = Request(chain[-1], command, Host.parse(host).text, parse_port(port, least=least))
+        request = Request(chain[-1], command, Host.parse(host), parse_port(port, least=least))
         return cls(
             _checked(chain, request), None if command == Command.UDP_ASSOCIATE else (host, port)
         )
@@ -79,7 +79,7 @@ class Route(NamedTuple):
             ValueError: As in `through`.
             TypeError: The host is not a str.
         """
-        request = Request(chain[-1], Command.UDP_ASSOCIATE, Host.parse(host).text, parse_port(port))
+        request = Request(chain[-1], Command.UDP_ASSOCIATE, Host.parse(host), parse_port(port))
         return cls(_checked(chain, request), (host, port))
 
     @property
@@ -93,9 +93,10 @@ def _checked(chain: Chain, last: Request) -> tuple[Request, ...]:
     if chain[0].path is None and is_onion(chain[0].host):
         raise ValueError(f"{chain[0].host} is known to Tor only, and would be resolved here")
     requests = [
-        Request(hop, Command.CONNECT, after.host, after.port) for hop, after in pairwise(chain)
+        Request(hop, Command.CONNECT, Host.parse(after.host), after.port)
+        for hop, after in pairwise(chain)
     ]
     requests.append(last)
     for request in requests:
-        request.proxy.kind.check_request(request.proxy, request.command, Host.parse(request.host))
+        request.proxy.kind.check_request(request.proxy, request.command, request.host)
     return tuple(requests)

@@ -12,7 +12,7 @@ from contextlib import closing
 from itertools import zip_longest
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from socksclient.protocol.address import Host, host_port, is_address
+from socksclient.protocol.address import Host, HostPort, SocketAddress, host_port, is_address
 from socksclient.protocol.codes import Command, Phase, Reply, Socks4Reply
 from socksclient.protocol.exceptions import (
     ProxyClosed,
@@ -44,9 +44,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-"""(host, port), or (host, port, flow info, scope id) of an IPv6 address, as sockets have them."""
 
 ServerAddress: TypeAlias = SocketAddress | str
 """Where a proxy listens: an address, or the path of a unix socket."""
@@ -88,8 +85,8 @@ class Grant(NamedTuple):
             one hop only.
     """
 
-    bound_address: tuple[str, int]
-    own_address: tuple[str, int] | None
+    bound_address: HostPort
+    own_address: HostPort | None
 
 
 Direction: TypeAlias = Literal["sent", "received", "note"]
@@ -168,7 +165,7 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
                 yield from _start_tls(request.proxy, begin_phase)
                 host = _host_to_ask(request, hosts[hop][failed[hop]], winner if hop == 0 else None)
                 flow = request.proxy.kind.handshake(
-                    request.proxy, request.command, Host.parse(host), request.port, begin_phase
+                    request.proxy, request.command, host, request.port, begin_phase
                 )
                 bound_address = yield from _observed(flow, report and report_octets)
                 note(f"granted, bound address {host_port(*bound_address)!r}")
@@ -203,15 +200,15 @@ def _tell(report: Report | None, event: Event) -> None:
 
 
 def _own_address(
-    route: Route, hosts: Sequence[Sequence[str]], failed: Sequence[int]
-) -> tuple[str, int] | None:
+    route: Route, hosts: Sequence[Sequence[Host]], failed: Sequence[int]
+) -> HostPort | None:
     """Return the (host, port) by which the hop before reached the last hop, if there is one."""
     if len(route.requests) == 1:
         return None
-    return hosts[-2][failed[-2]], route.requests[-2].port
+    return hosts[-2][failed[-2]].text, route.requests[-2].port
 
 
-def resolve_target(request: Request) -> Steps[tuple[str, int]]:
+def resolve_target(request: Request) -> Steps[tuple[Host, int]]:
     """Return the host and the port to ask a hop for: the first address, if they are resolved here.
 
     Raises:
@@ -226,7 +223,7 @@ def place(
     route: Route,
     hop: int,
     phase: Phase,
-    hosts: Sequence[str] = (),
+    hosts: Sequence[Host] = (),
     failed: int = 0,
     earlier: Iterable[str] = (),
 ) -> Exception:
@@ -256,11 +253,11 @@ def place(
     failure.destination = route.destination
     failure.phase = phase
     if request is not route.last:
-        failure.next_hop = (hosts[failed] if hosts else request.host), request.port
+        failure.next_hop = (hosts[failed] if hosts else request.host).text, request.port
     tried = failed + (phase == "request")
     if tried and len(hosts) > 1 and phase != "relay":
         failure.addresses_tried = tried
-        failure.addresses_left = tuple(hosts[tried:])
+        failure.addresses_left = tuple(host.text for host in hosts[tried:])
     notes = list(earlier)
     if notes:
         failure.__notes__ = [*getattr(failure, "__notes__", ()), *notes]
@@ -312,29 +309,29 @@ def _concerns_one_address(error: Exception) -> bool:
     return isinstance(error, ProxyClosed) and error.phase == "request"
 
 
-def _hosts_of(request: Request, note: Callable[[str], None]) -> Steps[list[str]]:
+def _hosts_of(request: Request, note: Callable[[str], None]) -> Steps[list[Host]]:
     """Return the hosts to ask a hop for, in the order to try them."""
     if not request.is_resolved_here:
         return [request.host]
     note(f"resolve {request.host}")
     try:
-        addresses: list[SocketAddress] = yield Resolve(request.host, request.port)
+        addresses: list[SocketAddress] = yield Resolve(request.host.text, request.port)
     except OSError as error:
         if is_deadline(error):
             raise
-        raise ResolveError.of(request.host, error) from error
+        raise ResolveError.of(request.host.text, error) from error
     return _carried_by(request.proxy, request.host, addresses)
 
 
-def _carried_by(proxy: Proxy, host: str, addresses: Iterable[SocketAddress]) -> list[str]:
+def _carried_by(proxy: Proxy, host: Host, addresses: Iterable[SocketAddress]) -> list[Host]:
     """Return the addresses of `host` that the proxy can be asked for, and that mean the same there.
 
     Raises:
         ResolveError: There is none.
     """
     texts = [address[0] for address in addresses if not any(address[3:])]
-    carried = [text for text in texts if "%" not in text]
-    carried = [text for text in carried if proxy.kind.carries(Host.of(text))]
+    hosts = [Host.of(text) for text in texts if "%" not in text]
+    carried = [found for found in hosts if proxy.kind.carries(found)]
     if not carried:
         raise ResolveError(f"{host} has no address that the proxy could reach: {', '.join(texts)}")
     return carried
@@ -375,7 +372,10 @@ def _with_first(first: T, others: Iterable[T]) -> list[T]:
     return [first, *(other for other in others if other != first)]
 
 
-def _host_to_ask(request: Request, host: str, server: ServerAddress | None) -> str:
+_UNSPECIFIED_IPV6 = Host.of("::")
+
+
+def _host_to_ask(request: Request, host: Host, server: ServerAddress | None) -> Host:
     """Return the host to ask a hop for: `host`, except for UDP from a source that is not known.
 
     UDP ASSOCIATE announces such a source by zeros (RFC 1928 §7). By their family Dante chooses the
@@ -387,10 +387,10 @@ def _host_to_ask(request: Request, host: str, server: ServerAddress | None) -> s
         host: The host that its turn has come to.
         server: The address of the nearest hop; None for every other hop.
     """
-    if request.command != Command.UDP_ASSOCIATE or (host, request.port) != NOT_KNOWN:
+    if request.command != Command.UDP_ASSOCIATE or (host.text, request.port) != NOT_KNOWN:
         return host
     reached_at = server[0] if isinstance(server, tuple) else request.proxy.host
-    return "::" if ":" in reached_at else host
+    return _UNSPECIFIED_IPV6 if ":" in reached_at else host
 
 
 def _observed(flow: Flow[T], report: Callable[[Direction, bytes, bool], None] | None) -> Flow[T]:

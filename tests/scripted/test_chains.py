@@ -48,6 +48,7 @@ from socksclient import (
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import HTTPReply, Phase, Socks4Reply
 from socksclient.ftp import FTP
+from socksclient.protocol.address import Host
 from socksclient.protocol.codes import Command
 from socksclient.testing import Connection, Faults, SocksServer
 
@@ -929,7 +930,7 @@ class TestUDP:
             leads(chain, names)
             with associate(chain.named(), trust_relay_address=False) as udp:
                 assert udp.udp.relay_address[0] == PROXY_HOST
-                assert udp.udp._association.learn((), "192.0.2.7", 1).startswith(
+                assert udp.udp._association.learn((), Host.of("192.0.2.7"), 1).startswith(
                     encode_datagram_header("second.test", 4711)
                 )
 
