@@ -27,7 +27,7 @@ from socksclient._sync.connect import create_connection, udp_associate
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import server_name
 from socksclient._sync.udp import UDPAssociation
-from socksclient.protocol.address import Host, parse_port
+from socksclient.protocol.address import Host, parse_port, socket_address
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 
@@ -346,7 +346,7 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         with _dnspython_errors(), anyio.fail_after(timeout):
             udp = await self._association()
             data, (host, port) = await udp.receive()
-        return data[:size], (host, port, 0, 0) if ":" in host else (host, port)
+        return data[:size], socket_address(host, port)
 
     async def getpeername(self) -> Any:
         return self._peer

@@ -12,6 +12,7 @@ from socksclient._net.sockets import PlainSocket, check_source, is_internet
 from socksclient._sync.connect import Listener, listen
 from socksclient._sync.driver import open_socket
 from socksclient._sync.timeouts import Deadline
+from socksclient.protocol.address import socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import Route
 
@@ -223,12 +224,12 @@ class SocksSocket(PlainSocket):
         if self._listener is None:
             self._refuse(errno.EINVAL)
         sock, peer = self._listener.accept(self._timeout_to("accept", "bind"))
-        return sock, _as_sockaddr(peer)
+        return sock, socket_address(*peer)
 
     def getsockname(self) -> Any:
         """Return where the proxy listens, if it does; otherwise this socket's own address."""
         if self._listener is not None:
-            return _as_sockaddr(self._listener.address)
+            return socket_address(*self._listener.address)
         return super().getsockname()
 
     def fileno(self) -> int:
@@ -295,8 +296,3 @@ class SocksSocket(PlainSocket):
     @staticmethod
     def _refuse(number: int) -> NoReturn:
         raise OSError(number, os.strerror(number))
-
-
-def _as_sockaddr(address: tuple[str, int]) -> tuple[str, int] | tuple[str, int, int, int]:
-    """As `socket` has it: with flow info and scope id, if it is of IPv6."""
-    return (*address, 0, 0) if ":" in address[0] else address

@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import TypeAlias, overload
 
-from socksclient._net.association import Address, Association, Received
+from socksclient._net.association import Association, Received
 from socksclient._net.sockets import MAX_TIMEOUT
 from socksclient._sync.driver import find_target
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.address import Host, host_port, is_address
+from socksclient.protocol.address import Host, host_port, is_address, socket_address
 from socksclient.protocol.route import Route
 from socksclient.protocol.tunnel import SocketAddress
 
@@ -166,7 +166,7 @@ class UDPAssociation:
         if bufsize < 0:
             raise ValueError("negative buffersize in recvfrom")
         octets, header_size, source = self._receive(bufsize, flags)
-        return octets[header_size : header_size + bufsize], _as_sockets_have_it(source)
+        return octets[header_size : header_size + bufsize], socket_address(*source)
 
     def recv(self, bufsize: int = 0xFFFF, flags: int = 0) -> bytes:
         """Receive one datagram without its source, otherwise as `recvfrom` does.
@@ -208,7 +208,7 @@ class UDPAssociation:
             payload = memoryview(octets)[header_size : header_size + size]
             if payload:
                 view.cast("B")[: len(payload)] = payload
-        return len(payload), _as_sockets_have_it(source)
+        return len(payload), socket_address(*source)
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
         """Receive one datagram into a buffer, without its source, as `recvfrom_into` does.
@@ -261,7 +261,7 @@ class UDPAssociation:
         self._association.check_open()
         if self._association.peer is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return _as_sockets_have_it(self._association.peer)
+        return socket_address(*self._association.peer)
 
     def getsockname(self) -> SocketAddress:
         """The local address from which the datagrams go to the relay."""
@@ -396,7 +396,3 @@ def _left(end: float | None, advice: str = "") -> float | None:
     if left <= 0:
         raise TimeoutError(f"timed out; {advice}" if advice else "timed out")
     return left
-
-
-def _as_sockets_have_it(address: Address) -> SocketAddress:
-    return (*address, 0, 0) if ":" in address[0] else address

@@ -30,7 +30,7 @@ from socksclient.exceptions import (
     Socks4Reply,
     TTLExpired,
 )
-from socksclient.flows import handshake, next_reply, request
+from socksclient.flows import check_request, handshake, next_reply, request
 from socksclient.protocol.codes import Command
 from socksclient.protocol.flow import ConnectionEnded
 from socksclient.protocol.http import MAX_HEAD_SIZE
@@ -360,6 +360,20 @@ def test_a_handshake_refuses_what_its_protocol_cannot_carry(
     flow = handshake(proxy, Command.CONNECT, host, 80, lambda phase: None)
     with pytest.raises(ValueError, match=re.escape(words)):
         next(flow)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "host", "words"),
+    [
+        (FOUR, "::1", "SOCKS4 cannot carry the IPv6 address ::1"),
+        (OPEN, "fe80::1%eth0", "host 'fe80::1%eth0' has a zone id"),
+        (HTTP, "example.com", "an HTTP proxy cannot do BIND"),
+    ],
+)
+def test_a_request_can_be_checked_by_itself(proxy: Proxy, host: str, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_request(proxy, Command.BIND, host)
+    check_request(proxy, Command.CONNECT, "example.com")
 
 
 def test_every_cd_is_known_by_two_octets() -> None:
