@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from socksclient.testing.server import Connection
+    from socksclient.testing.record import Connection
 
 _ORIGIN = "origin.test"  # a name that exists nowhere (RFC 6761): only the proxy knows where it is
 _CLOSED = "closed.test"

@@ -11,6 +11,8 @@ With `routes`, names that exist nowhere lead to servers of the test; with `Fault
 as proxies do in the field. With pytest, the fixture `socks_proxy` is such a server.
 """
 
-from socksclient.testing.server import Connection, Faults, SocksServer
+from socksclient.testing.faults import Faults
+from socksclient.testing.record import Connection
+from socksclient.testing.server import SocksServer
 
 __all__ = ["Connection", "Faults", "SocksServer"]

@@ -13,7 +13,8 @@ from socksclient.protocol.socks5 import datagram_header_size, encode_datagram_he
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from socksclient.testing.server import Connection, Faults
+    from socksclient.testing.faults import Faults
+    from socksclient.testing.record import Connection
 
 Address = tuple[str, int]
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from socksclient.protocol.codes import Phase
-    from socksclient.testing.server import Connection, Faults
+    from socksclient.testing.faults import Faults
+    from socksclient.testing.record import Connection
 
 Address = tuple[str, int]
 
