@@ -34,7 +34,7 @@ from socksclient import (
 )
 from socksclient.exceptions import ConnectionRefused, Phase, TTLExpired
 from socksclient.testing import Faults, SocksServer
-from socksclient.testing.session import reset
+from socksclient.testing.conversation import reset
 
 from helpers.http_clients import (
     ACCOUNTS,

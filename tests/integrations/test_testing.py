@@ -380,6 +380,7 @@ class TestItStopsAfterAConnectionThatItClosedWithOctetsUnsent:
             proxy = replace(Proxy.from_url(server.url), tls=contexts[1] if with_tls else None)
             with create_connection(listener.getsockname(), proxy=proxy) as sock:
                 writer = server._sessions[0].writer
+                assert writer is not None
                 destination, _ = listener.accept()
                 flood(destination, writer)
                 reset(destination)

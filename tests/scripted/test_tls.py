@@ -46,7 +46,7 @@ from socksclient._net.sockets import make_socket
 from socksclient._sync.tls import TLSSocket, guard, speaks_tls, start_tls
 from socksclient.ftp import FTP_TLS
 from socksclient.testing import Faults, SocksServer
-from socksclient.testing.session import reset
+from socksclient.testing.conversation import reset
 
 from helpers.hops import Authority, Connect, MakeHops, Verifier, connect_blocking
 from helpers.http_clients import (
