@@ -141,7 +141,9 @@ class TestGet:
             environment.setenv("ALL_PROXY", server.url)
             assert main(["get", url]) == (2 if exempt else 7)
             assert len(server.connections) == (0 if exempt else 1)
-        self.assert_one_line(capsys, "ALL_PROXY has none" if exempt else "connection refused")
+        self.assert_one_line(
+            capsys, "no proxy for this destination" if exempt else "connection refused"
+        )
 
     def test_several_proxies_are_a_chain(
         self, routes: dict[Address, Address], capsys: pytest.CaptureFixture[str]
@@ -258,12 +260,13 @@ class TestGet:
             assert run.stderr.read() == b""
             run.stderr.close()
 
-    def test_an_interrupt(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupt(*_args: object, **_kwargs: object) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr("socksclient._cli.main._get", interrupt)
-        assert main(["get", "http://origin.test/", "--proxy", "socks5h://127.0.0.1"]) == 130
+    def test_an_interrupt(self) -> None:
+        with SocksServer(faults=Faults(stall_after=0)) as server:
+            run = subprocess.Popen(command("get", "http://origin.test/", "--proxy", server.url))
+            with run:
+                assert eventually(lambda: any(seen.methods for seen in server.connections))
+                run.send_signal(signal.SIGINT)
+                assert run.wait(LONG) == 130
 
 
 # No name server is there. Only the proxy knows where the queries go.
@@ -476,14 +479,14 @@ class TestDns:
     ) -> None:
         arguments = ["dns", "a.test", f"--server={NAME_SERVER}"]
         assert main(arguments) == 2
-        self.assert_one_line(capsys, "ALL_PROXY has none")
+        self.assert_one_line(capsys, "no proxy for this destination")
         environment.setenv("ALL_PROXY", proxy.url)
         environment.setenv("NO_PROXY", f"{NAME_SERVER}:5353")
         assert main(arguments) == 0
         assert capsys.readouterr().out == "192.0.2.1\n"
         environment.setenv("NO_PROXY", f"{NAME_SERVER}:53")
         assert main(arguments) == 2
-        self.assert_one_line(capsys, "ALL_PROXY has none")
+        self.assert_one_line(capsys, "no proxy for this destination")
         assert len(proxy.connections) == 1
 
     def test_a_proxy_that_cannot_be(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -751,7 +754,7 @@ class TestConnect:
                 ends_with(run, 0)
             environment.setenv("NO_PROXY", "echo.test:7")
             with connecting(None, "echo.test", 7) as run:
-                ends_with(run, 2, "ALL_PROXY has none for this destination")
+                ends_with(run, 2, "no proxy for this destination")
             assert len(server.connections) == 1
 
     def test_large_transfers(self, proxy: str, echo_server: Address) -> None:
@@ -866,7 +869,7 @@ class TestConnect:
                 check=False,
             )
             assert run.returncode == 1
-            assert run.stderr == b"socksclient: the standard output is closed\n"
+            assert run.stderr == b"socksclient: standard output is closed\n"
             listener.setblocking(False)
             with pytest.raises(BlockingIOError):  # nobody has tried to connect
                 listener.accept()
