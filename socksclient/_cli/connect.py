@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from socksclient._cli.options import (
     USAGE,
@@ -17,6 +18,10 @@ from socksclient._cli.options import (
     statuses,
     tell_steps,
 )
+
+if TYPE_CHECKING:
+    from socksclient._cli.stdio import Connection
+    from socksclient.protocol.proxy import Chain
 
 __all__ = ["configure"]
 
@@ -79,7 +84,17 @@ def _connect(arguments: argparse.Namespace) -> int:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            relay(sock, stdin, sys.stdout.fileno())
+            relay(_connection(sock, proxy), stdin, sys.stdout.fileno())
         except RelayError as error:
             return fail(error, 1)
     return 0
+
+
+def _connection(sock: socket.socket, chain: Chain) -> Connection:
+    if any(proxy.tls for proxy in chain):
+        from socksclient._cli.stdio_tls import TLSConnection
+
+        return TLSConnection(sock)
+    from socksclient._cli.stdio import Connection
+
+    return Connection(sock)

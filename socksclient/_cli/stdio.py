@@ -1,178 +1,155 @@
-"""Standard input and output through a connection: what `socksclient connect` does with one."""
+"""The relaying between standard input and output and a connection, for `socksclient connect`."""
 
 from __future__ import annotations
 
 import os
 import selectors
 import socket
-import ssl
 import stat
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from socksclient._net.sockets import PlainSocket
-from socksclient._sync.tls import speaks_tls
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+__all__ = ["SIZE", "Connection", "RelayError", "explained", "relay", "wait"]
 
-__all__ = ["RelayError", "relay"]
+SIZE = 65536
+"""The number of octets to read at once, at most."""
 
-_SIZE = 65536
-
-# Of those that take any descriptor; Windows has select only.
+# These two can wait for descriptors of any kind, also for files. Windows has `select` only.
 _Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
 
 
 class RelayError(Exception):
-    """What broke, and how; for the user to read."""
+    """The relaying has failed; the text tells the user what failed, and why."""
 
 
-def relay(sock: socket.socket, stdin: int | None, stdout: int) -> None:
-    """Takes octets from `stdin` to `sock` and from `sock` to `stdout`, until both have ended.
+def relay(connection: Connection, stdin: int | None, stdout: int) -> None:
+    """Copy octets from `stdin` to the connection, and from there to `stdout`, until both end.
 
-    The end of `stdin` is passed on (the other side reads to its end, and may go on sending), but
-    not through TLS, which has no such thing: there it waits for the end of the other side. That
-    is passed on as well: `stdout` leads nowhere from then on. A terminal's input would not end
-    by itself, so that the end of the other side is the end of all where `stdin` is one.
+    The end of `stdin` is passed on as a half-close: the destination reads up to the end, and may
+    go on sending. TLS has no half-close, so there this function waits for the destination's end.
+
+    The end of the destination is passed on too: after it, `stdout` is no longer the file that it
+    was, so that the file's reader sees the end. If `stdin` is a terminal, this function returns at
+    once, because a terminal's user would not know that there is something to end.
 
     Args:
-        sock: It is non-blocking afterwards, and still open.
-        stdin: A descriptor of any kind; None is one that has ended.
+        connection: The connection through the proxy. The caller closes it.
+        stdin: A descriptor of any kind; None stands for an input that has ended.
         stdout: A descriptor of any kind.
 
     Raises:
-        BrokenPipeError: Nobody reads `stdout` any more.
-        RelayError: Something else failed.
+        BrokenPipeError: If nobody reads `stdout` any more.
+        RelayError: If anything else fails.
     """
-    end = _End(sock)
     failures: list[Exception] = []
 
     def send() -> None:
         try:
-            _send(stdin, end)
-        except (RelayError, ValueError) as error:  # the latter when `sock` is closed by then
+            while stdin is not None and (octets := _read(stdin)):
+                connection.send(octets)
+            connection.finish()
+        # A ValueError says that the main thread has closed the connection meanwhile.
+        except (RelayError, ValueError) as error:
             failures.append(error)
-            end.abort()
+            connection.abort()
 
     try:
-        # The thread may read for ever, so the process must be able to end without it.
+        # Nothing can interrupt a thread that reads from a pipe or a terminal. A daemon thread does
+        # not keep the process alive.
         sending = threading.Thread(target=send, name="stdin", daemon=True)
         sending.start()
     except RuntimeError as error:
         raise RelayError(f"cannot start the thread that reads standard input: {error}") from error
     try:
-        while octets := end.receive():
+        while octets := connection.receive():
             _write(stdout, octets)
     except RelayError as error:
-        failures.append(error)  # if it is the sending that failed, that was the first
+        failures.append(error)
     else:
         _close(stdout)
         if stdin is None or not os.isatty(stdin):
             sending.join()
+    # If the other thread failed first, it aborted the connection, and that is what failed here.
     if failures:
         raise failures[0]
 
 
-def _send(stdin: int | None, end: _End) -> None:
-    while stdin is not None and (octets := _read(stdin)):
-        end.send(octets)
-    end.finish()
-
-
-class _End:
-    """This end of the connection: one thread may receive while another sends.
-
-    OpenSSL does not allow that by itself. So each operation has the connection to itself, and
-    does not wait while it has; the waiting is done outside.
-    """
+class Connection:
+    """A connection without TLS. One thread may receive while another one sends."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
+        sock.settimeout(None)
         self._sock = sock
-        self._turn = threading.Lock()
 
     def receive(self) -> bytes:
-        with _told("the connection broke"):
-            while True:
-                event = selectors.EVENT_READ
-                try:
-                    with self._turn, suppress(BlockingIOError, ssl.SSLWantReadError):
-                        return self._sock.recv(_SIZE)
-                except ssl.SSLWantWriteError:  # TLS 1.2 is negotiated anew
-                    event = selectors.EVENT_WRITE
-                _wait(self._sock, event)
+        """Return at least one octet, or none after the connection's end."""
+        with explained("the connection broke"):
+            return self._sock.recv(SIZE)
 
     def send(self, octets: bytes) -> None:
-        left = memoryview(octets)
-        with _told("the connection broke"):
-            while left:
-                sent = 0
-                try:
-                    with self._turn, suppress(BlockingIOError, ssl.SSLWantWriteError):
-                        sent = self._sock.send(left)
-                except ssl.SSLWantReadError:  # TLS 1.2 is negotiated anew
-                    # It may be the other thread that reads what is wanted.
-                    _wait(self._sock, selectors.EVENT_READ, 0.05)
-                    continue
-                left = left[sent:]
-                if not sent:
-                    _wait(self._sock, selectors.EVENT_WRITE)
+        """Send all of the octets."""
+        with explained("the connection broke"):
+            self._sock.sendall(octets)
 
     def finish(self) -> None:
-        """Nothing more will be sent."""
-        if not speaks_tls(self._sock):
-            with suppress(OSError):  # it has broken: who receives is told
-                self._sock.shutdown(socket.SHUT_WR)
+        """Tell the destination that nothing more will be sent."""
+        # If the connection has broken, `receive` reports that.
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Make a thread that receives find the end."""
+        """Make a thread that receives find the end of the connection."""
+        # `SSLSocket.shutdown` would drop the TLS layer, and that thread would receive ciphertext.
         with suppress(OSError):
-            # `SSLSocket.shutdown` drops the TLS layer, and that thread would receive ciphertext.
             PlainSocket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def _read(fd: int) -> bytes:
-    with _told("cannot read the standard input"):
+    with explained("cannot read standard input"):
         while True:
-            with suppress(BlockingIOError):  # whoever shares it with us has made it so
-                return os.read(fd, _SIZE)
-            _wait(fd, selectors.EVENT_READ)
+            # Another process that shares the descriptor can make it non-blocking at any time.
+            with suppress(BlockingIOError):
+                return os.read(fd, SIZE)
+            wait(fd, selectors.EVENT_READ)
 
 
 def _write(fd: int, octets: bytes) -> None:
     left = memoryview(octets)
-    with _told("cannot write to the standard output", besides=BrokenPipeError):
+    with explained("cannot write to standard output", besides=BrokenPipeError):
         while left:
             try:
                 left = left[os.write(fd, left) :]
             except BlockingIOError:
-                _wait(fd, selectors.EVENT_WRITE)
+                wait(fd, selectors.EVENT_WRITE)
 
 
 def _close(stdout: int) -> None:
-    """Lets its reader see the end, and keeps the descriptor from being anything else."""
+    """Make the reader of `stdout` see the end, and let the descriptor lead nowhere."""
     if stat.S_ISSOCK(os.fstat(stdout).st_mode):
-        # It may be the standard input too, which holds it open.
+        # The socket may be standard input too, which keeps it open.
         with suppress(OSError), PlainSocket(fileno=os.dup(stdout)) as sock:
             sock.shutdown(socket.SHUT_WR)
+    # If the descriptor were closed, the next file or socket would get its number.
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stdout)
     os.close(nowhere)
 
 
-def _wait(descriptor: int | socket.socket, event: int, seconds: float | None = None) -> None:
+def wait(descriptor: int | socket.socket, event: int, seconds: float | None = None) -> None:
+    """Wait until `descriptor` is ready for `event`, or until the seconds have passed."""
     with _Selector() as selector:
         selector.register(descriptor, event)
         selector.select(seconds)
 
 
 @contextmanager
-def _told(what: str, besides: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """An OSError, `besides` that one, becomes a `RelayError` that says what has failed."""
+def explained(what: str, besides: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Turn every OSError, except those of the class `besides`, into a `RelayError`."""
     try:
         yield
     except besides:

@@ -34,6 +34,7 @@ import trustme
 
 from socksclient._cli.main import main
 from socksclient._cli.stdio import relay
+from socksclient._cli.stdio_tls import TLSConnection
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Phase
 from socksclient.testing import Faults, SocksServer
@@ -701,6 +702,19 @@ def grant(listener: socket.socket) -> socket.socket:
     return sock
 
 
+def tcp_nodelay_of_sockets_to(address: Address) -> list[bool]:
+    """Return TCP_NODELAY of each socket of this process that is connected to the address."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if os.readlink(entry).startswith("socket:"):
+                with socket.socket(fileno=os.dup(int(entry.name))) as sock:
+                    if sock.getpeername() == address:
+                        option = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                        found.append(bool(option))
+    return found
+
+
 async def until_quit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send back every line, up to one that says quit."""
     while (line := await reader.readline()) not in (b"", b"quit\n"):
@@ -776,17 +790,20 @@ class TestConnect:
             run.stdin.close()
             ends_with(run, 0)
 
-    def test_small_messages_do_not_wait_for_acknowledgements(
-        self, proxy: str, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+    # Otherwise a small message would wait until the destination acknowledges the one before.
+    def test_connect_sets_tcp_nodelay(
+        self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def relay(sock: socket.socket, *_descriptors: int) -> None:
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-        monkeypatch.setattr("socksclient._cli.stdio.relay", relay)
-        monkeypatch.setattr("sys.stdin", sys.__stderr__)
-        monkeypatch.setattr("sys.stdout", sys.__stderr__)
         host, port = echo_server
-        assert main(["connect", host, str(port), "--proxy", proxy]) == 0
+        read_end, write_end = os.pipe()
+        with SocksServer() as server, open(read_end, "rb") as stdin, open(os.devnull, "wb") as out:
+            monkeypatch.setattr("sys.stdin", stdin)
+            monkeypatch.setattr("sys.stdout", out)
+            arguments = ["connect", host, str(port), "--proxy", server.url]
+            connecting = in_thread(partial(main, arguments))
+            assert eventually(lambda: tcp_nodelay_of_sockets_to(server.address) == [True])
+            os.close(write_end)
+            assert connecting.result(LONG) == 0
 
     def test_files(self, proxy: str, echo_server: Address, tmp_path: Path) -> None:
         octets = os.urandom(1 << 20)
@@ -947,11 +964,11 @@ class TestConnect:
     def test_an_output_that_takes_nothing(self, proxy: str, greeter: Address) -> None:
         with open("/dev/full", "wb") as stdout:
             with connecting(proxy, *greeter, stdout=stdout) as run:
-                ends_with(run, 1, "cannot write to the standard output: No space left on device")
+                ends_with(run, 1, "cannot write to standard output: No space left on device")
 
     def test_an_input_that_cannot_be_read(self, proxy: str, echo_server: Address) -> None:
         with open(os.devnull, "wb") as stdin, connecting(proxy, *echo_server, stdin=stdin) as run:
-            ends_with(run, 1, "cannot read the standard input: Bad file descriptor")
+            ends_with(run, 1, "cannot read standard input: Bad file descriptor")
 
     def test_nothing_piles_up_on_the_way_out(self, proxy: str) -> None:
         octets = os.urandom(50 << 20)
@@ -1287,7 +1304,7 @@ class TestConnectThroughTLS:
         with open(os.devnull, "wb") as stdin, connecting(proxy, *echo_server, stdin=stdin) as run:
             assert run.stdout is not None
             assert run.stdout.read() == b""
-            ends_with(run, 1, "cannot read the standard input: Bad file descriptor")
+            ends_with(run, 1, "cannot read standard input: Bad file descriptor")
 
     def test_an_input_that_fails_while_much_comes(self, proxy: str) -> None:
         async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1302,13 +1319,28 @@ class TestConnectThroughTLS:
             assert run.stdout is not None
             assert eventually(lambda: is_full(run.stdout) and is_idle(run))
             os.close(other_end)
-            # All the output has been decrypted.
-            assert set(read_all(run.stdout)) == {0}
-            ends_with(run, 1, "cannot read the standard input: Input/output error")
+            assert set(read_all(run.stdout)) == {0}  # and nothing that is still encrypted
+            ends_with(run, 1, "cannot read standard input: Input/output error")
 
 
-class WatchedSocket(socket.socket):
-    """One that notices when it is used by two at once."""
+@contextmanager
+def tls_connection(sslsocket_class: type[ssl.SSLSocket]) -> Iterator[tuple[Any, ssl.SSLSocket]]:
+    """Yield both ends of a connection with TLS; the client's end is of the given class."""
+    authority = trustme.CA()
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.sslsocket_class = sslsocket_class
+    authority.configure_trust(client_context)
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    ours, theirs = socket.socketpair()
+    accepting = in_thread(partial(server_context.wrap_socket, theirs, server_side=True))
+    with client_context.wrap_socket(ours, server_hostname="127.0.0.1") as client:
+        with accepting.result(LONG) as server:
+            yield client, server
+
+
+class WatchedSocket(ssl.SSLSocket):
+    """A socket that notices when two threads use it at once."""
 
     users = 0
 
@@ -1331,16 +1363,15 @@ class WatchedSocket(socket.socket):
             self.users -= 1
 
 
-def test_both_threads_never_use_the_socket_at_once() -> None:
-    """OpenSSL would not bear it."""
-    ours, theirs = socket.socketpair()
+# OpenSSL allows only one thread at a time to use a connection.
+def test_relay_never_uses_a_tls_socket_in_two_threads_at_once() -> None:
     octets = os.urandom(1 << 22)
     stdin, writing = os.pipe()
     reading, stdout = os.pipe()
-    with ours, WatchedSocket(fileno=theirs.detach()) as sock:
-        relaying = in_thread(partial(relay, sock, stdin, stdout))
+    with tls_connection(WatchedSocket) as (client, server):
+        relaying = in_thread(partial(relay, TLSConnection(client), stdin, stdout))
         sending = in_thread(partial(write_all, os.fdopen(writing, "wb", 0), octets))
-        echoing = in_thread(partial(echo_all, ours))
+        echoing = in_thread(partial(echo_octets, server, len(octets)))
         with os.fdopen(reading, "rb", 0) as file:
             assert read_exactly(file, len(octets)) == octets
             for future in (sending, echoing, relaying):
@@ -1349,10 +1380,48 @@ def test_both_threads_never_use_the_socket_at_once() -> None:
     os.close(stdout)
 
 
-def echo_all(sock: socket.socket) -> None:
-    while octets := sock.recv(1 << 16):
+def echo_octets(sock: socket.socket, count: int) -> None:
+    """Send back `count` octets, and then close the connection."""
+    while count:
+        octets = sock.recv(1 << 16)
         sock.sendall(octets)
-    sock.shutdown(socket.SHUT_WR)
+        count -= len(octets)
+    sock.close()
+
+
+class Renegotiating(ssl.SSLSocket):
+    """A socket that once wants to write while it receives, and to read while it sends.
+
+    That happens when TLS 1.2 is renegotiated.
+    """
+
+    wants: list[str]
+
+    def recv(self, *args: Any) -> bytes:
+        if "write" in self.wants:
+            self.wants.remove("write")
+            raise ssl.SSLWantWriteError
+        return super().recv(*args)
+
+    def send(self, *args: Any) -> int:
+        if "read" in self.wants:
+            self.wants.remove("read")
+            raise ssl.SSLWantReadError
+        return super().send(*args)
+
+
+def test_relay_goes_on_when_tls_is_renegotiated() -> None:
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb") as stdin, open(os.devnull, "wb") as stdout:
+        with tls_connection(Renegotiating) as (client, server):
+            client.wants = ["read", "write"]
+            done = in_thread(lambda: relay(TLSConnection(client), stdin.fileno(), stdout.fileno()))
+            os.write(write_end, b"over")
+            os.close(write_end)
+            assert receive_exactly(server, 4) == b"over"
+            server.close()
+            assert done.result(LONG) is None
+            assert client.wants == []
 
 
 class TestDemo:
@@ -1394,37 +1463,3 @@ def test_no_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert caught.value.code == 2
     assert "usage: socksclient" in capsys.readouterr().err
-
-
-class Renegotiating(socket.socket):
-    """As an `ssl.SSLSocket` when TLS 1.2 is negotiated anew: once, each wants the other thing."""
-
-    wants: list[str]
-
-    def recv(self, *args: Any) -> bytes:
-        if "write" in self.wants:
-            self.wants.remove("write")
-            raise ssl.SSLWantWriteError
-        return super().recv(*args)
-
-    def send(self, *args: Any) -> int:
-        if "read" in self.wants:
-            self.wants.remove("read")
-            raise ssl.SSLWantReadError
-        return super().send(*args)
-
-
-def test_the_relay_goes_on_when_tls_is_negotiated_anew() -> None:
-    here, there = socket.socketpair()
-    read_end, write_end = os.pipe()
-    with here, there, open(read_end, "rb") as stdin, open(os.devnull, "wb") as stdout:
-        sock = Renegotiating(here.family, here.type, fileno=here.detach())
-        sock.wants = ["read", "write"]
-        with sock:
-            done = in_thread(lambda: relay(sock, stdin.fileno(), stdout.fileno()))
-            os.write(write_end, b"over")
-            os.close(write_end)
-            assert receive_exactly(there, 4) == b"over"
-            there.close()
-            assert done.result(LONG) is None
-        assert sock.wants == []

@@ -80,7 +80,7 @@ def loaded_after(statement: str) -> set[str]:
         "import socksclient; socksclient.udp_associate, socksclient.bind",
         "import socksclient.protocol as p; [getattr(p, name) for name in p.__all__]",
         "import socksclient; [socksclient.Proxy('h', scheme=s) for s in ('http', 'socks4')]",
-        "import socksclient._cli.main",
+        "import socksclient._cli.main, socksclient._cli.stdio, socksclient._sync.connect",
         "import socksclient.pytest_plugin",
     ],
 )
