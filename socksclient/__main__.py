@@ -1,4 +1,4 @@
-"""``python -m socksclient``: the `socksclient` command."""
+"""Runs the `socksclient` command, as ``python -m socksclient``."""
 
 from socksclient._cli.main import main
 

@@ -1,4 +1,8 @@
-"""The pytest fixture `socks_proxy`; only pytest loads this module, by its entry point."""
+"""The pytest fixture `socks_proxy`.
+
+pytest loads this module in every run where socksclient is installed, by the entry point
+``pytest11``. So the module imports the test server only when a test asks for the fixture.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def socks_proxy() -> Iterator[SocksServer]:
-    """A `socksclient.testing.SocksServer` without accounts and faults."""
-    from socksclient.testing.server import (
-        SocksServer,
-    )  # here, for runs of pytest that never ask for it
+    """Run a `socksclient.testing.SocksServer` without accounts and faults during one test."""
+    from socksclient.testing.server import SocksServer
 
     with SocksServer() as server:
         yield server

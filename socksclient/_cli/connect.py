@@ -62,7 +62,7 @@ def _port(text: str) -> int:
 
 
 def _connect(arguments: argparse.Namespace) -> int:
-    from socksclient._cli.stdio import RelayError, relay
+    from socksclient._cli.stdio import CopyError, copy_both_ways
     from socksclient._sync.connect import create_connection
 
     if arguments.verbose:
@@ -84,8 +84,8 @@ def _connect(arguments: argparse.Namespace) -> int:
         with suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            relay(_connection(sock, proxy), stdin, sys.stdout.fileno())
-        except RelayError as error:
+            copy_both_ways(_connection(sock, proxy), stdin, sys.stdout.fileno())
+        except CopyError as error:
             return fail(error, 1)
     return 0
 

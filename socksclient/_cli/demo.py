@@ -1,4 +1,4 @@
-"""``socksclient demo``: everything on loopback, and nothing pretended."""
+"""``socksclient demo``: real SOCKS5 between real clients and servers, all on loopback."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 
     from socksclient.testing.record import Connection
 
-_ORIGIN = "origin.test"  # a name that exists nowhere (RFC 6761): only the proxy knows where it is
+# Names in .test (RFC 6761) and addresses in 192.0.2.0/24 (RFC 5737) belong to nobody. The proxy has
+# a route for each; without the proxy, nothing can reach them.
+_ORIGIN = "origin.test"
 _CLOSED = "closed.test"
-_NAME_SERVER = ("192.0.2.53", 53)  # for documentation only (RFC 5737): likewise
+_NAME_SERVER = ("192.0.2.53", 53)
 _GREETING = b"hello from the origin, over HTTPS"
 
 
 def demo() -> int:
-    """Runs the demo; 0 if all went as it should."""
+    """Run the demo, and return its exit status: 0 if everything went through the SOCKS5 servers."""
     try:
-        import dns.query  # noqa: F401 - here, so that its time is not counted below
+        # The import takes long, and must not count as a part of the DNS query.
+        import dns.query  # noqa: F401
         import trustme
     except ImportError:
         print("the demo needs its extra: pip install 'socksclient[demo]'", file=sys.stderr)
@@ -44,7 +47,8 @@ def demo() -> int:
     authority.configure_trust(trust)
 
     with _origin(context) as port, _name_server() as name_server, socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # and does not listen
+        # The socket holds a port and does not listen, so that every connection to it is refused.
+        closed.bind(("127.0.0.1", 0))
         routes = {
             (_ORIGIN, 443): ("127.0.0.1", port),
             (_CLOSED, 443): closed.getsockname(),
@@ -57,17 +61,19 @@ def demo() -> int:
             with SocksServer(routes=routes, accounts={"user": "pass"}) as locked:
                 print(f":{plain.address[1]}, and one that\nwants a password at", end=" ")
                 print(f"{locked.address[0]}:{locked.address[1]}.")
-                print(f"They alone know where {_ORIGIN} is: no DNS has that name.")
-                _requests(trust, plain, locked)
-                _step("A DNS query over UDP", plain, lambda: _ask(plain.url))
-                _step("BIND: a peer connects to us", plain, lambda: _be_called(plain.url))
+                print(f"Only these two know where {_ORIGIN} is: no DNS has that name.")
+                _show_https(trust, plain, locked)
+                _show("A DNS query over UDP", plain, lambda: _query_name_server(plain.url))
+                _show(
+                    "BIND: a peer connects to this program", plain, lambda: _accept_peer(plain.url)
+                )
                 seen = [*plain.requests, *locked.requests]
-    return _proof(seen)
+    return report(seen)
 
 
 @contextmanager
 def _origin(context: ssl.SSLContext) -> Iterator[int]:
-    """The HTTPS server; yields its port."""
+    """Run an HTTPS server, and yield its port."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Greeter)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -82,7 +88,7 @@ def _origin(context: ssl.SSLContext) -> Iterator[int]:
 
 @contextmanager
 def _name_server() -> Iterator[tuple[str, int]]:
-    """A name server over UDP, for one query; yields its address."""
+    """Run a name server that answers one query over UDP, and yield its address."""
     import dns.message
     import dns.rrset
 
@@ -106,11 +112,11 @@ class _Greeter(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(_GREETING)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
-        """Says nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Log nothing: the inherited method prints every request to standard error."""
 
 
-def _requests(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) -> None:
+def _show_https(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) -> None:
     import anyio
     import httpx
 
@@ -119,28 +125,28 @@ def _requests(trust: ssl.SSLContext, plain: SocksServer, locked: SocksServer) ->
     def blocking(url: str, host: str) -> str:
         with httpx.Client(transport=SocksTransport(url, verify=trust)) as client:
             try:
-                return told(client.get(f"https://{host}/"))
+                return text_of(client.get(f"https://{host}/"))
             except httpx.ProxyError as error:
                 return f"httpx.ProxyError: {error}\n  __cause__ is {error.__cause__!r}"
 
     async def awaited(url: str) -> str:
         async with httpx.AsyncClient(transport=AsyncSocksTransport(url, verify=trust)) as client:
-            return told(await client.get(f"https://{_ORIGIN}/"))
+            return text_of(await client.get(f"https://{_ORIGIN}/"))
 
-    def told(response: httpx.Response) -> str:
+    def text_of(response: httpx.Response) -> str:
         return f"HTTP {response.status_code}: {response.text}"
 
-    _step("Blocking", plain, lambda: blocking(plain.url, _ORIGIN))
-    _step("Async", plain, lambda: anyio.run(awaited, plain.url))
-    _step("With a password", locked, lambda: blocking(locked.url, _ORIGIN))
-    _step(
+    _show("Blocking", plain, lambda: blocking(plain.url, _ORIGIN))
+    _show("Async", plain, lambda: anyio.run(awaited, plain.url))
+    _show("With a password", locked, lambda: blocking(locked.url, _ORIGIN))
+    _show(
         f"Refused, as it should be: nobody listens at {_CLOSED}",
         plain,
         lambda: blocking(plain.url, _CLOSED),
     )
 
 
-def _ask(url: str) -> str:
+def _query_name_server(url: str) -> str:
     import dns.message
     import dns.query
 
@@ -148,10 +154,10 @@ def _ask(url: str) -> str:
     with socksclient.udp_associate(5, proxy=url) as udp:
         answer = dns.query.udp(query, _NAME_SERVER[0], sock=udp)
         host, port = udp.relay_address
-        return f"datagrams went to the relay, {host}:{port}; the answer is {answer.answer[0]}"
+        return f"the datagram went to the relay, {host}:{port}; the answer is {answer.answer[0]}"
 
 
-def _be_called(url: str) -> str:
+def _accept_peer(url: str) -> str:
     with (
         socksclient.bind(("127.0.0.1", 0), 5, proxy=url) as listener,
         socket.create_connection(listener.address) as peer,
@@ -159,37 +165,39 @@ def _be_called(url: str) -> str:
         peer.sendall(b"hello from the peer")
         sock, (host, port) = listener.accept()
         with sock:
-            return f"from the peer at {host}:{port} came: {sock.recv(100).decode()}"
+            return f"the peer at {host}:{port} sent: {sock.recv(100).decode()}"
 
 
-def _step(title: str, server: SocksServer, action: Callable[[], str]) -> None:
+def _show(title: str, server: SocksServer, action: Callable[[], str]) -> None:
+    """Run `action`, and print its time, every message of its handshake, and its outcome."""
     begin = time.perf_counter()
     outcome = action()
     milliseconds = (time.perf_counter() - begin) * 1000
-    print(f"\n{title} ({milliseconds:.1f} ms for all of it)")
+    print(f"\n{title} ({milliseconds:.1f} ms)")
     connection = server.requests[-1]
     host, port = connection.destination or ("", 0)
     messages = [
         "methods offered",
         "method selected",
-        f"request: {_text(connection)} {host}:{port}",
+        f"request: {_command(connection)} {host}:{port}",
         f"reply: {Reply(connection.reply or 0).meaning}",
     ]
     if connection.peer is not None:
-        messages[-1] += ", and a second one when the peer has come"
+        messages[-1] += ", and a second reply when the peer has connected"
     if connection.username is not None:
         messages[2:2] = ["username and password", "status: accepted"]
-    for message, (who, octets) in zip(messages, connection.transcript, strict=True):
-        print(f"  {who}  {octets.hex(' ')}  ({message})")
+    for message, (sender, octets) in zip(messages, connection.transcript, strict=True):
+        print(f"  {sender}  {octets.hex(' ')}  ({message})")
     print(f"  {outcome}")
 
 
-def _proof(seen: list[Connection]) -> int:
+def report(seen: list[Connection]) -> int:
+    """Print the servers' record, and return 0 if it has the requests that the demo should make."""
     print("\nWhat the SOCKS5 servers have seen, in their own record:")
     for connection in seen:
         host, port = connection.destination or ("", 0)
         user = f", user {connection.username!r}" if connection.username else ""
-        request = f"{_text(connection)} {host}:{port}, ATYP {connection.address_type:02X}{user}"
+        request = f"{_command(connection)} {host}:{port}, ATYP {connection.address_type:02X}{user}"
         print(f"  {request} -> REP {connection.reply:02X}")
         for destination, payload in connection.datagrams:
             print(f"    a datagram of {len(payload)} octets for {host_port(*destination)}")
@@ -202,9 +210,9 @@ def _proof(seen: list[Connection]) -> int:
         (Command.CONNECT, _ORIGIN, 0x00),
     ]
     if [(one.command, (one.destination or ("", 0))[0], one.reply) for one in seen] != expected:
-        print("That is not what should have come to them.")
+        print("The servers have not seen the requests that this demo should make.")
         return 1
-    print("All of it went through them. ATYP 03 is a name: it was never resolved here.")
+    print("Everything went through these servers. ATYP 03 is a name: the client never resolved it.")
     print(
         "\nThe same in your program:\n"
         "  import httpx, socksclient\n"
@@ -214,5 +222,5 @@ def _proof(seen: list[Connection]) -> int:
     return 0
 
 
-def _text(connection: Connection) -> str:
+def _command(connection: Connection) -> str:
     return Command(connection.command or 0).text

@@ -1,4 +1,4 @@
-"""The relaying between standard input and output and a connection, for `socksclient connect`."""
+"""Standard input and output through a connection, for `socksclient connect`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from socksclient._net.sockets import PlainSocket
 
-__all__ = ["SIZE", "Connection", "RelayError", "explained", "relay", "wait"]
+__all__ = ["SIZE", "Connection", "CopyError", "copy_both_ways", "explained", "wait"]
 
 SIZE = 65536
 """The number of octets to read at once, at most."""
@@ -23,19 +23,19 @@ _Selector: type[selectors.BaseSelector] = getattr(
 )
 
 
-class RelayError(Exception):
-    """The relaying has failed; the text tells the user what failed, and why."""
+class CopyError(Exception):
+    """Copying has failed. The text tells the user what failed, and why."""
 
 
-def relay(connection: Connection, stdin: int | None, stdout: int) -> None:
+def copy_both_ways(connection: Connection, stdin: int | None, stdout: int) -> None:
     """Copy octets from `stdin` to the connection, and from there to `stdout`, until both end.
 
     The end of `stdin` is passed on as a half-close: the destination reads up to the end, and may
     go on sending. TLS has no half-close, so there this function waits for the destination's end.
 
-    The end of the destination is passed on too: after it, `stdout` is no longer the file that it
-    was, so that the file's reader sees the end. If `stdin` is a terminal, this function returns at
-    once, because a terminal's user would not know that there is something to end.
+    The end of the destination is passed on too. From then on the descriptor `stdout` leads nowhere,
+    so that the reader of standard output sees the end. If `stdin` is a terminal, this function then
+    returns, because the input from a terminal does not end by itself.
 
     Args:
         connection: The connection through the proxy. The caller closes it.
@@ -44,7 +44,7 @@ def relay(connection: Connection, stdin: int | None, stdout: int) -> None:
 
     Raises:
         BrokenPipeError: If nobody reads `stdout` any more.
-        RelayError: If anything else fails.
+        CopyError: If anything else fails.
     """
     failures: list[Exception] = []
 
@@ -54,21 +54,21 @@ def relay(connection: Connection, stdin: int | None, stdout: int) -> None:
                 connection.send(octets)
             connection.finish()
         # A ValueError says that the main thread has closed the connection meanwhile.
-        except (RelayError, ValueError) as error:
+        except (CopyError, ValueError) as error:
             failures.append(error)
             connection.abort()
 
     try:
-        # Nothing can interrupt a thread that reads from a pipe or a terminal. A daemon thread does
-        # not keep the process alive.
+        # Nothing can interrupt a thread that reads from a pipe or a terminal. The process does not
+        # wait for a daemon thread when the process ends.
         sending = threading.Thread(target=send, name="stdin", daemon=True)
         sending.start()
     except RuntimeError as error:
-        raise RelayError(f"cannot start the thread that reads standard input: {error}") from error
+        raise CopyError(f"cannot start the thread that reads standard input: {error}") from error
     try:
         while octets := connection.receive():
             _write(stdout, octets)
-    except RelayError as error:
+    except CopyError as error:
         failures.append(error)
     else:
         _close(stdout)
@@ -149,10 +149,10 @@ def wait(descriptor: int | socket.socket, event: int, seconds: float | None = No
 
 @contextmanager
 def explained(what: str, besides: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Turn every OSError, except those of the class `besides`, into a `RelayError`."""
+    """Turn every OSError, except those of the class `besides`, into a `CopyError`."""
     try:
         yield
     except besides:
         raise
     except OSError as error:
-        raise RelayError(f"{what}: {error.strerror or error}") from error
+        raise CopyError(f"{what}: {error.strerror or error}") from error

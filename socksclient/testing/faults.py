@@ -1,4 +1,4 @@
-"""How a `socksclient.testing.SocksServer` misbehaves, as a value."""
+"""The faults that a `socksclient.testing.SocksServer` shows, as a value."""
 
 from __future__ import annotations
 
@@ -10,39 +10,56 @@ from socksclient.protocol.codes import Phase
 
 __all__ = ["Faults"]
 
+_ANSWERED: tuple[Phase, ...] = ("method selection", "authentication", "request", "relay")
+
 
 @dataclass(frozen=True, repr=False)
 class Faults:
-    """What the server does otherwise than asked, on one connection. By default nothing.
+    """How the server misbehaves on one connection; by default not at all.
 
-    The counts are of the octets that it says in the handshake: 2 select the method, 2 answer the
-    credentials, if any, and the reply has 10 for an IPv4 address. When a count is reached, it
-    acts in place of saying more, having read what the client said last.
+    Three faults count the octets that the server sends during the handshake. Selecting the method
+    takes 2 octets, answering the credentials 2 octets (if the server asks for credentials), and a
+    reply with an IPv4 address 10 octets. When the server has sent as many octets as the fault
+    allows, and has read the client's next message, the fault happens in place of the next octet.
+    If the count ends with a reply that grants the request, the fault happens before any octet goes
+    to or comes from the destination.
 
     Attributes:
-        split: Says every octet in a segment of its own.
-        drip: Seconds to wait before every octet.
-        stall_after: Says nothing more after so many octets, and stays connected.
-        close_after: Hangs up after so many octets.
-        reset_after: Resets the connection (RST) after so many octets.
-        method: The METHOD to select, whatever was offered.
-        status: The STATUS that answers the credentials, whatever they are.
-        reply: The REP of the reply, the CD with SOCKS4, the status with HTTP; no connection is
-            made, unless it is 0.
-        bound_address: The (host, port) that the reply bears; a host that is no IP address goes as
+        split: Whether the server sends each octet in a segment of its own.
+        drip: The seconds that the server waits before each octet.
+        stall_after: The number of octets after which the server sends nothing more, while the
+            connection stays open.
+        close_after: The number of octets after which the server closes the connection.
+        reset_after: The number of octets after which the server resets the connection (RST).
+        method: The METHOD that the server selects, whatever the client offers.
+        status: The STATUS with which the server answers the credentials, whatever they are.
+        reply: The code of the reply: REP with SOCKS5, CD with SOCKS4, the status with HTTP. With
+            any code but 0, the server does nothing else for the request.
+        bound_address: The (host, port) in the reply. A host that is not an IP address is sent as
             a name of 0 to 255 octets.
-        answers: The octets to say in place of the answer in that phase ("method selection",
-            "authentication", "request"; "relay" is the second reply to BIND): garbage of any kind.
-        reply_with_data: Says the reply only when the destination has sent something, together
-            with that, in one segment. With BIND, that is the second reply and the peer.
-        second_reply: The REP of the second reply to BIND; the peer is let go, unless it is 0.
-        late: Seconds to wait before the second reply, when the peer has come.
-        relay_host: The IP address at which the UDP relay listens, and which the reply bears: of
-            another family than the server's, or 0.0.0.0.
-        garbage: Datagrams that the relay sends before each one that it delivers.
-        stranger: A datagram that comes from another port than the relay's before each of them.
-        end_after: Ends a UDP association after so many datagrams of the client, by hanging up.
-        control_data: What is said on the control connection of a UDP association, after the reply.
+        answers: The octets to send in place of an answer, by phase: "method selection",
+            "authentication", "request", or "relay" for the second reply to BIND. These octets may
+            be any garbage.
+        reply_with_data: Whether the server delays its reply until the destination has sent
+            something, and then sends both in one segment. With BIND, this is about the second
+            reply and the peer.
+        second_reply: The code of the second reply to BIND. With any code but that of a success,
+            the server closes the connection to the peer.
+        late: The seconds between the arrival of BIND's peer and the second reply.
+        relay_host: The IP address at which the UDP relay listens, and which the reply bears. Use
+            it for an address of another family than the server's, or for 0.0.0.0.
+        garbage: The datagrams that the UDP relay sends to the client before each datagram that it
+            delivers.
+        stranger: A datagram that a port other than the relay's sends to the client before each of
+            the relay's datagrams.
+        end_after: The number of datagrams from the client after which the server ends the UDP
+            association, by closing the control connection.
+        control_data: The octets that the server sends on the control connection of a UDP
+            association, after the reply.
+
+    Raises:
+        ValueError: If a count is negative, if `method`, `status` or `second_reply` is not between
+            0 and 255, if `reply` is not between 0 and 999, or if `answers` names another phase.
     """
 
     split: bool = False
@@ -71,16 +88,16 @@ class Faults:
         for name, limit in {**limits, **dict.fromkeys(counts, count)}.items():
             value = getattr(self, name)
             if value is not None and value not in limit:
-                raise ValueError(f"{name} is {value!r}, which is not from 0 to {limit[-1]}")
+                raise ValueError(f"{name} is {value!r}, and must be between 0 and {limit[-1]}")
         for phase in self.answers:
-            if phase not in ("method selection", "authentication", "request", "relay"):
-                raise ValueError(f"answers are for no phase {phase!r}")
+            if phase not in _ANSWERED:
+                raise ValueError(f"answers has the phase {phase!r}; use {', '.join(_ANSWERED)}")
 
     def __repr__(self) -> str:
-        """Only what differs from the defaults: it names parametrized tests."""
-        told = []
+        """Show the faults only, so that the text can name a parametrized test."""
+        shown = []
         for fault in fields(self):
             value = getattr(self, fault.name)
             if value is not None and value is not False and value not in ({}, (), b""):
-                told.append(f"{fault.name}={value!r}")
-        return f"Faults({', '.join(told)})"
+                shown.append(f"{fault.name}={value!r}")
+        return f"Faults({', '.join(shown)})"

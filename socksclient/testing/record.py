@@ -1,4 +1,4 @@
-"""What a `socksclient.testing.SocksServer` has seen of one connection."""
+"""The record that a `socksclient.testing.SocksServer` keeps of one connection."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ __all__ = ["Connection"]
 
 @dataclass
 class Connection:
-    """What the server saw of one connection; None where it did not come so far.
+    """What the server has seen on one connection.
+
+    An attribute is None as long as the connection has not come so far, or if the protocol has no
+    such thing.
 
     Attributes:
-        client: The client's (host, port); ("", 0) at a unix socket.
-        protocol: "SOCKS5", "SOCKS4" (4A too) or "HTTP".
-        methods: The METHODS offered.
-        username: Of the credentials; with SOCKS4 the user id.
-        password: Of the credentials.
+        client: The client's (host, port); ("", 0) if the server listens at a unix socket.
+        protocol: "SOCKS5", "SOCKS4" (also for 4A) or "HTTP".
+        methods: The METHODS that the client offered, one octet each.
+        username: The client's username; with SOCKS4, the user id.
+        password: The client's password.
         command: CMD of the request.
         address_type: ATYP of the request.
-        destination: DST.ADDR and DST.PORT of the request, as they came: a name is not resolved.
-        reply: REP of the reply; CD with SOCKS4, the status with HTTP.
-        second_reply: REP or CD of the second reply to BIND.
-        peer: The (host, port) of the peer that came after BIND.
-        datagrams: What the client sent over UDP: the destination of each, and its payload.
-        transcript: The octets of the handshake, message by message, with who said them.
+        destination: DST.ADDR and DST.PORT of the request as (host, port), before the server
+            resolves anything or looks at its routes.
+        reply: The code of the reply: REP with SOCKS5, CD with SOCKS4, the status with HTTP.
+        second_reply: The code of the second reply to BIND.
+        peer: The (host, port) of the peer that connected after BIND.
+        datagrams: The destination and the payload of each datagram from the client.
+        transcript: The messages of the handshake, in their order: the sender and the octets.
     """
 
     client: tuple[str, int]
@@ -44,16 +48,16 @@ class Connection:
 
     @property
     def received(self) -> bytes:
-        """All octets of the handshake that came from the client."""
-        return b"".join(octets for who, octets in self.transcript if who == "client")
+        """All octets of the handshake that the client has sent."""
+        return b"".join(octets for sender, octets in self.transcript if sender == "client")
 
     @property
     def sent(self) -> bytes:
-        """All octets of the handshake that went to the client."""
-        return b"".join(octets for who, octets in self.transcript if who == "server")
+        """All octets of the handshake that the server has sent."""
+        return b"".join(octets for sender, octets in self.transcript if sender == "server")
 
-    def note(self, who: Literal["client", "server"], octets: bytes) -> None:
-        """Adds to the transcript."""
-        if self.transcript and self.transcript[-1][0] == who:
+    def note(self, sender: Literal["client", "server"], octets: bytes) -> None:
+        """Add octets to the transcript; one sender's octets in a row are one message."""
+        if self.transcript and self.transcript[-1][0] == sender:
             octets = self.transcript.pop()[1] + octets
-        self.transcript.append((who, octets))
+        self.transcript.append((sender, octets))

@@ -20,9 +20,10 @@ Address = tuple[str, int]
 
 
 class Relay:
-    """The UDP relay of one association: like Dante's, it serves the first sender only.
+    """The UDP relay of one association. Like Dante's, it serves only the first sender.
 
-    Not by asyncio's transports: before Python 3.13, they do not send empty datagrams.
+    The relay does without asyncio's transports, which send no empty datagrams before Python 3.13
+    (CPython issue 113812).
     """
 
     def __init__(
@@ -42,25 +43,26 @@ class Relay:
         self.client: Address | None = None
         self.sockets: list[socket.socket] = []
         self.outside: dict[str, socket.socket] = {}
-        self.targets: dict[Address, Address] = {}
+        self.addresses: dict[Address, Address] = {}
         self.sources: dict[Address, Address] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
     def listen(self, host: str) -> Address:
-        """Begins; returns where it listens for the client."""
+        """Start the relay, and return the (host, port) to which the client sends datagrams."""
         self.inside = self.open(host, self.from_client)
         address: Address = self.inside.getsockname()[:2]
         return address
 
     def open(self, host: str, received: Callable[[bytes, Address], None]) -> socket.socket:
-        """A socket at `host`, which hands on what it receives."""
+        """Open a socket at `host`, and call `received` with each datagram and its sender."""
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self.sockets.append(sock)
         sock.setblocking(False)
         sock.bind((host, 0))
 
         def receive() -> None:
-            with suppress(OSError):  # what ICMP says of a datagram sent before
+            # An ICMP error of a datagram that this socket sent earlier shows up here.
+            with suppress(OSError):
                 octets, (sender, port, *_) = sock.recvfrom(65535)
                 received(octets, (sender, port))
 
@@ -68,42 +70,45 @@ class Relay:
         return sock
 
     def from_client(self, octets: bytes, sender: Address) -> None:
-        """A datagram with its header."""
+        """Take a datagram with a header, record it, and send its payload to its destination."""
         size = datagram_header_size(octets)
-        # Garbage does not make its sender the client.
+        # A datagram without a valid header does not make its sender the client.
         if size == 0 or self.client not in (None, sender):
             return
         self.client = sender
         destination = decode_destination(octets[3:size])
         self.seen.datagrams.append((destination, octets[size:]))
-        if destination in self.targets:
+        if destination in self.addresses:
             self.deliver(destination, octets[size:])
         else:
             task = asyncio.ensure_future(self.find(destination, octets[size:]))
-            self.tasks.add(task)  # the event loop itself holds them weakly only
+            # The event loop has only a weak reference to the task.
+            self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         self.maybe_end()
 
     async def find(self, destination: Address, payload: bytes) -> None:
-        """Delivers the first datagram to a destination."""
-        with suppress(OSError, ValueError):  # no answer then, as from every relay
-            target = (await self.resolve(self.routes.get(destination, destination)))[0]
-            self.targets[destination] = target
+        """Resolve a destination, and deliver the first datagram to it."""
+        # A relay has no way to tell the client that a name has no address.
+        with suppress(OSError, ValueError):
+            address = (await self.resolve(self.routes.get(destination, destination)))[0]
+            self.addresses[destination] = address
             if destination in self.routes:
-                self.sources[target] = destination
+                self.sources[address] = destination
             self.deliver(destination, payload)
 
     def deliver(self, destination: Address, payload: bytes) -> None:
-        """Sends it on."""
-        target = self.targets[destination]
-        any_host = "::" if ":" in target[0] else "0.0.0.0"
+        """Send a payload to a destination that has been resolved."""
+        address = self.addresses[destination]
+        any_host = "::" if ":" in address[0] else "0.0.0.0"
         if any_host not in self.outside:
             self.outside[any_host] = self.open(any_host, self.from_outside)
-        _send(self.outside[any_host], payload, target)
+        _send(self.outside[any_host], payload, address)
 
     def from_outside(self, payload: bytes, source: Address) -> None:
-        """A datagram without a header."""
-        assert self.client is not None  # before it, nobody knows of the sockets to the outside
+        """Take a datagram without a header, and send it to the client with its header."""
+        # The sockets to the outside are opened for the client's first datagram.
+        assert self.client is not None
         source = self.sources.get(source, source)
         if self.faults.stranger is not None:
             with socket.socket(self.inside.family, socket.SOCK_DGRAM) as stranger:
@@ -115,12 +120,12 @@ class Relay:
             _send(self.inside, datagram, self.client)
 
     def maybe_end(self) -> None:
-        """Hangs up if the faults want it now."""
+        """End the association if the client has sent as many datagrams as the faults allow."""
         if self.faults.end_after == len(self.seen.datagrams):
             self.hang_up()
 
     def close(self) -> None:
-        """Ends it."""
+        """Close all sockets, and stop resolving."""
         for task in self.tasks:
             task.cancel()
         for sock in self.sockets:
@@ -129,5 +134,6 @@ class Relay:
 
 
 def _send(sock: socket.socket, octets: bytes, address: Address) -> None:
-    with suppress(OSError):  # a datagram may get lost, and so it may be too long
+    # A datagram may be too long to be sent. The relay loses it, as a network may lose it.
+    with suppress(OSError):
         sock.sendto(octets, address)

@@ -1,4 +1,4 @@
-"""`SocksServer`: the server of the tests, in a thread of its own."""
+"""`SocksServer`: a proxy for tests, which runs in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
 from urllib.parse import quote
 
 from socksclient.protocol.address import host_port
@@ -22,24 +21,32 @@ __all__ = ["SocksServer"]
 
 
 class SocksServer:
-    """The server, as a context manager; it runs in a thread of its own.
+    """A proxy for tests, as a context manager. The server runs in a thread of its own.
+
+    On entry the server starts to listen. On exit the server stops, and closes all connections.
 
     Args:
-        accounts: User names and their passwords. With any, the client must authenticate; with
-            SOCKS4, its user id must be one of them.
-        routes: For a requested (host, port), the (host, port) to connect to in its place. Over UDP
-            its answers come under the requested one. For RESOLVE and RESOLVE_PTR, where the port
-            is 0, the answer.
-        faults: What to do wrong: on every connection, or on the first, the second, and so on,
-            and none after the last.
-        host: The address to listen at; the system chooses the port.
-        path: Of a unix socket to listen at in place of that. It is removed at the end.
-        tls: The context of a server, to speak TLS with all clients.
+        accounts: The usernames and their passwords. If there are any, each client must
+            authenticate; with SOCKS4, the user id must be one of the usernames.
+        routes: Maps a requested (host, port) to the (host, port) that the server connects to
+            instead. Datagrams from the latter seem to come from the former. For RESOLVE and
+            RESOLVE_PTR, both ports are 0, and the second host is the answer.
+        faults: How the server misbehaves: one `Faults` for every connection, or one for the first
+            connection, one for the second, and so on, after which the server behaves well.
+        host: The IP address at which the server listens. The system chooses the port.
+        path: The path of a unix socket at which the server listens instead of a port. On exit the
+            server removes the path.
+        tls: A server's context, with which the server speaks TLS with every client.
 
     Attributes:
-        connections: What was seen of every connection, in their order.
-        routes: A dict of them; it may change while the server runs. What has no route is resolved
-            and connected to for real.
+        connections: The record of every connection, in the order of the connections.
+        routes: The routes, as a dict. A test may change the dict while the server runs. For a
+            destination without a route, the server asks the system's resolver and connects there.
+
+    Raises:
+        OSError: On entry, if the server cannot listen at the address or the path, or if the
+            system cannot start another thread.
+        TypeError: If `faults` is neither a `Faults` nor an iterable.
     """
 
     def __init__(
@@ -65,7 +72,14 @@ class SocksServer:
         self._sessions: list[Session] = []
 
     def misbehave(self, faults: Faults | Iterable[Faults]) -> None:
-        """Faults for the connections that come from now on, as for the class."""
+        """Set the faults of the connections that come from now on.
+
+        Args:
+            faults: One `Faults` for every connection, or one for each of the next connections.
+
+        Raises:
+            TypeError: If `faults` is neither a `Faults` nor an iterable.
+        """
         self._faults: Iterator[Faults] = (
             itertools.repeat(faults)
             if isinstance(faults, Faults)
@@ -74,19 +88,19 @@ class SocksServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens, as (host, port)."""
+        """The (host, port) at which the server listens; port 0 before it listens at a port."""
         return self._host, self._port
 
     @property
     def url(self) -> str:
-        """Its ``socks5h://`` URL, with the credentials of the first account, if there is any."""
+        """The server's ``socks5h://`` URL, with the credentials of the first account, if any."""
         return self.url_as("socks5h")
 
     def url_as(self, scheme: str) -> str:
-        """Return its URL with another scheme, such as "socks4a" or "http".
+        """Return the server's URL with another scheme, such as "socks4a" or "http".
 
-        If the server speaks TLS, "http" and "https" become "https", and any other scheme gets
-        "+tls" at its end if it lacks that.
+        The URL has the credentials of the first account, if any. If the server speaks TLS, the
+        schemes "http" and "https" become "https", and every other scheme ends in "+tls".
         """
         userinfo = ""
         for username, password in itertools.islice(self._accounts.items(), 1):
@@ -102,7 +116,7 @@ class SocksServer:
 
     @property
     def requests(self) -> list[Connection]:
-        """The connections that came as far as a request."""
+        """The record of the connections on which the client has sent a request."""
         return [seen for seen in self.connections if seen.destination is not None]
 
     def __enter__(self) -> SocksServer:
@@ -131,12 +145,7 @@ class SocksServer:
         self._started.wait()
         return self
 
-    def __exit__(
-        self,
-        _exc_type: type[BaseException] | None,
-        _exc: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exc_info: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._remove_path()
@@ -146,7 +155,8 @@ class SocksServer:
             os.unlink(self._path)
 
     def _run(self, listener: socket.socket) -> None:
-        self._loop = asyncio.SelectorEventLoop()  # that of Windows has no add_reader
+        # The default event loop of Windows has no `add_reader`.
+        self._loop = asyncio.SelectorEventLoop()
         try:
             self._loop.run_until_complete(self._serve(listener))
         finally:
@@ -166,13 +176,16 @@ class SocksServer:
         await asyncio.gather(*tasks, return_exceptions=True)
         for session in self._sessions:
             session.abort()
-        await asyncio.sleep(0)  # in which they are closed
+        # An aborted transport closes its socket in the next turn of the event loop.
+        await asyncio.sleep(0)
 
-    # Not by asyncio.start_server: stopped in the middle of an accept, it leaves the socket open.
+    # `asyncio.start_server` is of no use here: a server that is stopped while it accepts a
+    # connection leaves the socket open.
     def _accept(self, listener: socket.socket) -> None:
         sock, client = listener.accept()
         if self._path is None:
-            # asyncio does so only where the socket knows its protocol's number.
+            # asyncio sets this option only if the socket has the number of its protocol, which a
+            # socket that was accepted lacks.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = Connection(client=client[:2] if self._path is None else ("", 0))
         self.connections.append(connection)

@@ -1,4 +1,4 @@
-"""One client's connection to a `SocksServer`, from its first octet to the end of the relaying."""
+"""One client's connection to a `SocksServer`, from its first octet to its end."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ class Session:
         """Close the connection to the client; the session's task has ended or never began."""
         if self.writer is None:
             self.sock.close()
-        # A second close() of a connection with TLS would make abort() fail.
+        # After a second close() of a connection with TLS, abort() raises AttributeError (CPython
+        # issue 98539).
         elif not self.writer.is_closing():
             self.writer.close()
 
@@ -127,7 +128,7 @@ class Session:
         try:
             data = await reader.read(65536) if self.faults.reply_with_data else b""
             await self._grant(writer.get_extra_info("sockname")[:2], data)
-            await self._relay(reader, writer)
+            await self._copy_both_ways(reader, writer)
         finally:
             writer.close()
 
@@ -152,7 +153,7 @@ class Session:
         try:
             welcome = host in hosts or Host.of(destination[0]).is_unspecified
             await self._second_reply(reader, (host, port), welcome=welcome)
-            await self._relay(reader, writer)
+            await self._copy_both_ways(reader, writer)
         finally:
             writer.close()
 
@@ -240,8 +241,10 @@ class Session:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return [(str(sockaddr[0]), port) for *_, sockaddr in found]
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Copy octets both ways, until both sides have ended."""
+    async def _copy_both_ways(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Copy octets between the client and `reader`, `writer`, until both sides have ended."""
         await self.conversation.end_if_due()
         client = self.conversation
         await asyncio.gather(_copy(client.reader, writer), _copy(reader, client.writer))

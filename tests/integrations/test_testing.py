@@ -563,14 +563,16 @@ class TestFaults:
 
     def test_what_is_no_octet_is_a_value_error(self) -> None:
         for faults in ({"second_reply": 256}, {"method": -1}, {"status": 300}):
-            with pytest.raises(ValueError, match="which is not from 0 to 255"):
+            with pytest.raises(ValueError, match="must be between 0 and 255"):
                 Faults(**faults)  # type: ignore[arg-type]
         for reply in (-1, 1000):
-            with pytest.raises(ValueError, match=f"reply is {reply}, which is not from 0 to 999"):
+            with pytest.raises(
+                ValueError, match=f"reply is {reply}, and must be between 0 and 999"
+            ):
                 Faults(reply=reply)
         with pytest.raises(ValueError, match="stall_after is -1"):
             Faults(stall_after=-1)
-        with pytest.raises(ValueError, match="answers are for no phase 'response'"):
+        with pytest.raises(ValueError, match="answers has the phase 'response'"):
             Faults(answers={"response": b""})  # type: ignore[dict-item]
         with pytest.raises(TypeError, match="not iterable"):
             SocksServer(faults=5)  # type: ignore[arg-type]

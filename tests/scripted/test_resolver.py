@@ -29,7 +29,7 @@ from socksclient import (
     create_connection,
     udp_associate,
 )
-from socksclient._cli.stdio import Connection, RelayError, relay
+from socksclient._cli.stdio import Connection, CopyError, copy_both_ways
 from socksclient.testing import SocksServer
 
 from helpers.support import Address, Dial, assert_echoes, nothing_left_open
@@ -368,8 +368,8 @@ class TestNoThread:
 
     def test_standard_input_is_not_read(self, no_thread: None) -> None:
         ours, theirs = socket.socketpair()
-        with ours, theirs, pytest.raises(RelayError, match="cannot start the thread that reads"):
-            relay(Connection(ours), None, 1)
+        with ours, theirs, pytest.raises(CopyError, match="cannot start the thread that reads"):
+            copy_both_ways(Connection(ours), None, 1)
 
     @pytest.mark.parametrize("at", ["a port", "a path"])
     def test_the_test_server_says_so_and_leaves_nothing(
