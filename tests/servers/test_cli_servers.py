@@ -1,0 +1,280 @@
+"""`socksclient connect` through real proxies, and as the ProxyCommand of OpenSSH."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pty
+import shlex
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+
+from socksclient.protocol.address import host_port
+from socksclient.testing import Faults, SocksServer
+
+from helpers import real_servers
+from helpers.command_line import (
+    command,
+    connecting,
+    ends_with,
+    is_full,
+    is_idle,
+    read_all,
+    read_exactly,
+    through,
+    until_quit,
+)
+from helpers.support import GREETING, LONG, Address, eventually, family_of, needs, serving
+
+MISSING = real_servers.missing(["danted", "microsocks", "sshd", "ssh", "ssh-keygen", "stunnel"])
+SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
+    "dante": real_servers.dante,
+    "microsocks": real_servers.microsocks,
+    "ssh -D": real_servers.openssh,
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def real_proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with SERVERS[request.param](tmp_path_factory.mktemp("proxy")) as url:
+        yield url
+
+
+# Else libnss-systemd tells an sshd which cannot read /etc/shadow that nobody is locked.
+SSHD_ENVIRONMENT = {"PATH": os.defpath, "SYSTEMD_NSS_BYPASS_SYNTHETIC": "1"}
+
+
+class SSH:
+    """An ssh that logs in to an sshd of its own through `socksclient connect`.
+
+    That sshd is started for every connection, as by inetd: nothing of it can outlive them.
+    """
+
+    def __init__(self, home: Path, host: str) -> None:
+        self._home = home
+        self._listener = socket.create_server((host, 0), family=family_of(host))
+        self.port: int = self._listener.getsockname()[1]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._accepting = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> SSH:
+        # As root, sshd locks itself in this directory.
+        if os.geteuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        for name in ("user_key", "host_key"):
+            real_servers._make_key(self._home / name)
+        public = (self._home / "host_key.pub").read_text()
+        (self._home / "known_hosts").write_text(f"sshd {public}")
+        config = real_servers._SSHD_CONFIG.format(home=self._home)
+        (self._home / "sshd_config").write_text(config)
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        self._listener.close()
+        for process in self._processes:
+            try:
+                process.wait(LONG)
+            finally:
+                process.kill()
+
+    def _accept(self) -> None:
+        # `accept` fails when the listener is shut down.
+        with open(self._home / "log", "wb") as log, suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                with sock:
+                    process = subprocess.Popen(
+                        [real_servers.path_of("sshd"), "-i", "-e", "-f", "sshd_config"],
+                        cwd=self._home,
+                        env=SSHD_ENVIRONMENT,
+                        stdin=sock.fileno(),
+                        stdout=sock.fileno(),
+                        stderr=log,
+                    )
+                    self._processes.append(process)
+
+    @contextmanager
+    def forward(
+        self, host: str, proxy: str, destination: Address
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run `ssh -W`, which copies its input and output to and from a connection of sshd's."""
+        through_proxy = [*command("connect", "%h", "%p"), "--proxy", proxy.replace("%", "%%")]
+        run = subprocess.Popen(
+            [
+                *(real_servers.path_of("ssh"), "-F", "none"),
+                f"-oProxyCommand={shlex.join(through_proxy)}",
+                *("-oHostKeyAlias=sshd", *real_servers._ssh_options()),
+                *("-p", str(self.port), "-W", host_port(*destination), host),
+            ],
+            cwd=self._home,
+            env={**os.environ, "SHELL": "/bin/sh"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        with run:
+            try:
+                yield run
+            finally:
+                run.kill()
+
+
+@needs(MISSING)
+class TestProxyCommand:
+    def test_ssh_transfers_50_mib_through_socksclient_connect(
+        self, real_proxy: str, echo_server: Address, tmp_path: Path
+    ) -> None:
+        octets = os.urandom(50 << 20)
+        with SSH(tmp_path, "127.0.0.1") as ssh:
+            with ssh.forward("127.0.0.1", real_proxy, echo_server) as run:
+                digest = hashlib.sha256(through(run, octets)).digest()
+                assert digest == hashlib.sha256(octets).digest()
+                ends_with(run, 0)
+
+    @pytest.mark.parametrize(
+        ("host", "listening"),
+        [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "127.0.0.1")],
+    )
+    def test_ssh_passes_small_messages_at_once(
+        self, real_proxy: str, greeter: Address, host: str, listening: str, tmp_path: Path
+    ) -> None:
+        with SSH(tmp_path, listening) as ssh, ssh.forward(host, real_proxy, greeter) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            assert read_exactly(run.stdout, len(GREETING)) == GREETING
+            for number in range(100):
+                run.stdin.write(b"%02d" % number)
+                assert read_exactly(run.stdout, 2) == b"%02d" % number
+            run.stdin.close()
+            ends_with(run, 0)
+
+    def test_ssh_shows_the_error_of_socksclient_connect(
+        self, echo_server: Address, tmp_path: Path
+    ) -> None:
+        with SSH(tmp_path, "127.0.0.1") as ssh, SocksServer(faults=Faults(reply=0x02)) as proxy:
+            with ssh.forward("sshd.test", proxy.url, echo_server) as run:
+                assert run.wait(LONG) == 255
+                assert run.stderr is not None
+                assert b"socksclient: the proxy refused the request" in run.stderr.read()
+
+
+@needs(MISSING)
+# microsocks closes both directions when one ends.
+@pytest.mark.parametrize("real_proxy", ["dante", "ssh -D"], indirect=True)
+class TestHalfClose:
+    def test_connect_passes_the_end_of_the_input_and_then_the_answer(self, real_proxy: str) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            received = await reader.read()
+            writer.write(hashlib.sha256(received).digest() + received[::-1])
+
+        octets = os.urandom(200_000)
+        with serving(answer) as address, connecting(real_proxy, *address) as run:
+            expected = hashlib.sha256(octets).digest() + octets[::-1]
+            assert through(run, octets) == expected
+            ends_with(run, 0)
+
+    def test_connect_passes_the_end_of_an_empty_input(self, real_proxy: str) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"nothing came" + await reader.read())
+
+        with serving(answer) as address, connecting(real_proxy, *address) as run:
+            assert through(run, b"") == b"nothing came"
+            ends_with(run, 0)
+
+
+@needs(MISSING)
+class TestConnectThroughTLS:
+    @pytest.fixture
+    def proxy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        certificate = authority.issue_cert("127.0.0.1")
+        with (
+            real_servers.dante(tmp_path) as dante,
+            real_servers.stunnel(tmp_path, dante, certificate) as url,
+        ):
+            yield url
+
+    def test_connect_by_tls_transfers_50_mib_both_ways(self, proxy: str) -> None:
+        octets = os.urandom(50 << 20)
+
+        async def echo_all(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            left = len(octets)
+            while left and (received := await reader.read(1 << 16)):
+                writer.write(received)
+                await writer.drain()
+                left -= len(received)
+
+        with serving(echo_all) as address, connecting(proxy, *address) as run:
+            digest = hashlib.sha256(through(run, octets)).digest()
+            assert digest == hashlib.sha256(octets).digest()
+            ends_with(run, 0)
+
+    def test_connect_by_tls_passes_small_messages_at_once(self, proxy: str) -> None:
+        with serving(until_quit) as address, connecting(proxy, *address) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            for number in range(100):
+                run.stdin.write(b"%02d\n" % number)
+                assert read_exactly(run.stdout, 3) == b"%02d\n" % number
+            assert eventually(lambda: is_idle(run))
+            run.stdin.write(b"quit\n")
+            assert run.stdout.read(1) == b""
+            run.stdin.close()
+            ends_with(run, 0)
+
+    def test_connect_by_tls_does_not_pass_on_the_end_of_the_input(self, proxy: str) -> None:
+        with serving(until_quit) as address:
+            with connecting(proxy, *address) as run:
+                assert through(run, b"line\nquit\n") == b"line\n"
+                ends_with(run, 0)
+            with connecting(proxy, *address) as run:
+                assert run.stdin is not None
+                assert run.stdout is not None
+                run.stdin.write(b"line\n")
+                run.stdin.close()
+                assert read_exactly(run.stdout, 5) == b"line\n"
+                assert eventually(lambda: is_idle(run))
+                run.send_signal(signal.SIGINT)
+                ends_with(run, 130)
+
+    def test_connect_by_tls_exits_with_1_if_stdin_cannot_be_read(
+        self, proxy: str, echo_server: Address
+    ) -> None:
+        with open(os.devnull, "wb") as stdin, connecting(proxy, *echo_server, stdin=stdin) as run:
+            assert run.stdout is not None
+            assert run.stdout.read() == b""
+            ends_with(run, 1, "cannot read standard input: Bad file descriptor")
+
+    def test_connect_by_tls_exits_with_1_if_stdin_fails_during_a_transfer(self, proxy: str) -> None:
+        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+
+        # To read from a terminal whose other end is closed is an error (EIO), and not the end.
+        stdin, other_end = pty.openpty()
+        with serving(flood) as address, connecting(proxy, *address, stdin=stdin) as run:
+            os.close(stdin)
+            assert run.stdout is not None
+            assert eventually(lambda: is_full(run.stdout) and is_idle(run))
+            os.close(other_end)
+            # Nothing comes out that is still encrypted.
+            assert set(read_all(run.stdout)) == {0}
+            ends_with(run, 1, "cannot read standard input: Input/output error")
