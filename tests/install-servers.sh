@@ -16,7 +16,7 @@ say() { echo "install-servers.sh: $*" >&2; }
 missing() {
     for name in danted microsocks sshd ssh ssh-keygen unshare mount perl \
         v2ray ss-server ss-local dnsmasq vsftpd \
-        tinyproxy privoxy stunnel squid i2pd tor tor-gencert curl dovecot redis-server; do
+        tinyproxy privoxy stunnel squid i2pd tor tor-gencert curl dovecot redis-server openssl; do
         command -v "$name" >/dev/null || echo "$name"
     done
 }

@@ -15,6 +15,11 @@ from socksclient._cli.stdio import SIZE, Connection, explained, wait
 
 __all__ = ["TLSConnection"]
 
+# A system calls a socket writable only when there is room for much more than one octet. A record
+# of this size fits, so that OpenSSL is not left with a part of a record to send. In that state it
+# cannot answer a key update of TLS 1.3, and fails with BAD_LENGTH (OpenSSL issue 13729).
+_PIECE = 8192
+
 
 class TLSConnection(Connection):
     """A connection with TLS. One thread may receive while another one sends.
@@ -47,11 +52,10 @@ class TLSConnection(Connection):
         left = memoryview(octets)
         with explained("the connection broke"):
             while left:
+                wait(self._sock, selectors.EVENT_WRITE)
                 try:
-                    with self._lock:
-                        left = left[self._sock.send(left) :]
-                except ssl.SSLWantWriteError:
-                    wait(self._sock, selectors.EVENT_WRITE)
+                    with self._lock, suppress(ssl.SSLWantWriteError):
+                        left = left[self._sock.send(left[:_PIECE]) :]
                 # This is a renegotiation too. The receiving thread may read the octets that are
                 # wanted, and then nothing makes the socket readable: so do not wait for long.
                 except ssl.SSLWantReadError:

@@ -12,8 +12,10 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 import trustme
@@ -25,6 +27,7 @@ from helpers import real_servers
 from helpers.command_line import (
     command,
     connecting,
+    count_in,
     ends_with,
     is_full,
     is_idle,
@@ -32,8 +35,18 @@ from helpers.command_line import (
     read_exactly,
     through,
     until_quit,
+    write_all,
 )
-from helpers.support import GREETING, LONG, Address, eventually, family_of, needs, serving
+from helpers.support import (
+    GREETING,
+    LONG,
+    Address,
+    eventually,
+    family_of,
+    in_thread,
+    needs,
+    serving,
+)
 
 MISSING = real_servers.missing(["danted", "microsocks", "sshd", "ssh", "ssh-keygen", "stunnel"])
 SERVERS: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
@@ -278,3 +291,127 @@ class TestConnectThroughTLS:
             # Nothing comes out that is still encrypted.
             assert set(read_all(run.stdout)) == {0}
             ends_with(run, 1, "cannot read standard input: Input/output error")
+
+
+def read_until(file: IO[bytes], end: bytes) -> bytes:
+    octets = b""
+    while not octets.endswith(end):
+        octet = file.read(1)
+        assert octet, f"got only {octets!r}"
+        octets += octet
+    return octets
+
+
+class TLSTransfer:
+    """A large transfer of `socksclient connect` to `openssl s_server`, which also is the proxy.
+
+    The output of s_server is what the client has sent, with remarks of s_server between. What the
+    test writes to s_server goes to the client, except for orders.
+    """
+
+    OCTETS = 32 << 20
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(home / "ca.pem")
+        monkeypatch.setenv("SSL_CERT_FILE", str(home / "ca.pem"))
+        certificate = authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem
+        certificate.write_to_path(home / "certificate.pem")
+        self._home = home
+        self._version = version
+        self._received = bytearray()
+        self._orders = 0
+
+    def __enter__(self) -> TLSTransfer:
+        with ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, stack: ExitStack) -> None:
+        arguments = ["-accept", "127.0.0.1:0", "-cert", "certificate.pem", self._version]
+        server = subprocess.Popen(
+            [real_servers.path_of("openssl"), "s_server", *arguments],
+            cwd=self._home,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        stack.enter_context(server)
+        stack.callback(server.kill)
+        assert server.stdin is not None
+        assert server.stdout is not None
+        self._to_client, self._from_client = server.stdin, server.stdout
+        read_until(self._from_client, b"ACCEPT 127.0.0.1:")
+        port = int(read_until(self._from_client, b"\n"))
+        url = f"socks5h+tls://127.0.0.1:{port}"
+        self.run = stack.enter_context(connecting(url, "192.0.2.1", 7))
+        read_until(self._from_client, b"\x05\x01\x00")
+        self._to_client.write(b"\x05\x00")
+        read_until(self._from_client, b"\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x07")
+        self._to_client.write(b"\x05\x00\x00\x01" + bytes(6))
+        assert self.run.stdin is not None
+        self.sending = in_thread(partial(write_all, self.run.stdin, b"+" * self.OCTETS))
+        # s_server reads no more, because nobody reads its output.
+        assert eventually(lambda: is_idle(self.run))
+        self._receiving = in_thread(self._receive)
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self._stack.close()
+
+    def _receive(self) -> None:
+        while octets := self._from_client.read(1 << 16):
+            self._received += octets
+
+    def received(self) -> int:
+        """Return how many octets of the transfer have arrived."""
+        return self._received.count(b"+")
+
+    def order(self, command: bytes) -> None:
+        """Order s_server to change the keys, and wait until it has read the order."""
+        self._orders += 1
+        self._to_client.write(command + b"\n")
+        assert eventually(lambda: count_in(self._to_client) == 0)
+
+    def send_back(self) -> None:
+        """Send something to the client, and wait until the command has written it."""
+        self._to_client.write(b"-" * 1000)
+        assert self.run.stdout is not None
+        assert read_exactly(self.run.stdout, 1000) == b"-" * 1000
+
+    def end(self) -> None:
+        """Wait until the whole transfer has arrived, and end the connection."""
+        assert eventually(lambda: self.received() == self.OCTETS)
+        self.sending.result(LONG)
+        self.send_back()
+        self._to_client.write(b"Q\n")
+        ends_with(self.run, 0)
+        self._receiving.result(LONG)
+        assert self._received.count(b"SSL_do_handshake -> 1") == self._orders
+
+
+@needs(real_servers.missing(["openssl"]))
+class TestNewKeys:
+    # RFC 8446 §4.6.3: the client must answer with a key update of its own.
+    def test_connect_by_tls_answers_key_updates_during_a_transfer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with TLSTransfer(tmp_path, monkeypatch, "-tls1_3") as transfer:
+            for _ in range(10):
+                transfer.order(b"K")
+                transfer.send_back()
+            transfer.end()
+
+    # RFC 5246 §7.4.1.1. OpenSSL allows no data from the server during a renegotiation that the
+    # client has begun while it sends: so the server sends nothing until the end.
+    def test_connect_by_tls_renegotiates_during_a_transfer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with TLSTransfer(tmp_path, monkeypatch, "-tls1_2") as transfer:
+            for _ in range(5):
+                before = transfer.received()
+                transfer.order(b"r")
+                goal = min(before + (1 << 22), transfer.OCTETS)
+                assert eventually(lambda goal=goal: transfer.received() >= goal)  # type: ignore[misc]
+            transfer.end()
