@@ -1,11 +1,16 @@
-"""Transports for httpx2 (the extra ``[httpx2]``).
+"""Transports that send the requests of httpx2 through a SOCKS proxy (the extra ``[httpx2]``).
 
-``httpx2.Client(transport=SocksTransport("socks5h://…"))``.
+    with httpx2.Client(transport=SocksTransport("socks5h://127.0.0.1:1080")) as client:
+        client.get("https://example.com/")
+
+`SocksTransport` is for `httpx2.Client`, and `AsyncSocksTransport` for `httpx2.AsyncClient`.
 """
 
 from __future__ import annotations
 
-from socksclient._httpx import transport as transports
+from socksclient._httpx import transport
+from socksclient._httpx.transport import Library, Options
+from socksclient.protocol.lazy import typing_extensions
 
 try:
     import httpcore2
@@ -15,45 +20,149 @@ except ImportError as error:
         "socksclient.httpx2 needs Python 3.11 and httpx2: pip install 'socksclient[httpx2]'"
     ) from error
 
-__all__ = ["AsyncSocksTransport", "SocksTransport"]
+__all__ = [
+    "AsyncEnvironmentTransport",
+    "AsyncSocksTransport",
+    "EnvironmentTransport",
+    "SocksTransport",
+]
 
-_PAIR = transports.Pair(httpx2, httpcore2)
-
-
-class _ByEnvironment(transports.ByEnvironment, httpx2.BaseTransport):
-    _pair = _PAIR
-
-
-class _AsyncByEnvironment(transports.AsyncByEnvironment, httpx2.AsyncBaseTransport):
-    _pair = _PAIR
+_LIBRARY = Library(httpx2, httpcore2)
 
 
-class SocksTransport(
-    transports.SocksTransport[httpx2.BaseTransport, httpx2.Request, httpx2.Response],
-    httpx2.HTTPTransport,
-):
-    """`httpx2.HTTPTransport` through a SOCKS proxy.
+class SocksTransport(transport.SocksTransport, httpx2.HTTPTransport):
+    """An `httpx2.HTTPTransport` that connects through a SOCKS proxy, or through a chain of proxies.
 
-    Requests raise httpx2's errors, with the `SocksError` as their `__cause__`:
-    `httpx2.ConnectError` when the proxy cannot be reached or the destination not be resolved here,
-    `httpx2.ConnectTimeout` when the connect timeout passed, which holds for the connection to the
-    proxy and its handshake together (and once more for TLS, as in httpx2), and `httpx2.ProxyError`
-    for all that the proxy refused or got wrong. A destination that SOCKS cannot carry is an
-    `httpx2.UnsupportedProtocol`, with a `ValueError` as its cause.
+    A request raises the errors of httpx2:
+
+    - `httpx2.ConnectError`: The proxy cannot be reached, or the name of the destination has no
+      address (``socks5`` and ``socks4``, with which this process resolves the name).
+    - `httpx2.ConnectTimeout`: The connect timeout passed. The timeout holds for the connection to
+      the proxy and all of the handshake together, and then once more for TLS with the destination,
+      as it does without a proxy.
+    - `httpx2.ProxyError`: The proxy refused the request, or broke the protocol.
+    - `httpx2.UnsupportedProtocol`: SOCKS cannot carry the destination, for example because the name
+      is longer than 255 octets. Nothing has been sent.
+
+    The `__cause__` of the first three is the `SocksError`, which says at which hop and in which
+    phase the request failed; or it is the OSError of a `Method` of your own. The cause of an
+    `httpx2.UnsupportedProtocol` is a `ValueError`. Errors after the proxy has granted the request
+    are those that httpx2 raises without a proxy.
     """
 
-    _pair = _PAIR
-    _by_environment = _ByEnvironment
+    _library = _LIBRARY
+
+    @classmethod
+    def from_env(cls, **options: typing_extensions.Unpack[Options]) -> EnvironmentTransport:
+        """Return a transport that uses the proxies of the environment, as they are now.
+
+        Args:
+            **options: The arguments of this class, except for the proxy.
+
+        Raises:
+            ValueError: The value of a variable is not the URL of a proxy (the text names the
+                variable), or an argument is not valid.
+        """
+        return EnvironmentTransport(cls, options)
+
+    @classmethod
+    def mounts_from_env(
+        cls, **options: typing_extensions.Unpack[Options]
+    ) -> dict[str, EnvironmentTransport]:
+        """Return the transport of `from_env` as the ``mounts`` of a client.
+
+        With ``httpx2.Client(mounts=…, trust_env=False)``, other transports can be mounted beside
+        it. Without ``trust_env=False``, httpx2 would mount its own transports for the proxies of
+        the environment, and would raise an error for schemes that it does not know (``socks://``).
+
+        Args:
+            **options: The arguments of this class, except for the proxy.
+
+        Raises:
+            ValueError: `from_env` raises it.
+        """
+        return {"all://": cls.from_env(**options)}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request, and return the response. `httpx2.Client` calls this method.
+
+        Raises:
+            httpx2.TransportError: The request failed; the docstring of the class says how.
+            TypeError: The request is not an `httpx2.Request`.
+        """
+        self._check(request)
+        with self._library.errors():
+            return super().handle_request(request)
 
 
-class AsyncSocksTransport(
-    transports.AsyncSocksTransport[httpx2.AsyncBaseTransport, httpx2.Request, httpx2.Response],
-    httpx2.AsyncHTTPTransport,
-):
-    """`httpx2.AsyncHTTPTransport` through a SOCKS proxy, on asyncio and trio.
+class AsyncSocksTransport(transport.AsyncSocksTransport, httpx2.AsyncHTTPTransport):
+    """An `httpx2.AsyncHTTPTransport` that connects through a SOCKS proxy, or through a chain.
 
-    Arguments and errors are those of `SocksTransport`.
+    It runs on asyncio and trio. The arguments and the errors are those of `SocksTransport`.
     """
 
-    _pair = _PAIR
-    _by_environment = _AsyncByEnvironment
+    _library = _LIBRARY
+
+    @classmethod
+    def from_env(cls, **options: typing_extensions.Unpack[Options]) -> AsyncEnvironmentTransport:
+        """Return a transport that uses the proxies of the environment, as they are now.
+
+        Args:
+            **options: The arguments of this class, except for the proxy.
+
+        Raises:
+            ValueError: `SocksTransport.from_env` says when.
+        """
+        return AsyncEnvironmentTransport(cls, options)
+
+    @classmethod
+    def mounts_from_env(
+        cls, **options: typing_extensions.Unpack[Options]
+    ) -> dict[str, AsyncEnvironmentTransport]:
+        """Return the transport of `from_env` as the ``mounts`` of a client.
+
+        `SocksTransport.mounts_from_env` says what this is for.
+
+        Args:
+            **options: The arguments of this class, except for the proxy.
+
+        Raises:
+            ValueError: `SocksTransport.from_env` says when.
+        """
+        return {"all://": cls.from_env(**options)}
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request, and return the response. `httpx2.AsyncClient` calls this method.
+
+        Raises:
+            httpx2.TransportError: The request failed; the docstring of `SocksTransport` says how.
+            TypeError: The request is not an `httpx2.Request`.
+        """
+        self._check(request)
+        with self._library.errors():
+            return await super().handle_async_request(request)
+
+
+class EnvironmentTransport(transport.EnvironmentTransport, httpx2.BaseTransport):
+    """A transport that chooses the proxy for each request by the environment.
+
+    `SocksTransport.from_env` makes it. The variable http_proxy or https_proxy (by the scheme of
+    the URL) names the proxy, or else all_proxy does; the names may be in capitals. If no_proxy
+    covers the destination, or if there is no proxy, the request goes to the destination directly.
+    The variables are read once, when the transport is made.
+
+    SOCKS proxies of all schemes get a `SocksTransport` with the same options. HTTP proxies and
+    direct connections get an `httpx2.HTTPTransport`, which ignores `local_address` and `retries`
+    when it connects to an HTTP proxy.
+    """
+
+    _library = _LIBRARY
+
+
+class AsyncEnvironmentTransport(transport.AsyncEnvironmentTransport, httpx2.AsyncBaseTransport):
+    """A transport that chooses the proxy for each request by the environment.
+
+    `AsyncSocksTransport.from_env` makes it. It chooses as `EnvironmentTransport` does.
+    """
+
+    _library = _LIBRARY

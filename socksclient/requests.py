@@ -11,9 +11,8 @@ from __future__ import annotations
 import io
 import socket
 import ssl
-import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import Any, TypedDict, cast
 from weakref import WeakSet
 
 from socksclient._net.sockets import SocketOption
@@ -29,7 +28,7 @@ from socksclient._sync.tls import (
     start_tls,
 )
 from socksclient.protocol.exceptions import ProxyTimeout, ResolveError
-from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.lazy import typing_extensions
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 from socksclient.protocol.route import Route
 
@@ -52,12 +51,6 @@ except ImportError as error:
     raise ImportError(
         "socksclient.requests needs requests and urllib3: pip install 'socksclient[requests]'"
     ) from error
-
-if TYPE_CHECKING:
-    import typing_extensions
-else:
-    # typing itself has Unpack since Python 3.11.
-    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 11) else "typing_extensions")
 
 __all__ = ["Session", "SocksAdapter"]
 

@@ -8,16 +8,14 @@ httpcore asks for their methods only, so the classes have none of httpcore's as 
 both: whose errors they are to raise, they are told.
 """
 
-# What the methods here do is told in httpcore, and the names of its errors are as they are there.
-# ruff: noqa: N802
-
 from __future__ import annotations
 
 import selectors
 import socket
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -44,32 +42,9 @@ if TYPE_CHECKING:
     from socksclient._sync.tls import Channel
     from socksclient.protocol.proxy import Chain
 
-# Errors
-
-
-class HTTPCore(Protocol):
-    """httpcore, or httpcore2: the errors that a network backend raises."""
-
-    @property
-    def ConnectError(self) -> type[Exception]: ...
-    @property
-    def ConnectTimeout(self) -> type[Exception]: ...
-    @property
-    def ProxyError(self) -> type[Exception]: ...
-    @property
-    def ReadError(self) -> type[Exception]: ...
-    @property
-    def ReadTimeout(self) -> type[Exception]: ...
-    @property
-    def UnsupportedProtocol(self) -> type[Exception]: ...
-    @property
-    def WriteError(self) -> type[Exception]: ...
-    @property
-    def WriteTimeout(self) -> type[Exception]: ...
-
 
 @contextmanager
-def _httpcore_errors(httpcore: HTTPCore) -> Iterator[None]:
+def _httpcore_errors(httpcore: ModuleType) -> Iterator[None]:
     """Around reaching the destination."""
     try:
         yield
@@ -111,7 +86,7 @@ _PIECE = 64 * 1024
 class Backend:
     """An `httpcore.NetworkBackend`."""
 
-    def __init__(self, chain: Chain, httpcore: HTTPCore) -> None:
+    def __init__(self, chain: Chain, httpcore: ModuleType) -> None:
         self._chain = chain
         self._httpcore = httpcore
 
@@ -138,7 +113,7 @@ class Backend:
 class Stream:
     """An `httpcore.NetworkStream`."""
 
-    def __init__(self, sock: Channel, httpcore: HTTPCore, *, tls: bool = False) -> None:
+    def __init__(self, sock: Channel, httpcore: ModuleType, *, tls: bool = False) -> None:
         self._sock = sock
         self._httpcore = httpcore
         self._tls = tls  # with the destination, that is
@@ -191,7 +166,7 @@ class Stream:
 class AsyncBackend:
     """An `httpcore.AsyncNetworkBackend`."""
 
-    def __init__(self, chain: Chain, httpcore: HTTPCore) -> None:
+    def __init__(self, chain: Chain, httpcore: ModuleType) -> None:
         self._chain = chain
         self._httpcore = httpcore
 
@@ -216,7 +191,7 @@ class AsyncStream:
     """An `httpcore.AsyncNetworkStream`."""
 
     def __init__(
-        self, stream: SocketStream | TLSStream, httpcore: HTTPCore, *, tls: bool = False
+        self, stream: SocketStream | TLSStream, httpcore: ModuleType, *, tls: bool = False
     ) -> None:
         self._stream = stream
         self._httpcore = httpcore

@@ -6,21 +6,14 @@ import errno
 import functools
 import socket
 import ssl
-import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from socksclient._net.sockets import PlainSocket
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.exceptions import ProxyConnectError
-from socksclient.protocol.lazy import LazyModule
+from socksclient.protocol.lazy import typing_extensions
 from socksclient.protocol.proxy import Chain, Proxy
-
-if TYPE_CHECKING:
-    import typing_extensions
-else:
-    # typing itself has TypeIs since Python 3.13.
-    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 13) else "typing_extensions")
 
 __all__ = [
     "Channel",

@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 
-__all__ = ["LazyModule", "load_on_use"]
+# A type checker takes this for `typing.TYPE_CHECKING`. To import typing would cost time.
+TYPE_CHECKING = False
+
+__all__ = ["LazyModule", "load_on_use", "typing_extensions"]
 
 
 class LazyModule:
@@ -50,3 +53,11 @@ def load_on_use(
         return sorted({*vars(sys.modules[package]), *homes})
 
     return load, names
+
+
+if TYPE_CHECKING:
+    import typing_extensions
+else:
+    # Python 3.13 has all the names that socksclient needs in typing. anyio brings
+    # typing_extensions for older versions.
+    typing_extensions = LazyModule("typing" if sys.version_info >= (3, 13) else "typing_extensions")

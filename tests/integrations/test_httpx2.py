@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,13 +26,19 @@ if sys.version_info < (3, 11):
 
 import httpx2
 
-from socksclient.httpx2 import AsyncSocksTransport, SocksTransport
+import socksclient.httpx
+import socksclient.httpx2
+from socksclient.httpx2 import (
+    AsyncEnvironmentTransport,
+    AsyncSocksTransport,
+    EnvironmentTransport,
+    SocksTransport,
+)
 
 if TYPE_CHECKING:
     import httpx
     from typing_extensions import assert_type
 
-    import socksclient
     from socksclient import Proxy
 
     def types(proxy: Proxy, context: ssl.SSLContext, request: httpx2.Request) -> None:
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
         httpx2.Client(transport=socksclient.SocksTransport(proxy))  # type: ignore[arg-type]
         httpx.Client(transport=SocksTransport(proxy))  # type: ignore[arg-type]
         httpx2.Client(transport=SocksTransport.from_env(http2=True))
+        assert_type(SocksTransport.from_env(), EnvironmentTransport)
+        assert_type(AsyncSocksTransport.from_env(), AsyncEnvironmentTransport)
         httpx2.Client(mounts=SocksTransport.mounts_from_env(), trust_env=False)
         httpx2.AsyncClient(mounts=AsyncSocksTransport.mounts_from_env(verify=context))
         httpx.Client(transport=SocksTransport.from_env())  # type: ignore[arg-type]
@@ -83,6 +92,17 @@ def test_neither_loads_the_other(module: str, expected: str) -> None:
     names = ("httpcore", "httpx", "httpcore2", "httpx2")
     code = f"import sys, {module}; print(*(name for name in {names} if name in sys.modules))"
     assert run(code).strip() == expected
+
+
+def test_httpx_and_httpx2_modules_are_equal_up_to_names() -> None:
+    """A change in one of the two modules belongs into the other as well."""
+    bodies = []
+    for module in (socksclient.httpx, socksclient.httpx2):
+        source = Path(str(module.__file__)).read_text()
+        _, _, body = source.partition("__all__ = ")
+        bodies.append(body.replace("httpx2", "httpx").replace("httpcore2", "httpcore"))
+    assert "class SocksTransport" in bodies[0]
+    assert bodies[0] == bodies[1]
 
 
 def test_without_httpx2_it_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
