@@ -1,9 +1,9 @@
-"""HTTP through a proxy with requests: an adapter, and a session with one (extra ``[requests]``).
+"""HTTP with requests through a SOCKS proxy: an adapter and a session (the extra ``[requests]``).
 
     with socksclient.requests.Session(proxy="socks5h://127.0.0.1:1080") as session:
         session.get("https://example.com/", timeout=10.0)
 
-It needs nothing of PySocks, and leaves alone what requests itself does with ``proxies=``.
+PySocks is not needed. Sessions without the adapter keep their own proxies.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = ["Session", "SocksAdapter"]
 
 
 class AdapterOptions(TypedDict, total=False):
-    """What `requests.adapters.HTTPAdapter` takes."""
+    """The arguments of `requests.adapters.HTTPAdapter`."""
 
     pool_connections: int
     pool_maxsize: int
@@ -65,38 +65,45 @@ class AdapterOptions(TypedDict, total=False):
 
 
 class SocksAdapter(requests.adapters.HTTPAdapter):
-    """`requests.adapters.HTTPAdapter` through a SOCKS proxy, for `requests.Session.mount`.
+    """A `requests.adapters.HTTPAdapter` that sends requests through a SOCKS proxy.
 
-    All that is sent by it goes through `proxy`: neither the environment's proxies (HTTP_PROXY,
-    ALL_PROXY, NO_PROXY) count nor those of ``session.proxies`` and ``proxies=``, and a header
-    Proxy-Authorization, which requests makes of them, is not sent.
+    Pass the adapter to `requests.Session.mount`. All its requests go through `proxy`. The adapter
+    ignores the proxies of the environment (HTTP_PROXY, ALL_PROXY, NO_PROXY), of ``session.proxies``
+    and of ``proxies=``. requests makes a header Proxy-Authorization of the credentials of those
+    proxies; the adapter does not send this header.
 
-    The connect timeout is one deadline for the connection to the proxy and its handshake together
-    (and holds once more for TLS, as in requests). Requests raise the errors of requests, with the
-    `SocksError` as their `__cause__`:
+    The connect timeout, in seconds, is one deadline for the connection to the proxy and all of the
+    handshake together. It holds once more for TLS with the destination, as in requests. A request
+    raises the errors of requests:
 
-    - `requests.ConnectTimeout`: the connect timeout passed.
-    - `requests.exceptions.ProxyError`: the proxy cannot be reached, refused, or got it wrong.
-    - `requests.ConnectionError`, which is the base of both, itself: the destination's name has no
-      address (``socks5`` and ``socks4`` only).
-    - `requests.exceptions.InvalidURL`: SOCKS cannot carry the destination; its cause is a
-      `ValueError`.
+    - `requests.ConnectTimeout`: The connect timeout passed.
+    - `requests.exceptions.ProxyError`: The proxy cannot be reached, refused the request, or broke
+      the protocol.
+    - `requests.ConnectionError` itself, the base class of these two: The name of the destination
+      has no address (``socks5`` and ``socks4``, with which this process resolves the name).
+    - `requests.exceptions.InvalidURL`: SOCKS cannot carry the destination. Nothing has been sent.
 
-    `max_retries` counts the first three as failures to connect, and repeats them.
+    The `__cause__` of the first three is the `SocksError`, and that of an `InvalidURL` is a
+    `ValueError`. `max_retries` counts the first three as failures to connect, and repeats them.
 
-    For options of the connections (``source_address``, ``socket_options``, ``ssl_context`` …)
-    override `init_poolmanager`, as of an `HTTPAdapter`, and call this one with them.
+    To set options of the connections (``source_address``, ``socket_options``, ``ssl_context``),
+    override `init_poolmanager` as you would in an `HTTPAdapter`, and pass the options to the method
+    of this class.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `HTTPAdapter`: `pool_connections`, `pool_maxsize`, `max_retries` and
-            `pool_block`.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `HTTPAdapter`: `pool_connections`, `pool_maxsize`, `max_retries`
+            and `pool_block`.
+
+    Attributes:
+        proxy: The chain: a tuple of `Proxy`.
 
     Raises:
-        ValueError: The proxy cannot be.
+        ValueError: The proxy is not valid.
     """
 
-    # What goes into pickles.
+    # The names of the attributes that go into a pickle.
     __attrs__ = [*requests.adapters.HTTPAdapter.__attrs__, "proxy"]  # noqa: RUF012
 
     def __init__(
@@ -108,14 +115,20 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
     ) -> None:
-        """Called by requests, and by what overrides it.
+        """Make the pool manager; requests calls this, and so does a method that overrides it.
+
+        Args:
+            connections: How many pools to keep, one for each destination.
+            maxsize: How many connections to keep in each pool.
+            block: Whether a request waits when all connections of its pool are in use.
+            **pool_kwargs: Other arguments of the connections of urllib3.
 
         Raises:
-            ValueError: ``ssl_context`` is also the context for TLS with a proxy.
+            ValueError: A proxy has the same ``ssl_context`` for its own TLS.
         """
         check_not_shared("ssl_context", pool_kwargs.get("ssl_context"), self.proxy)
-        # Only urllib3-future lets its users choose among versions of HTTP. HTTP/3 uses UDP, which
-        # would go past the proxy.
+        # Only urllib3-future lets its users choose versions of HTTP. It would send HTTP/3 over UDP,
+        # past the proxy.
         versions = getattr(urllib3, "HttpVersion", None)
         if versions is not None:
             disabled = pool_kwargs.get("disabled_svn") or ()
@@ -134,12 +147,16 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
         proxies: Any = None,
         cert: Any = None,
     ) -> HTTPConnectionPool:
-        """Called by `send`."""
+        """Return the pool for a request; `send` calls this.
+
+        Raises:
+            TypeError: A subclass has made a pool manager whose connections do not use the proxy.
+        """
         pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
         if not issubclass(pool.ConnectionCls, SocksHTTPConnection):
             raise TypeError(
-                f"{type(self).__name__} would go around the proxy: its init_poolmanager must call"
-                " that of SocksAdapter"
+                f"{type(self).__name__} would connect past the proxy: its init_poolmanager must"
+                " call SocksAdapter.init_poolmanager"
             )
         return pool
 
@@ -150,39 +167,53 @@ class SocksAdapter(requests.adapters.HTTPAdapter):
         timeout: Any = None,
         verify: Any = True,
         cert: Any = None,
-        proxies: Any = None,  # noqa: ARG002 - this adapter is the proxy
+        proxies: Any = None,  # noqa: ARG002
     ) -> requests.Response:
-        """Called by the session.
+        """Send a request, and return the response; a session calls this.
+
+        Args:
+            request: The request.
+            stream: Whether to leave the body of the response unread.
+            timeout: Seconds for the connection and for each read, or a pair of these. None waits
+                without end.
+            verify: Whether to verify the certificate of the destination, or the path of a file or
+                directory with the authorities to trust.
+            cert: The path of the client certificate, or a pair of the paths of the certificate and
+                its key.
+            proxies: Ignored, because the adapter has its own proxy.
 
         Raises:
-            RequestException: As told of the class.
+            requests.RequestException: The request failed; the docstring of the class says how.
         """
-        request.headers.pop("Proxy-Authorization", None)  # the destination would get it
+        # Without an HTTP proxy, the destination would get this header.
+        request.headers.pop("Proxy-Authorization", None)
         try:
             return super().send(request, stream, timeout, verify, cert, proxies=None)
         except LocationValueError as error:
             raise requests.exceptions.InvalidURL(error, request=request) from error.__cause__
         except requests.ConnectionError as error:
             failure: Any = next(iter(error.args), None)
-            failure = getattr(failure, "reason", failure)  # of a MaxRetryError
+            # A MaxRetryError has the error of the last attempt as its reason.
+            failure = getattr(failure, "reason", failure)
             if isinstance(failure, ConnectTimeoutError | ProxyError):
                 raise error from failure.__cause__
             raise
 
 
 class Session(requests.Session):
-    """`requests.Session` with a `SocksAdapter` for both HTTP and HTTPS.
+    """A `requests.Session` with a `SocksAdapter` for HTTP and HTTPS.
 
-    It never asks for the environment's proxies, where requests does so for every request, which
-    on macOS can resolve the destination's name here. What else is in the environment counts as
-    ever: REQUESTS_CA_BUNDLE, and the passwords of .netrc.
+    The session never looks for proxies in the environment. requests does that for every request,
+    and on macOS it may resolve the name of the destination to do so. The other settings of the
+    environment count as they do in requests: REQUESTS_CA_BUNDLE, and the passwords in .netrc.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `SocksAdapter`.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `SocksAdapter`.
 
     Raises:
-        ValueError: The proxy cannot be.
+        ValueError: The proxy is not valid.
     """
 
     def __init__(
@@ -194,32 +225,60 @@ class Session(requests.Session):
         self.mount("http://", adapter)
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Called by all the others."""
+        """Send a request, and return the response; all other methods call this.
+
+        Args:
+            request: The request.
+            **kwargs: The arguments of `requests.Session.send`.
+
+        Raises:
+            requests.RequestException: The request failed; `SocksAdapter` says how.
+        """
         kwargs.setdefault("proxies", dict(self.proxies))
         return super().send(request, **kwargs)
 
     def merge_environment_settings(
-        self, url: str, proxies: Any, stream: Any, verify: Any, cert: Any
+        self,
+        url: str,  # noqa: ARG002
+        proxies: Any,
+        stream: Any,
+        verify: Any,
+        cert: Any,
     ) -> dict[str, Any]:
-        """Called by requests."""
-        url = ""  # all that it is for is to find the environment's proxies for its host
-        return super().merge_environment_settings(url, proxies, stream, verify, cert)
+        """Return the settings of a request, without proxies of the environment.
+
+        A request in the session calls this method.
+
+        Args:
+            url: Ignored: requests would use it only to look for proxies in the environment.
+            proxies: The proxies for adapters other than `SocksAdapter`.
+            stream: Whether to leave the body of the response unread.
+            verify: Whether, or by which authorities, to verify the certificate of the destination.
+            cert: The client certificate.
+        """
+        return super().merge_environment_settings("", proxies, stream, verify, cert)
 
     def rebuild_proxies(self, prepared_request: requests.PreparedRequest, proxies: Any) -> Any:
-        """Called by requests, for a redirection."""
+        """Return the proxies for a redirected request, unchanged; requests calls this.
+
+        Args:
+            prepared_request: The request. It loses its header Proxy-Authorization.
+            proxies: The proxies for adapters other than `SocksAdapter`.
+        """
         prepared_request.headers.pop("Proxy-Authorization", None)
         return proxies
 
 
 class SocksHTTPConnection(HTTPConnection):
-    """A connection of urllib3 that is made through the proxy."""
+    """A connection of urllib3 that goes through the proxy."""
 
     def __init__(
         self, host: str, *args: Any, _socks_options: dict[str, Chain], **options: Any
     ) -> None:
         super().__init__(host, *args, **options)
         self._chain = _socks_options["chain"]
-        self._destination = host  # the attribute `host` has no dot at its end
+        # urllib3 takes a dot at the end of the name off the attribute `host`.
+        self._destination = host
 
     def _new_conn(self) -> socket.socket:
         try:
@@ -235,7 +294,8 @@ class SocksHTTPConnection(HTTPConnection):
         except ResolveError as error:
             raise NewConnectionError(self, str(error)) from error
         except OSError as error:
-            # By what is in it, urllib3 counts it as a failure to connect.
+            # urllib3 looks at the wrapped error: with a NewConnectionError, it counts the failure
+            # as one to connect, and not as a failed read.
             failure = NewConnectionError(self, str(error))
             raise ProxyError("no connection through the proxy", failure) from error
         channel.settimeout(self.timeout)
@@ -243,13 +303,14 @@ class SocksHTTPConnection(HTTPConnection):
 
 
 class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
-    """The same with TLS."""
+    """A connection of urllib3 that goes through the proxy, with TLS to the destination."""
 
     def connect(self) -> None:
-        """Called by urllib3."""
+        """Connect, and do the TLS handshake; urllib3 calls this."""
         name = self.server_hostname or self.host
         try:
-            name.encode("idna")  # ssl will as well, but only when the connection is there
+            # ssl encodes the name in this way, but only after the connection has been made.
+            name.encode("idna")
         except UnicodeError as error:
             raise LocationValueError(f"TLS cannot carry the name {name!r}: {error}") from error
         given = self.ssl_context
@@ -260,7 +321,7 @@ class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
             self.ssl_context = given
 
     def _context(self) -> ssl.SSLContext:
-        """The context that urllib3 makes where it was given none."""
+        """Return the context that urllib3 would make for a connection without one."""
         context = create_urllib3_context(
             ssl_version=resolve_ssl_version(self.ssl_version),
             ssl_minimum_version=self.ssl_minimum_version,
@@ -273,10 +334,10 @@ class SocksHTTPSConnection(SocksHTTPConnection, HTTPSConnection):
 
 
 def _options_for_tcp(options: Iterable[Any]) -> list[SocketOption]:
-    """Return the `options` of urllib3 for a TCP socket, as `socket.setsockopt` takes them.
+    """Return those options of urllib3 that are for a TCP socket, as `socket.setsockopt` takes them.
 
-    In urllib3-future, which niquests puts in the place of urllib3, an option can end with the
-    protocol that it is for: ``(level, option, value, "tcp")``, or "udp" for HTTP/3.
+    niquests replaces urllib3 by urllib3-future. There, an option can end with the name of its
+    protocol: ``(level, option, value, "tcp")``, or "udp" for HTTP/3.
     """
     bare: list[SocketOption] = []
     for option in options:
@@ -289,22 +350,22 @@ def _options_for_tcp(options: Iterable[Any]) -> list[SocketOption]:
 
 
 class SocksHTTPConnectionPool(HTTPConnectionPool):
-    """For one host."""
+    """The connections to one destination."""
 
     ConnectionCls = SocksHTTPConnection
 
 
 class SocksHTTPSConnectionPool(HTTPSConnectionPool):
-    """The same with TLS."""
+    """The connections to one destination, with TLS."""
 
     ConnectionCls = SocksHTTPSConnection
 
 
 class _Context:
-    """An `ssl.SSLContext` but for `wrap_socket`, which can do TLS within TLS here.
+    """A stand-in for an `ssl.SSLContext`, with a `wrap_socket` that can do TLS within TLS.
 
-    The plain one would go beneath the TLS that is there. Also, before Python 3.13 it leaves the
-    socket open when that has been reset.
+    `ssl.SSLContext.wrap_socket` would bypass the TLS with the proxy. Also, before Python 3.13, it
+    leaves a socket open whose connection has been reset.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -328,9 +389,15 @@ class _Context:
 class _Socket:
     """TLS with a proxy, with the methods of a socket that http.client, urllib3 and users call.
 
-    The `ssl.SSLSocket` that may speak TLS with the proxy is never handed out: code that wraps it
-    again goes beneath it, and would send the destination's name in the clear.
+    Callers never get the `ssl.SSLSocket` itself. If they put TLS around it, the handshake would
+    bypass the TLS with the proxy, and would show the name of the destination. Also, urllib3-future
+    would take the ALPN protocol of the proxy for that of the destination.
     """
+
+    # `urllib3.util.ssltransport.SSLTransport` (2.8) cannot take the place of this class. It goes
+    # around an `ssl.SSLSocket` only, so it cannot serve a chain with TLS at two hops. It lacks
+    # getpeername, getsockname, getsockopt, setsockopt, type and context. Its timeout holds for each
+    # read and write of a handshake, and not for all of the handshake.
 
     def __init__(self, channel: TLSChannel) -> None:
         self.channel = channel
@@ -351,7 +418,7 @@ class _Socket:
         return self.channel.getsockopt(level, optname, *args)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """A reader; the connection stays open until that is closed as well."""
+        """Return a reader. The connection stays open until the reader has been closed as well."""
         reader = _Reader(self)
         self._readers.add(reader)
         return io.BufferedReader(reader)
@@ -370,7 +437,7 @@ class _Socket:
 
 
 class _TLSSocket(_Socket):
-    """TLS with the destination inside TLS with a proxy; it adds methods of `ssl.SSLSocket`.
+    """TLS with the destination inside TLS with a proxy, with methods of `ssl.SSLSocket`.
 
     urllib3-future needs `context` and `selected_alpn_protocol`.
     """
@@ -386,6 +453,8 @@ class _TLSSocket(_Socket):
 
 
 class _Reader(io.RawIOBase):
+    """A file that reads from a `_Socket`."""
+
     def __init__(self, sock: _Socket) -> None:
         self._sock = sock
 

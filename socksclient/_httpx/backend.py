@@ -1,11 +1,12 @@
-"""The network backends for httpcore and for httpcore2: a connection through proxies.
+"""The network backends for httpcore and httpcore2, which connect through proxies.
 
-A SOCKS proxy is a network backend here, and no proxy of httpcore's: the connection pool believes
-that it connects directly, and so TLS, HTTP/2, retries, limits, `sni_hostname` and the trace
-extension work as they do without a proxy.
+httpcore connects by a network backend. These backends connect through a chain of SOCKS proxies, and
+the connection pool takes that for a direct connection. So TLS, HTTP/2, retries, limits,
+`sni_hostname` and the trace extension work as they do without a proxy.
 
-httpcore asks for their methods only, so the classes have none of httpcore's as a base, and serve
-both: whose errors they are to raise, they are told.
+The classes have the methods of `httpcore.NetworkBackend`, `httpcore.NetworkStream` and their
+asynchronous twins, and none of them as a base class, so that httpcore2 can use them too. Each gets
+the module, httpcore or httpcore2, whose errors it is to raise.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def _httpcore_errors(httpcore: ModuleType) -> Iterator[None]:
-    """Around reaching the destination."""
+    """Turn the errors of connecting to the destination into errors of httpcore."""
     try:
         yield
     except ProxyTimeout as error:
@@ -54,22 +55,30 @@ def _httpcore_errors(httpcore: ModuleType) -> Iterator[None]:
         raise httpcore.ConnectError(error) from error
     except SocksError as error:
         raise httpcore.ProxyError(error) from error
-    except OSError as error:  # of a method of the caller's own; not retried as a ConnectError is
+    except OSError as error:
+        # A `Method` of the caller's own raised it. httpcore would repeat a ConnectError.
         raise httpcore.ProxyError(error) from error
-    except ValueError as error:  # a host that SOCKS cannot carry; a redirection can lead there
+    except ValueError as error:
+        # SOCKS cannot carry the host. A server can redirect a request to such a host.
         raise httpcore.UnsupportedProtocol(error) from error
 
 
 @contextmanager
 def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterator[None]:
-    """Around the use of a connection."""
+    """Turn the errors of using a connection into errors of httpcore.
+
+    Args:
+        timeout: The class of the error for a timeout.
+        failure: The class of the error for all other failures.
+    """
     try:
         yield
     except TimeoutError as error:
         raise timeout(str(error) or "timed out") from error
     except (
         OSError,
-        UnicodeError,  # of the name for TLS
+        # ssl raises this for a name that TLS cannot carry.
+        UnicodeError,
         anyio.BrokenResourceError,
         anyio.ClosedResourceError,
         anyio.EndOfStream,
@@ -77,14 +86,17 @@ def _stream_errors(timeout: type[Exception], failure: type[Exception]) -> Iterat
         raise failure(str(error) or repr(error)) from error
 
 
-# Blocking connections
-
-
 _PIECE = 64 * 1024
+"""The most octets that one call of `send` gets."""
 
 
 class Backend:
-    """An `httpcore.NetworkBackend`."""
+    """A blocking network backend.
+
+    Args:
+        chain: The proxies to connect through.
+        httpcore: httpcore or httpcore2.
+    """
 
     def __init__(self, chain: Chain, httpcore: ModuleType) -> None:
         self._chain = chain
@@ -111,12 +123,18 @@ class Backend:
 
 
 class Stream:
-    """An `httpcore.NetworkStream`."""
+    """A blocking network stream.
+
+    Args:
+        sock: The connection.
+        httpcore: httpcore or httpcore2.
+        tls: Whether `sock` speaks TLS with the destination.
+    """
 
     def __init__(self, sock: Channel, httpcore: ModuleType, *, tls: bool = False) -> None:
         self._sock = sock
         self._httpcore = httpcore
-        self._tls = tls  # with the destination, that is
+        self._tls = tls
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with _stream_errors(self._httpcore.ReadTimeout, self._httpcore.ReadError):
@@ -127,7 +145,9 @@ class Stream:
         with _stream_errors(self._httpcore.WriteTimeout, self._httpcore.WriteError):
             self._sock.settimeout(timeout)
             left = memoryview(buffer)
-            while left:  # in pieces: the timeout holds for each, and TLS sends it as a whole
+            # The timeout holds for each call of `send`, and with TLS one call sends all that it
+            # gets. So a large buffer goes out in pieces.
+            while left:
                 left = left[self._sock.send(left[:_PIECE]) :]
 
     def close(self) -> None:
@@ -147,7 +167,8 @@ class Stream:
 
     def get_extra_info(self, info: str) -> Any:
         if info == "ssl_object":
-            # Never that of a proxy: by its ALPN, HTTP/2 would be chosen.
+            # httpcore speaks HTTP/2 if this object's ALPN says so. The ALPN of a proxy must not
+            # count, so TLS with a proxy has no object here.
             return getattr(self._sock, "ssl_object", self._sock) if self._tls else None
         if info == "client_addr":
             return self._sock.getsockname()
@@ -160,11 +181,13 @@ class Stream:
         return None
 
 
-# Awaited connections
-
-
 class AsyncBackend:
-    """An `httpcore.AsyncNetworkBackend`."""
+    """An asynchronous network backend, for asyncio and trio.
+
+    Args:
+        chain: The proxies to connect through.
+        httpcore: httpcore or httpcore2.
+    """
 
     def __init__(self, chain: Chain, httpcore: ModuleType) -> None:
         self._chain = chain
@@ -188,14 +211,20 @@ class AsyncBackend:
 
 
 class AsyncStream:
-    """An `httpcore.AsyncNetworkStream`."""
+    """An asynchronous network stream.
+
+    Args:
+        stream: The connection.
+        httpcore: httpcore or httpcore2.
+        tls: Whether `stream` speaks TLS with the destination.
+    """
 
     def __init__(
         self, stream: SocketStream | TLSStream, httpcore: ModuleType, *, tls: bool = False
     ) -> None:
         self._stream = stream
         self._httpcore = httpcore
-        self._tls = tls  # with the destination, that is
+        self._tls = tls
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         with (
@@ -208,7 +237,8 @@ class AsyncStream:
                 return b""
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if not buffer:  # HTTP/2 asks for that, on connections that have ended too
+        # HTTP/2 writes empty buffers too, even on connections that have ended.
+        if not buffer:
             return
         with (
             _stream_errors(self._httpcore.WriteTimeout, self._httpcore.WriteError),
@@ -235,7 +265,8 @@ class AsyncStream:
                     server_side=False,
                     hostname=server_hostname and server_name(server_hostname),
                     ssl_context=ssl_context,
-                    standard_compatible=False,  # HTTP ends without TLS's closing handshake
+                    # HTTP servers end a connection without the closing handshake of TLS.
+                    standard_compatible=False,
                 )
                 await anyio.lowlevel.checkpoint_if_cancelled()
         except BaseException:
@@ -259,19 +290,21 @@ class AsyncStream:
     def _extra(self, attribute: Any) -> Any:
         try:
             return self._stream.extra(attribute, None)
-        except AttributeError:  # uvloop may have no socket to tell of once it is closed
+        except AttributeError:
+            # A transport of uvloop may have no socket any more after it has been closed.
             return None
 
 
-# epoll would take a descriptor of its own for each question; Windows has select only.
+# epoll would need a descriptor of its own for each call. Windows has no poll.
 _Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.SelectSelector
 )
 
 
 def _is_readable(sock: Channel | None) -> bool:
-    """Whether an idle connection has something to read, which can only be its end."""
-    if sock is None or sock.fileno() < 0:  # closed
+    """Return whether an idle connection has something to read, which can only be its end."""
+    # The descriptor of a closed socket is -1.
+    if sock is None or sock.fileno() < 0:
         return True
     if isinstance(sock, TLSSocket) and sock.has_read_ahead():
         return True

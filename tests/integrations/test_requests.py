@@ -575,7 +575,7 @@ def test_an_adapter_that_would_go_around_the_proxy(server: SocksServer) -> None:
 
     with Session(server.url) as session, resolved_names() as names:
         session.mount("http://", Careless(server.url))
-        with pytest.raises(TypeError, match="Careless would go around the proxy"):
+        with pytest.raises(TypeError, match="Careless would connect past the proxy"):
             session.get(HTTP)
     assert names == []
     assert server.connections == []
