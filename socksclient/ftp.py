@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+from socksclient._net.sockets import refuse_tls
 from socksclient._sync.connect import DEFAULT_TIMEOUT, Listener, bind, create_connection
 from socksclient._sync.tls import server_name, start_tls
 from socksclient.protocol.address import is_address
@@ -297,9 +298,9 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         proxy: ProxyLike,
     ) -> None:
         self.proxy = as_chain(proxy)
-        if any(hop.tls for hop in self.proxy):
-            # ftplib would take it for that with the server, and send the password in the clear.
-            raise ValueError("FTP_TLS cannot speak TLS within the TLS of a proxy")
+        # ftplib would take the TLS with the proxy for TLS with the server, and would then send the
+        # password to the server in the clear.
+        refuse_tls(self.proxy, "FTP_TLS", "a proxy without TLS")
         try:
             super().__init__(
                 host,

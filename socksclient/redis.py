@@ -26,7 +26,7 @@ from typing import Any, cast
 import anyio
 
 from socksclient._anyio.driver import open_tunnel
-from socksclient._net.sockets import is_internet
+from socksclient._net.sockets import is_internet, refuse_tls, send_at_once
 from socksclient._sync.connect import create_connection
 from socksclient._sync.tls import server_name
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
@@ -152,9 +152,9 @@ class AsyncSSLConnection(redis.asyncio.connection.SSLConnection, AsyncConnection
 
 
 def _without_tls(chain: Chain) -> Chain:
-    # redis-py would send its ClientHello, with the name in it, beside the proxy's TLS.
-    if any(hop.tls for hop in chain):
-        raise ValueError("redis-py cannot speak TLS within the TLS of a proxy")
+    # redis-py would do the TLS handshake with the server past the TLS with the proxy, and the name
+    # of the server would be in the clear.
+    refuse_tls(chain, "a connection of redis-py", "a proxy without TLS")
     return chain
 
 
@@ -168,10 +168,8 @@ def _check_server_name(host: str) -> None:
 
 def _set_options(sock: socket.socket, connection: Connection | AsyncConnection) -> None:
     """Those that redis-py sets, which are for the connection to the proxy here."""
-    if not is_internet(sock.family):  # a unix socket has none of them
-        return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if connection.socket_keepalive:
+    send_at_once(sock)
+    if connection.socket_keepalive and is_internet(sock.family):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         options: Any = connection.socket_keepalive_options  # for redis-py it may be any object
         for option, value in options.items():

@@ -5,13 +5,13 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import URLError
 from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler, Request
 
+from socksclient._net.sockets import refuse_tls, send_at_once
 from socksclient._sync.connect import create_connection
 from socksclient._sync.tls import server_name
 from socksclient.protocol.proxy import ProxyLike, as_chain
@@ -46,9 +46,9 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
 
     def __init__(self, proxy: ProxyLike, *, context: ssl.SSLContext | None = None) -> None:
         chain = as_chain(proxy)
-        if any(hop.tls for hop in chain):
-            # http.client would send its ClientHello, with the name in it, beside the proxy's TLS.
-            raise ValueError("urllib cannot speak TLS within the TLS of a proxy; httpx can")
+        # http.client would do the TLS handshake with the destination past the TLS with the proxy,
+        # and the name of the destination would be in the clear.
+        refuse_tls(chain, "SocksHandler", "httpx or requests")
         HTTPSHandler.__init__(self, context=context)
         ProxyHandler.__init__(self, {})
         self._connect = partial(create_connection, proxy=chain)
@@ -87,8 +87,7 @@ class _HTTPConnection(HTTPConnection):
 
     def connect(self) -> None:
         self.sock = self.through(self.destination, self.timeout)
-        with suppress(OSError):  # a unix socket has no such option
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(self.sock)
 
 
 class _HTTPSConnection(HTTPSConnection, _HTTPConnection):

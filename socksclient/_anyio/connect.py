@@ -27,7 +27,7 @@ from socksclient._anyio.udp import ConnectedUDPAssociation, UDPAssociation
 from socksclient._net.association import Granted, associate, bind_udp, routes_of
 from socksclient._net.bound_address import HasPeer, listening_at
 from socksclient._net.log import log, placed
-from socksclient._net.sockets import check_source
+from socksclient._net.sockets import check_source, refuse_tls
 from socksclient._sync.tls import server_name
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Command
@@ -192,8 +192,7 @@ async def connect_socket(
         ReplyError: The proxy refused the request; `reply` is its code.
     """
     chain = as_chain(proxy)
-    if any(hop.tls for hop in chain):
-        raise ValueError("TLS with a proxy takes more than a bare socket; connect_tcp does it")
+    refuse_tls(chain, "the socket of connect_socket", "connect_tcp")
     sock, _ = await open_tunnel(Route.through(chain, host, port), local_host)
     return cast("socket.socket", sock)
 

@@ -23,6 +23,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from socksclient._net.log import Observer, placed, report_to
 from socksclient._net.resolver import addresses_found, look_up, name_to_ask, resolver_failures
 from socksclient._net.sockets import (
+    NO_DELAY,
     PEEK_SIZE,
     PlainSocket,
     SocketOption,
@@ -64,9 +65,6 @@ _MAX_THREADS = 40
 """How many names one event loop resolves at once, which is anyio's default for all threads."""
 
 _resolving: RunVar[anyio.CapacityLimiter] = RunVar("socksclient resolving")
-
-NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-"""As the streams of `anyio.connect_tcp` have it."""
 
 _STEPS_PER_TURN = 12
 """More than a handshake with one proxy takes, so that it costs no turn of the event loop."""

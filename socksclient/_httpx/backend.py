@@ -12,7 +12,6 @@ the module, httpcore or httpcore2, whose errors it is to raise.
 from __future__ import annotations
 
 import selectors
-import socket
 import time
 from contextlib import contextmanager
 from types import ModuleType
@@ -24,6 +23,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient._anyio.driver import open_stream
+from socksclient._net.sockets import NO_DELAY
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import TLSSocket, server_name, start_tls
@@ -111,8 +111,8 @@ class Backend:
         socket_options: Iterable[SocketOption] | None = None,
     ) -> Stream:
         source_address = None if local_address is None else (local_address, 0)
-        no_delay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as httpcore's own streams have it
-        options = [no_delay, *(socket_options or ())]
+        # The streams of httpcore have the option too.
+        options = [NO_DELAY, *(socket_options or ())]
         with _httpcore_errors(self._httpcore):
             route = Route.through(self._chain, host, port)
             sock, _ = open_tunnel(route, Deadline(timeout), source_address, options)

@@ -10,12 +10,16 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeGuard
 
 from socksclient.protocol.address import is_address
+from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.tunnel import ServerAddress
 
 SocketOption: TypeAlias = (
     tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 )
 """The arguments of `socket.setsockopt`."""
+
+NO_DELAY: SocketOption = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+"""The option by which a TCP socket sends small amounts of data at once."""
 
 PlainSocket: TypeAlias = socket.socket
 """The class of the library's own sockets: `socket.socket` at the time of this import.
@@ -57,6 +61,29 @@ def is_internet(family: int) -> bool:
 def family_of(host: str) -> socket.AddressFamily:
     """Return the family of an IP address."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def send_at_once(sock: socket.socket) -> None:
+    """Set `NO_DELAY` on a TCP socket. A unix socket has no such option, and needs none."""
+    if is_internet(sock.family):
+        sock.setsockopt(*NO_DELAY)
+
+
+def refuse_tls(chain: Iterable[Proxy], what: str, instead: str, *, allowed: int = 0) -> None:
+    """Refuse a chain in which more hops speak TLS than `what` can serve.
+
+    Args:
+        chain: The proxies.
+        what: What cannot go through the chain, for the text of the error.
+        instead: What the caller can use instead, for the text of the error.
+        allowed: How many hops may speak TLS: 0, or 1.
+
+    Raises:
+        ValueError: More hops than that speak TLS.
+    """
+    if sum(proxy.tls is not None for proxy in chain) > allowed:
+        hops = "more than one proxy" if allowed else "a proxy"
+        raise ValueError(f"{what} cannot go through {hops} with TLS; use {instead}")
 
 
 def check_source(host: str | None, path: str | None = None) -> None:

@@ -19,6 +19,7 @@ from socksclient._net.sockets import (
     has_ended,
     make_socket,
     race,
+    refuse_tls,
     writable,
 )
 from socksclient.protocol.address import Host
@@ -91,11 +92,10 @@ def open_socket(
     Raises:
         ValueError: More than one hop speaks TLS, and no `ssl.SSLSocket` speaks TLS within TLS.
     """
-    layers = sum(request.proxy.tls is not None for request in route.requests)
-    if layers > 1:
-        raise ValueError("TLS with two hops does not fit into one socket; httpx and anyio do it")
+    chain = [request.proxy for request in route.requests]
+    refuse_tls(chain, "a socket", "socksclient.anyio, httpx or requests", allowed=1)
     channel, grant = open_tunnel(route, deadline, source_address, socket_options)
-    if layers:
+    if any(proxy.tls for proxy in chain):
         from socksclient._sync.tls import guard
 
         guard(cast("ssl.SSLSocket", channel))

@@ -8,7 +8,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from socksclient._net.sockets import PlainSocket, check_source, is_internet
+from socksclient._net.sockets import PlainSocket, check_source, is_internet, refuse_tls
 from socksclient._sync.connect import Listener, listen
 from socksclient._sync.driver import open_socket
 from socksclient._sync.timeouts import Deadline
@@ -82,8 +82,7 @@ class SocksSocket(PlainSocket):
         fileno: int | None = None,
     ) -> None:
         self._chain = as_chain(proxy)
-        if any(hop.tls for hop in self._chain):
-            raise ValueError("TLS with a proxy makes another socket; create_connection returns it")
+        refuse_tls(self._chain, "a SocksSocket", "create_connection")
         self._made_of_descriptor = fileno is not None
         self._connected = False
         self._options: list[SocketOption] = []

@@ -244,5 +244,5 @@ def test_a_proxy_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("proxy", ["socks5h+tls://127.0.0.1", ["socks5h://a", "https://b"]])
 def test_tls_with_a_proxy_is_refused(proxy: str | list[str]) -> None:
-    with pytest.raises(ValueError, match="TLS within the TLS"):
+    with pytest.raises(ValueError, match="cannot go through a proxy with TLS"):
         SocksHandler(proxy)

@@ -722,8 +722,11 @@ class TestWhatItRefuses:
         [
             ({"proxy": "127.0.0.1:1080"}, "has no scheme"),
             ({"proxy": []}, "empty sequence"),
-            ({"proxy": "socks5h+tls://h"}, "TLS with a proxy makes another socket; create_conn"),
-            ({"proxy": ["socks5h://h", "https://i"]}, "TLS with a proxy makes another socket"),
+            ({"proxy": "socks5h+tls://h"}, "a proxy with TLS; use create_connection"),
+            (
+                {"proxy": ["socks5h://h", "https://i"]},
+                "SocksSocket cannot go through a proxy with TLS",
+            ),
             ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM.* there is udp_associate"),
             ({"family": socket.AF_INET6, "type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM"),
             ({"family": socket.AF_VSOCK}, "family must be AF_INET, AF_INET6 or AF_UNIX"),
