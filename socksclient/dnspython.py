@@ -1,8 +1,8 @@
-"""DNS queries through a proxy, with dnspython (the extra ``[dns]``).
+"""DNS queries with dnspython through a SOCKS proxy (the extra ``[dns]``).
 
-`dns.query.udp` and its kind take a `UDPAssociation` as it is (``sock=``). What more dnspython
-needs is here: `udp_with_fallback`, a `Nameserver` for its resolvers, and a `Backend` for its
-asynchronous functions.
+`dns.query.udp` and similar functions take a `UDPAssociation` as their socket (``sock=``). This
+module adds `udp_with_fallback`, which continues over TCP, `Nameserver` for the resolvers of
+dnspython, and `Backend` for its asynchronous functions.
 """
 
 from __future__ import annotations
@@ -53,26 +53,31 @@ def udp_with_fallback(
     *,
     proxy: ProxyLike,
 ) -> tuple[dns.message.Message, bool]:
-    """Queries a name server over UDP, and over TCP if that answer was truncated.
+    """Send a query to a name server over UDP, and over TCP if the answer is truncated.
 
-    As `dns.query.udp_with_fallback`, but both go through `proxy`, and the server may be a name,
-    which the proxy resolves with ``socks5h``. Answers to other queries are passed over.
+    This does what `dns.query.udp_with_fallback` does, but both ways go through `proxy`. The name
+    server may be given by its name, which the proxy resolves with ``socks5h``. Answers to other
+    queries are ignored.
 
     Args:
         q: The query.
-        where: The name server.
-        timeout: Seconds for all of it; None waits without end.
-        port: Its port.
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        where: The IP address or the name of the name server.
+        timeout: Seconds for the whole call, UDP and TCP together. None waits without end.
+        port: The port of the name server, from 1 to 65535.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
 
     Returns:
-        The answer, and whether TCP brought it.
+        The answer, and whether it came over TCP.
 
     Raises:
-        ValueError: Host or port cannot be.
-        dns.exception.Timeout: The name server did not answer in time.
-        dns.exception.DNSException: What dnspython finds wrong with the answer.
-        SocksError: As of `socksclient.udp_associate` and `socksclient.create_connection`.
+        ValueError: The name server, the port or the proxy is not valid, or a hop cannot relay UDP.
+            Nothing has been sent.
+        dns.exception.Timeout: The name server did not answer before the timeout.
+        dns.exception.DNSException: dnspython does not accept the answer.
+        SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol; or the
+            timeout passed before the proxy had granted the request (`ProxyTimeout`).
+        OSError: The connection to the name server broke.
     """
     server, deadline = (Host.parse(where).text, parse_port(port)), Deadline(timeout)
     with _dnspython_errors():
@@ -90,7 +95,8 @@ def _udp(
     **options: bool,
 ) -> dns.message.Message:
     with udp_associate(deadline.left(), proxy=proxy) as udp:
-        udp.settimeout(deadline.left())  # for it may resolve the server's name
+        # With ``socks5``, `connect` resolves the name of the server.
+        udp.settimeout(deadline.left())
         udp.connect(server)
         dns.query.send_udp(udp, q, None)
         answer: dns.message.Message
@@ -107,7 +113,7 @@ def _udp(
 
 
 class _Until:
-    """What dnspython receives from: an association, with one deadline for whatever comes."""
+    """The socket from which dnspython receives: an association, with one deadline for all calls."""
 
     def __init__(self, udp: UDPAssociation, deadline: Deadline) -> None:
         self.family = udp.family
@@ -127,13 +133,17 @@ def _tcp(
     **options: Any,
 ) -> dns.message.Message:
     with create_connection(server, deadline.left(), proxy=proxy) as tcp:
-        tcp.setblocking(False)  # as dnspython wants it
+        # dnspython waits by itself, and expects a socket that does not block.
+        tcp.setblocking(False)
         return dns.query.tcp(q, server[0], deadline.left(), server[1], sock=tcp, **options)
 
 
 @contextmanager
 def _dnspython_errors() -> Iterator[None]:
-    """Those that dnspython knows; the proxy's part in a deadline remains a `ProxyTimeout`."""
+    """Turn timeouts and broken connections into the errors that dnspython knows.
+
+    A `ProxyTimeout` stays one: it says that the proxy did not answer, and not the name server.
+    """
     try:
         yield
     except TimeoutError as error:
@@ -145,20 +155,24 @@ def _dnspython_errors() -> Iterator[None]:
 
 
 class Nameserver(dns.nameserver.Do53Nameserver):
-    """A name server that is reached through a proxy, for the resolvers of dnspython.
+    """A name server for the resolvers of dnspython, which reach it through a SOCKS proxy.
 
         resolver = dns.resolver.Resolver(configure=False)
         resolver.nameservers = [Nameserver("192.0.2.53", proxy="socks5h://127.0.0.1:1080")]
 
-    It serves `dns.asyncresolver.Resolver` as well.
+    `dns.asyncresolver.Resolver` takes it too.
 
     Args:
-        address: Its IP address.
-        port: Its port.
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        address: The IP address of the name server.
+        port: The port of the name server, from 1 to 65535.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+
+    Attributes:
+        proxy: The chain: a tuple of `Proxy`.
 
     Raises:
-        ValueError: One of these cannot be.
+        ValueError: The address is not an IP address, or the port or the proxy is not valid.
     """
 
     def __init__(self, address: str, port: int = 53, *, proxy: ProxyLike) -> None:
@@ -172,13 +186,29 @@ class Nameserver(dns.nameserver.Do53Nameserver):
         self,
         request: dns.message.QueryMessage,
         timeout: float,
-        source: str | None,  # noqa: ARG002 - a local address, which is the proxy's affair
+        source: str | None,  # noqa: ARG002
         source_port: int,  # noqa: ARG002
         max_size: bool,
         one_rr_per_rrset: bool = False,
         ignore_trailing: bool = False,
     ) -> dns.message.Message:
-        """Called by the resolver."""
+        """Send a query, and return the answer; `dns.resolver.Resolver` calls this.
+
+        Args:
+            request: The query.
+            timeout: Seconds for the whole call.
+            source: Ignored, because the proxy sends the query from an address of its own.
+            source_port: Ignored.
+            max_size: Whether to use TCP, and not UDP.
+            one_rr_per_rrset: Whether each record of the answer gets an RRset of its own.
+            ignore_trailing: Whether to ignore octets behind the answer.
+
+        Raises:
+            dns.exception.Timeout: The name server did not answer before the timeout.
+            dns.exception.DNSException: dnspython does not accept the answer.
+            SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
+            OSError: The connection to the name server broke.
+        """
         ask = _tcp if max_size else _udp
         with _dnspython_errors():
             return ask(
@@ -197,11 +227,28 @@ class Nameserver(dns.nameserver.Do53Nameserver):
         source: str | None,
         source_port: int,
         max_size: bool,
-        backend: Any,  # noqa: ARG002 - ours is in its place
+        backend: Any,  # noqa: ARG002
         one_rr_per_rrset: bool = False,
         ignore_trailing: bool = False,
     ) -> dns.message.Message:
-        """Called by the asynchronous resolver."""
+        """Send a query, and return the answer; `dns.asyncresolver.Resolver` calls this.
+
+        Args:
+            request: The query.
+            timeout: Seconds for the whole call.
+            source: Ignored, because the proxy sends the query from an address of its own.
+            source_port: Ignored.
+            max_size: Whether to use TCP, and not UDP.
+            backend: Ignored: the query goes through a `Backend` with the proxy of this name server.
+            one_rr_per_rrset: Whether each record of the answer gets an RRset of its own.
+            ignore_trailing: Whether to ignore octets behind the answer.
+
+        Raises:
+            dns.exception.Timeout: The name server did not answer before the timeout.
+            dns.exception.DNSException: dnspython does not accept the answer.
+            SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
+            OSError: The connection to the name server broke.
+        """
         return await super().async_query(
             request,
             timeout,
@@ -214,24 +261,31 @@ class Nameserver(dns.nameserver.Do53Nameserver):
         )
 
 
-class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a re-export
-    """For `dns.asyncquery`, and for `dns.asyncresolver`: ``backend=Backend(proxy)``.
+# mypy does not know these three classes of `dns.asyncbackend`, which that module re-exports.
+class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc]
+    """A backend by which `dns.asyncquery` and `dns.asyncresolver` go through a SOCKS proxy.
 
-    It runs on asyncio and trio. The local addresses that dnspython may ask for (``source=``) are
-    not heeded: the proxy has its own.
+    Pass ``backend=Backend(proxy)`` to their functions. The backend runs on asyncio and trio. It
+    ignores the local address that a caller of dnspython may ask for (``source=``), because the
+    proxy sends from an address of its own.
 
-    DNS over QUIC does not go through it: `dns.asyncquery.quic` raises `dns.query.NoDOQ`. For DNS
-    over HTTPS, dnspython asks no backend; give it a client that goes through the proxy:
-    ``dns.asyncquery.https(query, url, client=client)`` with
+    DNS over QUIC cannot go through the backend: `dns.asyncquery.quic` raises `dns.query.NoDOQ`. For
+    DNS over HTTPS, dnspython does not use its backend, so give it a client that goes through the
+    proxy: ``dns.asyncquery.https(query, url, client=client)`` with
     ``client = httpx2.AsyncClient(transport=AsyncSocksTransport(proxy))``, or
     ``dns.query.https(query, url, session=client)`` with a blocking client. dnspython 2.9 takes a
-    client of httpx2, with a transport of `socksclient.httpx2`; 2.7 and 2.8 take one of httpx.
+    client of httpx2, with a transport of `socksclient.httpx2`. dnspython 2.7 and 2.8 take a client
+    of httpx.
 
-    Beware of what does not ask a backend: in a resolver, name servers of DNS over HTTPS (URLs
-    among them), TLS and QUIC, `DoHNameserver` and its kind, connect directly (dnspython 2.9).
+    Beware: a resolver connects directly, past the backend, to name servers of DNS over HTTPS, TLS
+    or QUIC (`DoHNameserver` and similar classes, and URLs in its list; dnspython 2.9).
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+
+    Raises:
+        ValueError: The proxy is not valid.
     """
 
     def __init__(self, proxy: ProxyLike) -> None:
@@ -257,7 +311,7 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
         af: int,
         socktype: int,
         proto: int = 0,  # noqa: ARG002
-        source: Any = None,  # noqa: ARG002 - a local address, which is the proxy's affair
+        source: Any = None,  # noqa: ARG002
         destination: Any = None,
         timeout: float | None = None,
         ssl_context: Any = None,
@@ -265,19 +319,32 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
     ) -> _DatagramSocket | _StreamSocket:
         """Return a UDP association, or a connection to `destination`, with TLS if asked for.
 
+        Args:
+            af: The address family of the name server.
+            socktype: `socket.SOCK_DGRAM` for UDP, or `socket.SOCK_STREAM` for TCP.
+            proto: Ignored.
+            source: Ignored, because the proxy sends from an address of its own.
+            destination: The address of the name server, or None if each datagram has its own.
+            timeout: Seconds for the connection and TLS together. None waits without end. An
+                association connects to the proxy only when it is used.
+            ssl_context: The context for TLS with the name server; None means no TLS.
+            server_hostname: The name of the name server for TLS.
+
         Raises:
             NotImplementedError: `socktype` is neither SOCK_STREAM nor SOCK_DGRAM.
-            ValueError: `socktype` is SOCK_STREAM, and `destination` is None.
+            ValueError: `socktype` is SOCK_STREAM, and `destination` is None or not valid.
             dns.exception.Timeout: The connection was not made before the timeout.
-            SocksError: The proxy cannot be reached, refuses the request, or does not speak as it
-                should.
+            SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
         """
         if socktype == socket.SOCK_DGRAM:
             return _DatagramSocket(af, self.proxy, destination)
         if socktype != socket.SOCK_STREAM:
-            raise NotImplementedError(f"a socket of type {socktype!r} cannot go through a proxy")
+            raise NotImplementedError(
+                f"a socket of type {socktype!r} cannot go through a proxy;"
+                " SOCK_DGRAM and SOCK_STREAM can"
+            )
         if destination is None:
-            raise ValueError("a connection needs a destination")
+            raise ValueError("a connection needs a destination; pass it to make_socket")
         host, port = destination[:2]
         with _dnspython_errors(), anyio.fail_after(timeout):
             stream = await connect_tcp(
@@ -287,22 +354,27 @@ class Backend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc] # a 
                 tls=ssl_context is not None,
                 ssl_context=ssl_context,
                 tls_hostname=None if server_hostname is None else server_name(server_hostname),
-                tls_standard_compatible=False,  # every message tells its length
+                # A DNS message says how long it is, so TLS needs no closing handshake.
+                tls_standard_compatible=False,
             )
         return _StreamSocket(af, stream, destination)
 
     async def sleep(self, interval: float) -> None:
-        """Seconds."""
+        """Sleep for `interval` seconds."""
         await anyio.sleep(interval)
 
     async def wait_for(self, awaitable: Awaitable[Any], timeout: float | None) -> Any:
-        """The result of `awaitable`, if it comes within so many seconds."""
+        """Return the result of `awaitable`.
+
+        Raises:
+            dns.exception.Timeout: There was no result after `timeout` seconds.
+        """
         with _dnspython_errors(), anyio.fail_after(timeout):
             return await awaitable
 
 
 class _Name(str):
-    """The name of the `Backend`: a string that cannot be looked up in a dict."""
+    """The name of the `Backend`: a string that no dict can look up."""
 
     __slots__ = ()
 
@@ -314,7 +386,10 @@ class _Name(str):
 
 
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
-    """Makes its association when it is first used: only then does dnspython give a timeout."""
+    """A UDP socket for dnspython. It makes its association at its first use.
+
+    dnspython gives a timeout for that use, and none for making the socket.
+    """
 
     def __init__(self, family: int, proxy: Chain, peer: Any) -> None:
         super().__init__(family, socket.SOCK_DGRAM)
@@ -324,7 +399,8 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
         self._turn = anyio.Lock()
 
     async def _association(self) -> AsyncUDPAssociation:
-        # One task may receive while another one sends for the first time; both need the same one.
+        # One task may receive while another one sends for the first time. Both must get the same
+        # association.
         async with self._turn:
             if self._udp is None:
                 self._udp = await async_udp_associate(proxy=self._proxy)
@@ -336,7 +412,7 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
     async def sendto(self, what: bytes, destination: Any, timeout: float | None) -> int:
         destination = destination or self._peer
         if destination is None:
-            raise ValueError("a datagram needs a destination")
+            raise ValueError("a datagram needs a destination; pass it to sendto or make_socket")
         with _dnspython_errors(), anyio.fail_after(timeout):
             udp = await self._association()
             await udp.sendto(what, *destination[:2])
@@ -360,6 +436,8 @@ class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-def
 
 
 class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined,misc]
+    """A connection for dnspython, over TCP or TLS."""
+
     def __init__(self, family: int, stream: ByteStream, destination: Any) -> None:
         super().__init__(family, socket.SOCK_STREAM)
         self._stream = stream
@@ -380,7 +458,7 @@ class _StreamSocket(dns.asyncbackend.StreamSocket):  # type: ignore[name-defined
     async def getsockname(self) -> Any:
         return self._stream.extra(SocketAttribute.local_address)
 
-    async def getpeercert(self, timeout: float | None) -> Any:  # noqa: ARG002 - no need to wait
+    async def getpeercert(self, timeout: float | None) -> Any:  # noqa: ARG002
         return self._stream.extra(TLSAttribute.peer_certificate, None)
 
     async def close(self) -> None:

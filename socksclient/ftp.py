@@ -1,8 +1,8 @@
-"""FTP through a proxy, in both of its modes: `ftplib` with its connections through SOCKS.
+"""FTP with `ftplib` through a SOCKS proxy, in passive and in active mode.
 
-The control connection and, in the passive mode, the data connections go by CONNECT. In the active
-mode (``set_pasv(False)``) it is the server that connects, to a port at which the proxy listens:
-that is BIND, which few proxies offer.
+The proxy makes the control connection, and in passive mode also the data connections (CONNECT). In
+active mode (``set_pasv(False)``), the server connects to a port at which the proxy listens (BIND).
+Few proxies offer BIND; Dante does.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ __all__ = ["FTP", "FTP_TLS"]
 
 
 class _Proxied(ftplib.FTP):
-    """What `ftplib.FTP` does with sockets of its own, done through `proxy`."""
+    """The connections of `ftplib.FTP`, made through a proxy.
+
+    Attributes:
+        proxy: The chain: a tuple of `Proxy`.
+        trust_server_pasv_ipv4_address: Whether data connections go to the host in the server's
+            answer to PASV, as in ftplib.
+    """
 
     proxy: Chain
-    trust_server_pasv_ipv4_address: bool  # ftplib has it, its type stubs do not
+    # The type stubs of ftplib lack this attribute.
+    trust_server_pasv_ipv4_address: bool
     # False once PASV has had to take the place of EPSV on this control connection.
     _epsv_works = True
 
@@ -40,16 +47,29 @@ class _Proxied(ftplib.FTP):
         timeout: float | None = -999,
         source_address: tuple[str, int] | None = None,
     ) -> str:
-        """Connects to the server, as `ftplib.FTP.connect` does.
+        """Connect to the server, as `ftplib.FTP.connect` does.
+
+        Args:
+            host: The server; without it, the one given before.
+            port: The port of the server; with 0, the one given before, or 21.
+            timeout: Seconds for the connection through the proxy, and for each operation on a
+                connection. None waits without end; -999 stands for the timeout given before.
+            source_address: The (IP address, port) of this machine to connect to the proxy from.
+
+        Returns:
+            The greeting of the server.
 
         Raises:
-            SocksError: As `socksclient.create_connection` does.
+            ValueError: An argument is not valid. Nothing has been sent.
+            SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
+            ftplib.Error: The server does not greet.
         """
         if host:
             self.host = host
         if port > 0:
             self.port = port
-        if timeout != -999:  # ftplib's own "not given", for None means something here
+        # -999 is ftplib's own value for a timeout that has not been given.
+        if timeout != -999:
             self.timeout = timeout
         if source_address is not None:
             self.source_address = source_address
@@ -102,20 +122,30 @@ class _Proxied(ftplib.FTP):
         self._epsv_works = False
         return (host if self.trust_server_pasv_ipv4_address else self.host), port
 
-    def makeport(self) -> Listener:  # type: ignore[override] # of a socket, ftplib needs no more
-        """Has the proxy listen for the server, and tells the server where, by PORT or EPRT.
+    # ftplib returns a socket here, and uses only methods that a `Listener` has too.
+    def makeport(self) -> Listener:  # type: ignore[override]
+        """Ask the proxy to listen for the server, and tell the server where, by PORT or EPRT.
+
+        Returns:
+            The listener, whose `accept` returns the data connection.
 
         Raises:
             ReplyError: The proxy does not offer BIND (REP 07), or refuses it.
+            ProtocolError: The proxy listens at an address that FTP cannot tell to the server.
+            SocksError: The proxy cannot be reached, or breaks the protocol.
+            ftplib.Error: The server refuses to connect to that address.
         """
-        # The server that the proxy is to let in is the one that the control connection goes to.
+        # The proxy is to let in only the host that the control connection goes to.
         server = (self.host, self.port)
         with _data_connection():
             listener = bind(server, self.timeout, self.source_address, proxy=self.proxy)
         host, port = listener.address
         try:
             if not is_address(host):
-                raise ProtocolError(f"the proxy listens at {host!r}, and FTP needs an IP address")
+                raise ProtocolError(
+                    f"the proxy listens at the name {host!r}, but FTP tells a server an IP address;"
+                    " use passive mode: set_pasv(True)"
+                )
             if ":" in host:
                 self.voidcmd(f"EPRT |2|{host}|{port}|")
             else:
@@ -157,10 +187,15 @@ class _Proxied(ftplib.FTP):
         return conn, ftplib.parse150(response) if response.startswith("150") else None
 
     def abort(self) -> str:
-        """Aborts a transfer; with no out-of-band data, which relays do not pass on as such.
+        """Abort a transfer, and return the response of the server.
 
-        So a server that does not listen meanwhile, as vsftpd, answers when its transfer has ended:
-        close the data connection before.
+        ftplib sends the command as out-of-band data, which proxies do not pass on as such. So this
+        sends the command in the ordinary way. A server that does not read commands during a
+        transfer, such as vsftpd, answers only when the transfer has ended; so close the data
+        connection first.
+
+        Raises:
+            ftplib.error_proto: The server answers with another code than 225, 226 or 426.
         """
         self.putcmd("ABOR")
         response = self.getmultiline()
@@ -194,11 +229,12 @@ class _Proxied(ftplib.FTP):
         return create_connection((host, port), self.timeout, self.source_address, proxy=self.proxy)
 
     def _begin(self, cmd: str, rest: int | str | None) -> str:
-        """Sends the command of a transfer; returns the response that it begins with."""
+        """Send the command of a transfer, and return the first response to it that counts."""
         if rest is not None:
             self.sendcmd(f"REST {rest}")
         response = self.sendcmd(cmd)
-        if response.startswith("2"):  # ftplib knows servers that say 200 first
+        # Some servers say 200 before the response that counts, as the source of ftplib says.
+        if response.startswith("2"):
             response = self.getresp()
         if not response.startswith("1"):
             raise ftplib.error_reply(response)
@@ -227,18 +263,28 @@ def _data_connection() -> Iterator[None]:
 
 
 class FTP(_Proxied):
-    """`ftplib.FTP` through a proxy.
+    """An `ftplib.FTP` whose connections go through a SOCKS proxy.
+
+    If `host` is given, the constructor connects to the server. If `user` is given as well, it logs
+    in. With ``socks5h``, the proxy resolves the name of the server.
 
     Args:
-        host: The server; it is connected to, and logged in with a `user`, if it is given. A name
-            goes to the proxy as it is with ``socks5h``.
-        user: Who to log in as.
-        passwd: His password.
-        acct: His account.
-        timeout: Seconds, for each connection through the proxy and each operation on it.
-        source_address: The (IP address, port) to connect to the proxy from.
-        encoding: Of the names of files and directories.
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
+        host: The name or the IP address of the server.
+        user: The user name for the server.
+        passwd: The password for the server.
+        acct: The account for the server.
+        timeout: Seconds for each connection through the proxy, and for each operation on a
+            connection. None waits without end. Without it, the default of
+            `socket.setdefaulttimeout` holds.
+        source_address: The (IP address, port) of this machine to connect to the proxy from.
+        encoding: The encoding of the names of files and directories.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+
+    Raises:
+        ValueError: An argument is not valid.
+        SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
+        ftplib.Error: The server refuses the connection or the login.
     """
 
     def __init__(
@@ -262,24 +308,30 @@ class FTP(_Proxied):
 
 
 class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
-    """`ftplib.FTP_TLS` through a proxy: `FTP` with TLS.
+    """An `ftplib.FTP_TLS` whose connections go through a SOCKS proxy: `FTP` with TLS.
 
-    As in ftplib, data connections are protected after `prot_p` only, and certificates are
-    verified by a `context` that does so.
+    As in ftplib, data connections have TLS only after `prot_p`, and the certificate of the server
+    is verified only by a `context` that does so (`ssl.create_default_context`).
 
     Args:
-        host: As of `FTP`, and so the others.
-        user: Who to log in as.
-        passwd: His password.
-        acct: His account.
+        host: The name or the IP address of the server.
+        user: The user name for the server.
+        passwd: The password for the server.
+        acct: The account for the server.
         context: The `ssl.SSLContext` for all connections to the server.
-        timeout: Seconds.
-        source_address: The (IP address, port) to connect to the proxy from.
-        encoding: Of the names of files and directories.
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
+        timeout: Seconds for each connection through the proxy, and for each operation on a
+            connection. None waits without end. Without it, the default of
+            `socket.setdefaulttimeout` holds.
+        source_address: The (IP address, port) of this machine to connect to the proxy from.
+        encoding: The encoding of the names of files and directories.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
 
     Raises:
-        ValueError: The proxy cannot be, or speaks TLS.
+        ValueError: An argument is not valid, or a hop speaks TLS.
+        SocksError: The proxy cannot be reached, refuses the request, or breaks the protocol.
+        ftplib.Error: The server refuses the connection, TLS or the login.
+        OSError: TLS with the server failed.
     """
 
     _protects_data = False
@@ -318,7 +370,8 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
 
     def auth(self) -> str:
         """Begin TLS on the control connection, as `ftplib.FTP_TLS.auth` does."""
-        # ftplib takes the name for TLS from `host`, where it may end with a dot for the proxy.
+        # ftplib takes the name for TLS from `host`. There it may end with a dot, which is for the
+        # proxy, and which TLS does not have.
         host = self.host
         self.host = server_name(host)
         try:

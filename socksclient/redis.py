@@ -1,6 +1,6 @@
-"""Redis through a proxy: connections for the pools of redis-py (the extra ``[redis]``).
+"""Redis through a SOCKS proxy: classes of connections for redis-py (the extra ``[redis]``).
 
-A pool connects again and again, and so what it takes is a class:
+A pool of redis-py makes a connection whenever it needs one, so it takes a class of connections:
 
     pool = redis.ConnectionPool(
         connection_class=socksclient.redis.SSLConnection,
@@ -11,9 +11,10 @@ A pool connects again and again, and so what it takes is a class:
     )
     client = redis.Redis.from_pool(pool)
 
-Beware of redis-py's ``from_url``: in `redis` it takes the class that it is given even if that is
-one without TLS and the URL one of ``rediss:``, and in `redis.asyncio` the other way round. And the
-`repr` of a pool shows what it was given: let a proxy with a password be a `Proxy`, which hides it.
+Beware of two things in redis-py. With ``from_url``, the pools of `redis` use the given class even
+if the class has no TLS and the URL begins with ``rediss:``; the pools of `redis.asyncio` then use
+their own class, and not the given one. And the `repr` of a pool shows the arguments of its
+connections. So pass a proxy with a password as a `Proxy`, whose `repr` hides the password.
 """
 
 from __future__ import annotations
@@ -45,18 +46,20 @@ __all__ = ["AsyncConnection", "AsyncSSLConnection", "Connection", "SSLConnection
 
 
 class Connection(redis.connection.Connection):
-    """`redis.Connection` through a proxy, for the pools of `redis`.
+    """A `redis.Connection` that goes through a SOCKS proxy, for the pools of `redis`.
 
-    With ``socks5h`` the server's name goes to the proxy as it is. `socket_connect_timeout` is one
-    deadline for all of the connection through the proxy. What goes wrong with the proxy is a
-    `redis.ConnectionError` or `redis.TimeoutError`, whose `__context__` is the `SocksError`.
+    With ``socks5h``, the proxy resolves the name of the server. `socket_connect_timeout`, in
+    seconds, is one deadline for the connection to the proxy and all of the handshake together. If
+    the connection cannot be made, redis-py raises a `redis.ConnectionError` or a
+    `redis.TimeoutError`, whose `__context__` is the `SocksError`.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `redis.Connection`: `host`, `port`, `socket_connect_timeout` …
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `redis.Connection`: `host`, `port`, `socket_connect_timeout` …
 
     Raises:
-        ValueError: The proxy cannot be, or speaks TLS.
+        ValueError: The proxy is not valid, or a hop speaks TLS.
     """
 
     _destination: str | None = None
@@ -78,21 +81,26 @@ class Connection(redis.connection.Connection):
         return sock
 
     def get_resolved_ip(self) -> None:
-        """Called by redis-py, for the server's address: the proxy alone knows it."""
+        """Return None, because only the proxy knows the address of the server; redis-py asks."""
 
 
 class SSLConnection(redis.connection.SSLConnection, Connection):
-    """`redis.SSLConnection` through a proxy: `Connection` with TLS to the server.
+    """A `redis.SSLConnection` that goes through a SOCKS proxy: `Connection` with TLS.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `redis.SSLConnection`: `ssl_ca_certs` …
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `redis.SSLConnection`: `host`, `port`, `ssl_ca_certs` …
+
+    Raises:
+        ValueError: The proxy is not valid, or a hop speaks TLS.
     """
 
     def _connect(self) -> socket.socket:
         host = self.host
         _check_server_name(host)
-        # redis-py takes the name for TLS from `host`, where it may end with a dot for the proxy.
+        # redis-py takes the name for TLS from `host`. There it may end with a dot, which is for the
+        # proxy, and which TLS does not have.
         self._destination, self.host = host, server_name(host)
         try:
             sock: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
@@ -102,16 +110,18 @@ class SSLConnection(redis.connection.SSLConnection, Connection):
 
 
 class AsyncConnection(redis.asyncio.connection.Connection):
-    """`redis.asyncio.Connection` through a proxy, for the pools of `redis.asyncio`.
+    """A `redis.asyncio.Connection` that goes through a SOCKS proxy, for pools of `redis.asyncio`.
 
-    As `Connection`; `socket_connect_timeout` is the deadline for TLS with the server as well.
+    It behaves as `Connection` does, but the deadline of `socket_connect_timeout` also holds for the
+    TLS handshake with the server.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `redis.asyncio.Connection`.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `redis.asyncio.Connection`.
 
     Raises:
-        ValueError: The proxy cannot be, or speaks TLS.
+        ValueError: The proxy is not valid, or a hop speaks TLS.
     """
 
     def __init__(self, *, proxy: ProxyLike, **options: Any) -> None:
@@ -119,7 +129,8 @@ class AsyncConnection(redis.asyncio.connection.Connection):
         super().__init__(**options)
 
     async def _connect(self) -> None:
-        arguments = {**self._connection_arguments()}  # "ssl" is among them, where it is wanted
+        # With TLS to the server, "ssl" is one of these arguments.
+        arguments = {**self._connection_arguments()}
         host, port = arguments.pop("host"), arguments.pop("port")
         if "ssl" in arguments:
             _check_server_name(host)
@@ -139,15 +150,21 @@ class AsyncConnection(redis.asyncio.connection.Connection):
             self._reader, self._writer = await asyncio.open_connection(sock=sock, **arguments)
 
     def get_resolved_ip(self) -> None:
-        """Called by redis-py, for the server's address: the proxy alone knows it."""
+        """Return None, because only the proxy knows the address of the server; redis-py asks."""
 
 
 class AsyncSSLConnection(redis.asyncio.connection.SSLConnection, AsyncConnection):
-    """`redis.asyncio.SSLConnection` through a proxy: `AsyncConnection` with TLS to the server.
+    """A `redis.asyncio.SSLConnection` that goes through a SOCKS proxy, with TLS to the server.
+
+    It behaves as `AsyncConnection` does.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        options: As of `redis.asyncio.SSLConnection`.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        options: The arguments of `redis.asyncio.SSLConnection`.
+
+    Raises:
+        ValueError: The proxy is not valid, or a hop speaks TLS.
     """
 
 
@@ -159,18 +176,23 @@ def _without_tls(chain: Chain) -> Chain:
 
 
 def _check_server_name(host: str) -> None:
-    """Raises a UnicodeError for a name with a label that is too long for TLS.
+    """Check that TLS can carry the name of the server.
 
-    So will ssl, but only when the connection is there, which redis-py does not close then.
+    ssl would check the name only after the connection has been made, and redis-py would not close
+    the connection then.
+
+    Raises:
+        UnicodeError: A label of the name is too long.
     """
     host.encode("idna")
 
 
 def _set_options(sock: socket.socket, connection: Connection | AsyncConnection) -> None:
-    """Those that redis-py sets, which are for the connection to the proxy here."""
+    """Set the options that redis-py would set, on the connection to the nearest hop."""
     send_at_once(sock)
     if connection.socket_keepalive and is_internet(sock.family):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        options: Any = connection.socket_keepalive_options  # for redis-py it may be any object
+        # redis-py annotates this attribute as any object.
+        options: Any = connection.socket_keepalive_options
         for option, value in options.items():
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,4 +1,4 @@
-"""HTTP through a proxy with `urllib.request`: a handler for its openers."""
+"""HTTP with `urllib.request` through a SOCKS proxy: a handler for its openers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,32 @@ __all__ = ["SocksHandler"]
 
 
 class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
-    """Has an opener make its connections through a SOCKS proxy.
+    """A handler by which an opener of `urllib.request` connects through a SOCKS proxy.
 
         opener = urllib.request.build_opener(SocksHandler("socks5h://127.0.0.1:1080"))
         with opener.open("https://example.com/", timeout=10.0) as response: ...
 
-    `urllib.request.build_opener` puts it in the place of its own handlers for HTTP, HTTPS and FTP,
-    and of the one for the proxies of the environment: nothing goes around the proxy, wherever a
-    redirection leads. FTP is refused; `socksclient.ftp` has it.
+    `urllib.request.build_opener` replaces its own handlers for HTTP, HTTPS, FTP and for the proxies
+    of the environment by this handler. So no request goes past the proxy, even if a server
+    redirects the request. URLs with the scheme ``ftp`` are refused; `socksclient.ftp` does FTP.
 
-    The `timeout` of `open` is one deadline for the connection through the proxy, and then holds
-    for each operation on it. What goes wrong with the proxy is a `urllib.error.URLError`, whose
-    `reason` is the `SocksError`.
+    The `timeout` of `urllib.request.OpenerDirector.open`, in seconds, is one deadline for the
+    connection through the proxy. After that, it holds for each operation on the connection. If the
+    connection cannot be made, the opener raises a `urllib.error.URLError` whose `reason` is the
+    `SocksError`.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these.
-        context: The `ssl.SSLContext` for HTTPS; by default one that verifies certificates.
+        proxy: The URL of the proxy, or a `Proxy`, or a sequence of these: a chain, the nearest hop
+            first.
+        context: The `ssl.SSLContext` for TLS with the destination. Without it, the handler verifies
+            certificates by the authorities of the system.
 
     Raises:
-        ValueError: The proxy cannot be, or speaks TLS.
+        ValueError: The proxy is not valid, or a hop speaks TLS.
     """
 
-    # Whatever other handlers the opener is given that connect directly come later.
+    # An opener asks the handler with the smallest number first. Other handlers for HTTP, which
+    # connect directly, come later.
     handler_order = HTTPHandler.handler_order - 1
 
     def __init__(self, proxy: ProxyLike, *, context: ssl.SSLContext | None = None) -> None:
@@ -54,7 +58,17 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
         self._connect = partial(create_connection, proxy=chain)
 
     def do_open(self, http_class: Any, req: Request, **http_conn_args: Any) -> HTTPResponse:
-        """Called by `http_open` and `https_open`."""
+        """Send a request, and return the response; `http_open` and `https_open` call this.
+
+        Args:
+            http_class: The class of the connections that urllib would use: HTTPConnection or
+                HTTPSConnection of `http.client`.
+            req: The request.
+            **http_conn_args: Other arguments of that class.
+
+        Raises:
+            urllib.error.URLError: The connection cannot be made; `reason` says why.
+        """
 
         def connection(host: str, **kwargs: Any) -> _HTTPConnection:
             kind = _HTTPSConnection if issubclass(http_class, HTTPSConnection) else _HTTPConnection
@@ -66,16 +80,26 @@ class SocksHandler(HTTPHandler, HTTPSHandler, FTPHandler, ProxyHandler):
         return super().do_open(connection, req, **http_conn_args)
 
     def ftp_open(self, req: Request) -> Any:  # noqa: ARG002
-        """Called for ``ftp:`` URLs.
+        """Refuse a URL with the scheme ``ftp``.
+
+        `urllib.request` would resolve the name in this process, and would connect directly.
+
+        Args:
+            req: The request.
 
         Raises:
-            URLError: Always: `urllib.request` would resolve the name here, and connect directly.
+            urllib.error.URLError: Always.
         """
-        raise URLError("FTP does not go through SocksHandler: see socksclient.ftp")
+        raise URLError("SocksHandler does not support FTP; use socksclient.ftp instead")
 
 
 class _HTTPConnection(HTTPConnection):
-    """A connection whose socket to `destination` is made by `through`, as `create_connection`."""
+    """An HTTP connection that goes through the proxy.
+
+    Attributes:
+        destination: The host and the port to connect to.
+        through: The function that connects, which takes the destination and a timeout in seconds.
+    """
 
     destination: tuple[str, int]
     through: Callable[..., socket.socket]
@@ -91,11 +115,14 @@ class _HTTPConnection(HTTPConnection):
 
 
 class _HTTPSConnection(HTTPSConnection, _HTTPConnection):
-    """The same with TLS, which `HTTPSConnection.connect` puts around what the other connected."""
+    """An HTTP connection that goes through the proxy, with TLS to the destination.
+
+    `HTTPSConnection.connect` calls `_HTTPConnection.connect`, and then starts TLS on the socket.
+    """
 
     def connect(self) -> None:
-        # HTTPSConnection.connect takes the name for TLS from `host`.
+        # HTTPSConnection.connect takes the name for TLS from `host`. In TLS, no dot ends a name.
         self.host = server_name(self.host)
-        # ssl encodes the name too, but only after the connection has been made.
+        # ssl encodes the name in this way, but only after the connection has been made.
         self.host.encode("idna")
         super().connect()

@@ -675,7 +675,7 @@ class TestActive:
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url, passive=False) as client, nothing_left_open():
                 with pytest.raises(
-                    ProtocolError, match=r"the proxy listens at 'name\.test'"
+                    ProtocolError, match=r"the proxy listens at the name 'name\.test'"
                 ) as held:
                     client.transfercmd("LIST")
                 assert held
