@@ -354,9 +354,7 @@ def proxied(
 
 
 @pytest.mark.parametrize("server", [IPV4, IPV6])
-def test_udp_and_tcp_both_go_through_the_proxy_and_nothing_is_resolved_here(
-    ask: Ask, server: Address
-) -> None:
+def test_query_udp_and_tcp_go_through_proxy(ask: Ask, server: Address) -> None:
     with proxied() as proxy, resolved_names() as names:
         assert texts(ask(proxy.url, server=server)) == ["192.0.2.1"]
     assert set(names) <= {"127.0.0.1"}
@@ -366,13 +364,13 @@ def test_udp_and_tcp_both_go_through_the_proxy_and_nothing_is_resolved_here(
     assert (tcp.command, tcp.destination) == (Command.CONNECT, server)
 
 
-def test_an_answer_by_udp_needs_no_tcp(ask: Ask) -> None:
+def test_query_answered_by_udp_uses_no_tcp(ask: Ask) -> None:
     with proxied(answer) as proxy:
         assert texts(ask(proxy.url)) == ["192.0.2.1"]
     assert [seen.command for seen in proxy.requests] == [Command.UDP_ASSOCIATE]
 
 
-def test_what_is_not_the_answer_is_passed_over(ask: Ask) -> None:
+def test_query_ignores_datagrams_other_than_answer(ask: Ask) -> None:
     def answer_at_last(query: bytes) -> Iterator[bytes]:
         good = respond(query, "192.0.2.1")
         forged = respond(query, "192.0.2.66", id=good.id ^ 1).to_wire()
@@ -402,7 +400,7 @@ ENDLESS: dict[str, tuple[Answers, Answers, Faults | list[Faults]]] = {
 
 
 @pytest.mark.parametrize("case", ENDLESS)
-def test_it_ends_in_time(ask: Ask, case: str) -> None:
+def test_query_timeout(ask: Ask, case: str) -> None:
     udp, tcp, faults = ENDLESS[case]
     with proxied(udp, tcp, faults=faults) as proxy:
         start = time.monotonic()
@@ -420,21 +418,21 @@ ERRORS: dict[str, tuple[Answers, Faults | list[Faults], type[Exception]]] = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors_of_the_proxy_come_through(ask: Ask, case: str) -> None:
+def test_query_raises_errors_of_proxy(ask: Ask, case: str) -> None:
     udp, faults, error = ERRORS[case]
     with proxied(udp, faults=faults) as proxy, failing(error) as errors:
         ask(proxy.url)
     assert "proxy: 127.0.0.1:" in str(errors[0])
 
 
-def test_a_proxy_that_is_not_there(ask: Ask) -> None:
+def test_query_when_proxy_refuses_connection(ask: Ask) -> None:
     with failing(ProxyConnectError):
         ask(f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
 # The reset may be met with in any step, so it is done again and again.
 @pytest.mark.parametrize("faults", [[], [Faults(), Faults(reset_after=12)] * 5], ids=["FIN", "RST"])
-def test_a_connection_that_ends_early(ask: Ask, faults: list[Faults]) -> None:
+def test_query_when_tcp_connection_ends_early(ask: Ask, faults: list[Faults]) -> None:
     with proxied(tcp=hang_up, faults=faults) as proxy:
         for number in range(len(faults) // 2 or 1):
             with failing(EOFError, OSError):
@@ -447,7 +445,7 @@ class TestUDPWithFallback:
 
     @pytest.mark.parametrize(("udp", "by_tcp"), [(answer, False), (truncate, True)])
     @pytest.mark.parametrize("timeout", [10.0, None])
-    def test_tells_whether_tcp_brought_the_answer(
+    def test_udp_with_fallback_returns_whether_tcp_was_used(
         self, udp: Answers, by_tcp: bool, timeout: float | None
     ) -> None:
         with proxied(udp) as proxy:
@@ -455,7 +453,7 @@ class TestUDPWithFallback:
         assert texts(response) == ["192.0.2.1"]
         assert used_tcp is by_tcp
 
-    def test_leaves_the_name_of_a_server_to_the_proxy(self) -> None:
+    def test_udp_with_fallback_sends_server_name_to_proxy(self) -> None:
         with proxied() as proxy, resolved_names() as names:
             udp_with_fallback(self.query, NAME[0], 10, proxy=Proxy.from_url(proxy.url))
         assert set(names) <= {"127.0.0.1"}
@@ -463,7 +461,9 @@ class TestUDPWithFallback:
         assert [destination for destination, _ in udp.datagrams] == [NAME]
         assert (tcp.address_type, tcp.destination) == (0x03, NAME)
 
-    def test_resolves_the_name_of_a_server_with_socks5(self, names: dict[str, list[str]]) -> None:
+    def test_udp_with_fallback_resolves_server_name_with_socks5(
+        self, names: dict[str, list[str]]
+    ) -> None:
         with proxied() as proxy:
             url = proxy.url.replace("socks5h", "socks5")
             with pytest.raises(ResolveError):
@@ -474,7 +474,7 @@ class TestUDPWithFallback:
         assert [destination for destination, _ in udp.datagrams] == [IPV4]
         assert tcp.destination == IPV4
 
-    def test_resolves_in_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_udp_with_fallback_timeout_in_resolver(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def getaddrinfo(*_args: object, **_kwargs: object) -> list[object]:
             resolved.wait(LONG)
             return []
@@ -489,12 +489,12 @@ class TestUDPWithFallback:
         assert caught.value.phase == "resolve"
 
     @pytest.mark.parametrize(("host", "port"), [("", 53), ("a b", 53), (IPV4[0], 70000)])
-    def test_asks_for_nothing_that_cannot_be(self, host: str, port: int) -> None:
+    def test_udp_with_fallback_refuses_invalid_host_or_port(self, host: str, port: int) -> None:
         with proxied() as proxy, pytest.raises(ValueError, match=r"host|port"):
             udp_with_fallback(self.query, host, 10, port, proxy=proxy.url)
         assert proxy.connections == []
 
-    def test_has_one_deadline_for_udp_and_tcp(self) -> None:
+    def test_udp_with_fallback_has_one_deadline(self) -> None:
         def truncate_at_last(query: bytes) -> Iterator[bytes]:
             threading.Event().wait(1.5)
             yield from truncate(query)
@@ -506,7 +506,7 @@ class TestUDPWithFallback:
             assert 2.9 < time.monotonic() - start < 4.5
         assert len(proxy.requests) == 2
 
-    def test_takes_no_answer_to_another_query_by_tcp(self) -> None:
+    def test_udp_with_fallback_refuses_answer_to_other_query(self) -> None:
         def answer_another(query: bytes) -> Iterator[bytes]:
             yield respond(query, id=0).to_wire(prepend_length=True)
 
@@ -514,7 +514,7 @@ class TestUDPWithFallback:
         with proxied(tcp=answer_another) as proxy, pytest.raises(dns.query.BadResponse):
             udp_with_fallback(query, IPV4[0], 10, proxy=proxy.url)
 
-    def test_checks_signatures(self) -> None:
+    def test_udp_with_fallback_checks_tsig(self) -> None:
         def forge(query: bytes) -> Iterator[bytes]:
             forged = respond(query, "192.0.2.66")
             forged.use_tsig(dns.tsigkeyring.from_text({"key.test": "Zm9yZ2Vk"}))
@@ -530,7 +530,7 @@ class TestUDPWithFallback:
 
 
 class TestNameserver:
-    def test_is_known_to_the_resolver_by_its_address(self) -> None:
+    def test_nameserver_address_in_resolver(self) -> None:
         with proxied(answer) as proxy:
             nameserver = Nameserver(*IPV6, proxy=proxy.url)
             assert nameserver.proxy == (Proxy.from_url(proxy.url),)
@@ -542,7 +542,7 @@ class TestNameserver:
 
     @pytest.mark.parametrize("by_tcp", [False, True])
     @pytest.mark.parametrize("loop", [None, *LOOPS])
-    def test_heeds_the_options_of_a_query(self, loop: str | None, by_tcp: bool) -> None:
+    def test_nameserver_query_options(self, loop: str | None, by_tcp: bool) -> None:
         def answer_with_junk(query: bytes) -> Iterator[bytes]:
             octets = respond(query, "192.0.2.1", "192.0.2.2").to_wire() + b"junk"
             yield len(octets).to_bytes(2, "big") + octets if by_tcp else octets
@@ -559,12 +559,12 @@ class TestNameserver:
         assert [len(rrset) for rrset in response.answer] == [1, 1]
 
     @pytest.mark.parametrize(("host", "port"), [NAME, ("", 53), (IPV4[0], 0)])
-    def test_needs_an_ip_address_and_a_port(self, host: str, port: int) -> None:
+    def test_nameserver_refuses_invalid_address_or_port(self, host: str, port: int) -> None:
         with pytest.raises(ValueError, match=r"address|host|port"):
             Nameserver(host, port, proxy="socks5h://127.0.0.1")
 
     @pytest.mark.parametrize("made", [partial(Nameserver, "192.0.2.53"), Backend])
-    def test_needs_a_good_proxy_as_the_backend_does(self, made: Callable[..., object]) -> None:
+    def test_nameserver_and_backend_refuse_invalid_proxy(self, made: Callable[..., object]) -> None:
         with pytest.raises(ValueError, match="scheme"):
             made(proxy="192.0.2.1:1080")
 
@@ -574,7 +574,7 @@ class TestNameserver:
 class TestBackend:
     query = dns.message.make_query("a.test", "A")
 
-    async def test_by_tcp_alone(self) -> None:
+    async def test_backend_tcp_query(self) -> None:
         with proxied() as proxy:
             response = await dns.asyncquery.tcp(
                 self.query, IPV6[0], 10, source="192.0.2.7", backend=Backend(proxy.url)
@@ -582,21 +582,21 @@ class TestBackend:
         assert texts(response) == ["192.0.2.1"]
         assert [seen.destination for seen in proxy.requests] == [IPV6]
 
-    async def test_without_a_timeout(self) -> None:
+    async def test_backend_query_without_timeout(self) -> None:
         with proxied() as proxy:
             _, used_tcp = await dns.asyncquery.udp_with_fallback(
                 self.query, IPV4[0], source_port=9, backend=Backend(proxy.url)
             )
         assert used_tcp
 
-    async def test_tells_of_unexpected_sources(self) -> None:
+    async def test_backend_raises_unexpected_source(self) -> None:
         def answer_from_elsewhere(query: bytes) -> Iterator[bytes]:
             yield from map(Elsewhere, answer(query))
 
         with proxied(answer_from_elsewhere) as proxy, pytest.raises(dns.query.UnexpectedSource):
             await dns.asyncquery.udp(self.query, IPV4[0], 10, backend=Backend(proxy.url))
 
-    async def test_one_socket_for_many_queries(self) -> None:
+    async def test_backend_socket_serves_many_queries(self) -> None:
         with proxied(answer) as proxy:
             backend = Backend(proxy.url)
             async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -606,7 +606,7 @@ class TestBackend:
                     assert texts(response) == ["192.0.2.1"]
         assert len(proxy.requests) == 1
 
-    async def test_its_small_parts(self) -> None:
+    async def test_backend_name_sleep_and_wait_for(self) -> None:
         backend = Backend("socks5h://127.0.0.1")
         assert backend.name() == "socksclient"
         await backend.sleep(0)
@@ -620,7 +620,7 @@ class TestBackend:
         with pytest.raises(NotImplementedError, match="client with an AsyncSocksTransport"):
             backend.get_transport_class()
 
-    async def test_dns_over_quic_is_not_for_it(self) -> None:
+    async def test_backend_refuses_dns_over_quic(self) -> None:
         with SocksServer() as proxy:
             with pytest.raises(dns.query.NoDOQ, match="does not go through socksclient's Backend"):
                 await dns.asyncquery.quic(
@@ -628,7 +628,7 @@ class TestBackend:
                 )
             assert proxy.connections == []
 
-    async def test_a_socket_needs_a_kind_and_a_destination(self) -> None:
+    async def test_backend_make_socket_refuses_bad_arguments(self) -> None:
         backend = Backend("socks5h://127.0.0.1")
         with pytest.raises(NotImplementedError, match="SOCK_RAW"):
             await backend.make_socket(socket.AF_INET, socket.SOCK_RAW)
@@ -638,7 +638,7 @@ class TestBackend:
             with pytest.raises(ValueError, match="a datagram needs a destination"):
                 await sock.sendto(b"", None, 10)
 
-    async def test_its_sockets_tell_where_they_are(self) -> None:
+    async def test_backend_socket_getsockname_and_getpeername(self) -> None:
         with proxied() as proxy:
             backend = Backend(proxy.url)
             for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
@@ -649,7 +649,7 @@ class TestBackend:
                     assert await sock.getpeername() == IPV4
             assert await sock.getpeercert(10) is None
 
-    async def test_a_socket_that_hears_before_it_speaks(self) -> None:
+    async def test_backend_socket_receives_before_it_sends(self) -> None:
         with proxied(answer) as proxy:
             backend = Backend(proxy.url)
             async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -669,7 +669,7 @@ class TestBackend:
         [(True, []), (True, [Elsewhere(b"forged")]), (False, [])],
         ids=["UDP", "UDP, with forgery", "TCP"],
     )
-    async def test_asks_for_changes_of_a_zone(self, by_udp: bool, forged: list[bytes]) -> None:
+    async def test_backend_inbound_xfr(self, by_udp: bool, forged: list[bytes]) -> None:
         soa = "zone.test. 60 IN SOA a.test. b.test. 1 2 3 4 5"
 
         def answer_that_there_are_none(query: bytes) -> Iterator[bytes]:
@@ -723,21 +723,23 @@ class TestZoneTransfersOverAnAssociation:
             monkeypatch.setattr(dns.query, "socket_factory", associate)
             yield proxy
 
-    def test_inbound_xfr(self, zone: dns.zone.Zone, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_inbound_xfr_over_association(
+        self, zone: dns.zone.Zone, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with self.factory(monkeypatch, self.answer_that_there_are_no_changes) as proxy:
             dns.query.inbound_xfr(IPV4[0], zone, lifetime=10, udp_mode=dns.query.UDPMode.ONLY)
             [seen] = proxy.requests
         assert seen.command == Command.UDP_ASSOCIATE
         assert {destination for destination, _ in seen.datagrams} == {IPV4}
 
-    def test_xfr(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_xfr_over_association(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with self.factory(monkeypatch, self.answer_that_there_are_no_changes):
             [response] = dns.query.xfr(
                 IPV4[0], "zone.test", "IXFR", serial=1, lifetime=10, use_udp=True, relativize=False
             )
         assert [rrset.to_text() for rrset in response.answer] == [self.soa]
 
-    def test_a_server_that_does_not_answer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_xfr_over_association_timeout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         with self.factory(monkeypatch, say_nothing):
             with pytest.raises(dns.exception.Timeout):
                 list(dns.query.xfr(IPV4[0], "zone.test", "IXFR", lifetime=0.2, use_udp=True))
@@ -768,13 +770,13 @@ class TestBackendOverTLS:
         )
 
     @pytest.mark.parametrize("hostname", ["dns.test", "dns.test.", None])
-    async def test_it_goes_through_the_proxy(self, hostname: str | None) -> None:
+    async def test_dns_over_tls_goes_through_proxy(self, hostname: str | None) -> None:
         with proxied(tls=self.context()) as proxy:
             response = await self.ask(proxy, self.authority, hostname)
         assert texts(response) == ["192.0.2.1"]
         assert [seen.destination for seen in proxy.requests] == [IPV4]
 
-    async def test_its_socket_tells_of_the_certificate(self) -> None:
+    async def test_dns_over_tls_socket_getpeercert(self) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.authority.configure_trust(context)
         with proxied(tls=self.context()) as proxy:
@@ -785,12 +787,12 @@ class TestBackendOverTLS:
                 certificate = await sock.getpeercert(10)
         assert ("DNS", "dns.test") in certificate["subjectAltName"]
 
-    async def test_a_server_that_hangs_up(self) -> None:
+    async def test_dns_over_tls_server_closes_connection(self) -> None:
         with proxied(tcp=hang_up, tls=self.context()) as proxy:
             with pytest.raises((EOFError, OSError)):
                 await self.ask(proxy, self.authority, None)
 
-    async def test_a_server_that_stays_connected(self) -> None:
+    async def test_dns_over_tls_server_stays_connected(self) -> None:
         def answer_and_stay(query: bytes) -> Iterator[bytes]:
             yield from answer_by_tcp(query)
             left.wait()
@@ -804,14 +806,14 @@ class TestBackendOverTLS:
                 left.set()
         assert texts(response) == ["192.0.2.1"]
 
-    async def test_a_server_that_is_not_trusted(self) -> None:
+    async def test_dns_over_tls_refuses_untrusted_certificate(self) -> None:
         with proxied(tls=self.context()) as proxy:
             with pytest.raises(ssl.SSLCertVerificationError):
                 await self.ask(proxy, trustme.CA(), None)
             with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
                 await self.ask(proxy, self.authority, "other.test")
 
-    async def test_a_server_that_says_nothing(self) -> None:
+    async def test_dns_over_tls_timeout(self) -> None:
         with proxied(tcp=say_nothing) as proxy, pytest.raises(dns.exception.Timeout):
             await self.ask(proxy, self.authority, None, 0.2)
 
@@ -827,7 +829,7 @@ class TestOverHTTPS:
         with SocksServer(routes=routes_to(origin)) as proxy:
             yield proxy
 
-    def test_blocking(self, proxy: SocksServer, origin: Origin) -> None:
+    def test_dns_over_https_with_blocking_client(self, proxy: SocksServer, origin: Origin) -> None:
         import httpx2
 
         from socksclient.httpx2 import SocksTransport
@@ -840,7 +842,7 @@ class TestOverHTTPS:
 
     @pytest.mark.parametrize("anyio_backend", LOOPS, indirect=True)
     @pytest.mark.anyio
-    async def test_awaited(
+    async def test_dns_over_https_with_async_client(
         self, proxy: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         import httpx2
@@ -857,7 +859,7 @@ class TestOverHTTPS:
         assert [seen.destination for seen in proxy.requests] == [("origin.test", 443)]
 
 
-def test_without_dnspython_it_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_error_names_extra_dns(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "dns"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "socksclient.dnspython")
@@ -912,7 +914,7 @@ def real_server(
 @needs(MISSING)
 class TestRealServers:
     @pytest.mark.parametrize(("name", "kind"), RECORDS | TOO_LONG)
-    def test_all_ways_to_ask(
+    def test_query_through_real_proxy_to_real_name_server(
         self, real_proxy: str, real_server: Address, ask: Ask, name: str, kind: str
     ) -> None:
         response = patiently(
@@ -922,7 +924,7 @@ class TestRealServers:
 
     @pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "non-blocking"])
     @pytest.mark.parametrize(("name", "kind"), RECORDS)
-    def test_dnspython_takes_an_association_as_it_is(
+    def test_dnspython_query_udp_over_association(
         self, real_proxy: str, real_server: Address, name: str, kind: str, blocking: bool
     ) -> None:
         def ask(timeout: float) -> dns.message.Message:
@@ -939,7 +941,7 @@ class TestRealServers:
         query = dns.message.make_query(name, kind)
         assert texts(patiently(ask)) == RECORDS[name, kind]
 
-    def test_dnspython_falls_back_to_a_socket_through_the_proxy(
+    def test_dnspython_udp_with_fallback_over_two_sockets(
         self, real_proxy: str, real_server: Address
     ) -> None:
         def ask(timeout: float) -> dns.message.Message:

@@ -64,7 +64,7 @@ def make(request: pytest.FixtureRequest, driver: Driver) -> Make:
         ("ALL_PROXY", "SOCKS5H"),
     ],
 )
-def test_one_proxy_for_all(
+def test_from_env_all_proxy(
     make: Make,
     server: SocksServer,
     environment: pytest.MonkeyPatch,
@@ -80,7 +80,7 @@ def test_one_proxy_for_all(
     assert ports == [80, 443]
 
 
-def test_one_for_each_scheme(
+def test_from_env_proxy_for_each_scheme(
     make: Make, origin: Origin, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{REFUSED_PORT}")
@@ -103,7 +103,7 @@ def test_one_for_each_scheme(
     assert [request.destination for request in server.requests] == [("origin.test", 443)] * 2
 
 
-def test_the_one_for_http_in_capitals(
+def test_from_env_http_proxy_in_capitals(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("ALL_PROXY", f"socks5h://127.0.0.1:{REFUSED_PORT}")
@@ -119,7 +119,7 @@ def test_the_one_for_http_in_capitals(
 
 
 @pytest.mark.parametrize("with_account", [False, True])
-def test_http_proxies_are_those_of_httpx(
+def test_from_env_http_proxy_with_httpx_transport(
     make: Make, origin: Origin, environment: pytest.MonkeyPatch, with_account: bool
 ) -> None:
     routes = {("origin.test", 443): ("127.0.0.1", origin.https_port)}
@@ -135,7 +135,7 @@ def test_http_proxies_are_those_of_httpx(
 
 @pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
 @pytest.mark.parametrize("account", ["", "user:p%40ss@"])
-def test_what_an_http_proxy_is_told_of_http(
+def test_from_env_http_proxy_gets_absolute_url(
     make: Make, environment: pytest.MonkeyPatch, account: str, variable: str
 ) -> None:
     heads = []
@@ -171,7 +171,7 @@ def test_what_an_http_proxy_is_told_of_http(
         ("127.0.0.1:1", "127.0.0.1", False),
     ],
 )
-def test_destinations_that_need_none(
+def test_from_env_no_proxy_connects_directly(
     make: Make,
     origin: Origin,
     environment: pytest.MonkeyPatch,
@@ -187,7 +187,7 @@ def test_destinations_that_need_none(
         assert len(server.connections) == (0 if direct else 1)
 
 
-def test_ports_of_the_schemes(
+def test_from_env_no_proxy_with_default_ports(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("all_proxy", server.url)
@@ -201,12 +201,12 @@ def test_ports_of_the_schemes(
         assert [request.destination for request in server.requests] == [("127.0.0.1", 443)]
 
 
-def test_an_environment_without_any(make: Make, origin: Origin) -> None:
+def test_from_env_without_proxies(make: Make, origin: Origin) -> None:
     with make() as client:
         assert client.get(f"http://127.0.0.1:{origin.http_port}/").status_code == 200
 
 
-def test_mounted_beside_others(
+def test_mounts_from_env_beside_other_mounts(
     driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("ALL_PROXY", server.url_as("socks"))  # httpx itself dies of it
@@ -228,7 +228,7 @@ def test_mounted_beside_others(
         ("http_proxy", "us3r:p4ss@h:99999", "http_proxy: proxy port is not in the range"),
     ],
 )
-def test_a_value_that_is_none(
+def test_from_env_value_that_is_no_url(
     make: Make, environment: pytest.MonkeyPatch, variable: str, value: str, text: str
 ) -> None:
     environment.setenv(variable, value)
@@ -238,7 +238,7 @@ def test_a_value_that_is_none(
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "socks5h://127.0.0.1/"])
-def test_a_scheme_that_cannot_be(
+def test_from_env_unsupported_scheme(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch, url: str
 ) -> None:
     environment.setenv("http_proxy", server.url)
@@ -250,7 +250,7 @@ def test_a_scheme_that_cannot_be(
     assert server.connections == []
 
 
-def test_websockets_go_by_the_proxy_for_http(
+def test_from_env_websocket_uses_http_proxy(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("http_proxy", server.url)
@@ -259,7 +259,7 @@ def test_websockets_go_by_the_proxy_for_http(
     assert [request.destination for request in server.requests] == [("origin.test", 80)]
 
 
-def test_a_host_that_cannot_be(
+def test_from_env_invalid_host(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("ALL_PROXY", server.url)
@@ -270,7 +270,7 @@ def test_a_host_that_cannot_be(
     assert server.connections == []
 
 
-def test_the_options_are_those_of_the_transport(
+def test_from_env_passes_options_to_transports(
     make: Make, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("ALL_PROXY", server.url)
@@ -281,7 +281,7 @@ def test_the_options_are_those_of_the_transport(
         make(surprise=True)
 
 
-def test_one_context_is_not_for_both(driver: Driver) -> None:
+def test_from_env_refuses_context_shared_with_proxy(driver: Driver) -> None:
     context = driver.origin.trust()
     for chain in ([Proxy("h", tls=context)], ["socks5h://h", Proxy("h", tls=context)]):
         with pytest.raises(ValueError, match="verify is also the context for TLS with the proxy"):

@@ -144,7 +144,7 @@ def logged_in(server: FTPServer, tls: bool, proxy: str, passive: bool = True) ->
 @needs_servers
 @both_modes
 class TestRealServers:
-    def test_20_mb_arrive_as_they_were_both_ways(
+    def test_ftp_transfers_20_megabytes_both_ways(
         self, server: FTPServer, tls: bool, passive: bool, dante: str, big_file: File
     ) -> None:
         to_read, written = (server.directory / f"{name} {passive}" for name in ("down", "up"))
@@ -163,9 +163,7 @@ class TestRealServers:
         to_read.unlink()
         written.unlink()
 
-    def test_everything_goes_through_the_proxy(
-        self, server: FTPServer, tls: bool, passive: bool
-    ) -> None:
+    def test_ftp_connects_only_to_proxy(self, server: FTPServer, tls: bool, passive: bool) -> None:
         (server.directory / "small").write_bytes(b"small")
         with SocksServer() as proxy:
             received = bytearray()
@@ -185,7 +183,7 @@ class TestRealServers:
                 assert data.peer is not None
                 assert data.peer[0] == server.address[0]
 
-    def test_a_transfer_can_be_resumed(
+    def test_ftp_resumes_transfer(
         self, server: FTPServer, tls: bool, passive: bool, dante: str
     ) -> None:
         (server.directory / "to resume").write_bytes(bytes(range(256)))
@@ -194,7 +192,7 @@ class TestRealServers:
             client.retrbinary("RETR to resume", received.extend, rest=200)
             assert received == bytes(range(200, 256))
 
-    def test_a_missing_file_leaves_the_control_connection_open_and_nothing_else(
+    def test_ftp_missing_file_leaves_only_control_connection_open(
         self, server: FTPServer, tls: bool, passive: bool, dante: str
     ) -> None:
         with logged_in(server, tls, dante, passive) as client:
@@ -205,7 +203,7 @@ class TestRealServers:
             assert held
             client.voidcmd("NOOP")
 
-    def test_a_transfer_can_be_aborted_and_followed_by_another(
+    def test_ftp_abort_and_next_transfer(
         self, server: FTPServer, tls: bool, passive: bool, dante: str, big_file: File
     ) -> None:
         to_read = server.directory / f"to abort {passive}"
@@ -223,9 +221,7 @@ class TestRealServers:
 
 @needs_servers
 @pytest.mark.parametrize("tls", [False], indirect=True, ids=["without TLS"])
-def test_a_proxy_without_bind_does_for_the_passive_mode_and_says_so_in_the_active_one(
-    server: FTPServer, tls: bool, microsocks: str
-) -> None:
+def test_ftp_modes_with_proxy_without_bind(server: FTPServer, tls: bool, microsocks: str) -> None:
     (server.directory / "here").write_bytes(b"here")
     with logged_in(server, tls, microsocks) as client:
         assert "here" in client.nlst()
@@ -239,9 +235,7 @@ def test_a_proxy_without_bind_does_for_the_passive_mode_and_says_so_in_the_activ
 
 
 @needs_servers
-def test_pasv_does_where_the_port_that_epsv_tells_is_out_of_reach(
-    server: FTPServer, tls: bool
-) -> None:
+def test_ftp_pasv_after_unreachable_epsv_port(server: FTPServer, tls: bool) -> None:
     (server.directory / "here").write_bytes(b"here")
     with SocksServer(faults=[Faults(), REFUSING]) as proxy:
         with logged_in(server, tls, proxy.url) as client:
@@ -267,7 +261,7 @@ class ByAnyName(dict[Address, Address]):
 @needs_servers
 @pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
 @both_modes
-def test_the_dot_at_the_end_of_a_name_is_not_for_tls(server: FTPServer, passive: bool) -> None:
+def test_ftp_tls_trailing_dot_is_not_for_tls(server: FTPServer, passive: bool) -> None:
     (server.directory / "here").write_bytes(b"here")
     with SocksServer() as proxy:
         proxy.routes = ByAnyName(server.address[0])
@@ -286,9 +280,7 @@ def test_the_dot_at_the_end_of_a_name_is_not_for_tls(server: FTPServer, passive:
 @needs_servers
 @pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
 @both_modes
-def test_an_error_in_the_tls_of_the_data_connection_says_so(
-    server: FTPServer, passive: bool
-) -> None:
+def test_ftp_tls_error_of_data_connection_says_so(server: FTPServer, passive: bool) -> None:
     with SocksServer() as proxy, nothing_left_open():
         with logged_in(server, True, proxy.url, passive) as client:
             assert isinstance(client, FTP_TLS)
@@ -301,7 +293,7 @@ def test_an_error_in_the_tls_of_the_data_connection_says_so(
 
 @needs_servers
 @pytest.mark.parametrize("tls", [True], indirect=True, ids=["with TLS"])
-def test_a_certificate_that_is_not_trusted(server: FTPServer, dante: str) -> None:
+def test_ftp_tls_refuses_unknown_authority(server: FTPServer, dante: str) -> None:
     with nothing_left_open():
         context = ssl.create_default_context()
         with FTP_TLS(context=context, timeout=20, proxy=dante) as client:
@@ -413,9 +405,7 @@ FAILURES_OF_EPSV = [
 class TestResponses:
     @pytest.mark.parametrize("trusts", [False, True])
     @pytest.mark.parametrize("refusal", FAILURES_OF_EPSV)
-    def test_a_server_without_epsv_is_asked_by_pasv_and_trusted_only_if_so_it_is_wanted(
-        self, refusal: str, trusts: bool
-    ) -> None:
+    def test_pasv_after_refused_epsv(self, refusal: str, trusts: bool) -> None:
         with ScriptedServer({"EPSV": refusal}) as server, SocksServer() as proxy:
             told = ("192.0.2.1", server.passive[1])
             proxy.routes[told] = server.passive
@@ -426,7 +416,7 @@ class TestResponses:
             assert proxy.requests[1].destination == (told if trusts else server.passive)
         assert asked_by(server) == ["EPSV", "PASV", "PASV"]
 
-    def test_another_control_connection_begins_with_epsv_again(self) -> None:
+    def test_epsv_again_on_next_control_connection(self) -> None:
         with ScriptedServer({"EPSV": "500 what?"}) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client:
                 assert listing(client) == LISTING
@@ -436,7 +426,7 @@ class TestResponses:
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
 
-    def test_where_pasv_fails_as_well_epsv_is_tried_again(self) -> None:
+    def test_epsv_again_after_refused_pasv(self) -> None:
         answers = {"EPSV": "425 later", "PASV": "500 not with IPv6"}
         with ScriptedServer(answers) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client:
@@ -447,7 +437,7 @@ class TestResponses:
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
 
-    def test_the_host_in_the_answer_to_epsv_does_not_count(self) -> None:
+    def test_host_in_answer_to_epsv_is_ignored(self) -> None:
         with ScriptedServer() as server, SocksServer() as proxy:
             server.answers["EPSV"] = f"229 here (|1|192.0.2.1|{server.passive[1]}|)"
             with client_of(server, proxy.url) as client:
@@ -457,7 +447,7 @@ class TestResponses:
         ("host", "command"),
         [("127.0.0.1", "PORT 127,0,0,1,{high},{low}"), ("::1", "EPRT |2|::1|{port}|")],
     )
-    def test_the_server_is_told_where_the_proxy_listens(self, host: str, command: str) -> None:
+    def test_port_or_eprt_tells_bound_address(self, host: str, command: str) -> None:
         with ScriptedServer(host=host) as server, SocksServer() as proxy:
             with client_of(server, proxy.url, passive=False) as client:
                 assert listing(client) == LISTING
@@ -471,7 +461,7 @@ class TestResponses:
     @pytest.mark.parametrize(
         "answer", ["200 soon\r\n150 coming\r\n226 done", "125 now\r\n250 done"]
     )
-    def test_other_ways_to_begin_a_transfer(self, answer: str, passive: bool) -> None:
+    def test_transfer_begun_by_200_or_125(self, answer: str, passive: bool) -> None:
         with ScriptedServer({"LIST": answer}) as server, SocksServer() as proxy:
             with client_of(server, proxy.url, passive) as client:
                 assert listing(client) == LISTING
@@ -481,7 +471,7 @@ class TestResponses:
         ("answer", "size"),
         [("150 coming (1234 bytes)", 1234), ("150 coming", None), ("125 now (1234 bytes)", None)],
     )
-    def test_the_size_is_what_the_server_says(
+    def test_ntransfercmd_returns_size_of_150_response(
         self, answer: str, size: int | None, passive: bool
     ) -> None:
         with ScriptedServer({"LIST": answer}) as server, SocksServer() as proxy:
@@ -506,7 +496,7 @@ class TestResponses:
             if (commands[0], answer[0]) != ("REST", "3")  # that is the good one
         ],
     )
-    def test_an_error_leaves_the_control_connection_open_and_nothing_else(
+    def test_refused_command_leaves_only_control_connection_open(
         self, commands: tuple[str, ...], answer: str, error: type[Exception], passive: bool
     ) -> None:
         answers = dict.fromkeys(commands, answer)
@@ -521,19 +511,19 @@ class TestResponses:
                     assert server.commands[-1] == "NOOP"
 
     @pytest.mark.parametrize("response", ["225 fine", "226 fine", "426 aborted"])
-    def test_abort_is_a_line_like_any_other(self, response: str) -> None:
+    def test_abort_sends_plain_line(self, response: str) -> None:
         with ScriptedServer({"ABOR": response}) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client:
                 assert client.abort() == response
                 client.voidcmd("NOOP")
         assert server.commands[:2] == ["ABOR", "NOOP"]
 
-    def test_abort_may_be_refused(self) -> None:
+    def test_refused_abort_is_error_proto(self) -> None:
         with ScriptedServer({"ABOR": "500 what?"}) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client, pytest.raises(ftplib.error_proto):
                 client.abort()
 
-    def test_a_server_that_does_not_welcome(self) -> None:
+    def test_refused_welcome_leaves_nothing_open(self) -> None:
         with ScriptedServer() as server, SocksServer() as proxy, nothing_left_open():
             server.welcome = "421 too many"
             with FTP(proxy=proxy.url) as client:
@@ -543,7 +533,7 @@ class TestResponses:
                 client.close()
 
     @pytest.mark.parametrize("answer", ["227 here (127,0,0,1,0,0)", "227 here (127,0,0,1,256,0)"])
-    def test_a_port_that_cannot_be_is_the_servers_fault(self, answer: str) -> None:
+    def test_invalid_port_in_227_is_error_proto(self, answer: str) -> None:
         answers = {"EPSV": "229 here (|||0|)", "PASV": answer}
         with ScriptedServer(answers) as server, SocksServer() as proxy:
             with client_of(server, proxy.url) as client:
@@ -569,7 +559,7 @@ class TestDataConnection:
         [Faults(reply=0x05), Faults(reply=0x02), Faults(close_after=2), Faults(stall_after=2)],
         ids=str,
     )
-    def test_is_made_by_pasv_if_epsv_has_told_where_to(self, faults: Faults) -> None:
+    def test_data_connection_by_pasv_after_epsv(self, faults: Faults) -> None:
         with ScriptedServer() as server, SocksServer(faults=[Faults(), faults]) as proxy:
             with Patient(proxy=proxy.url) as client:
                 client.connect(*server.address)
@@ -580,14 +570,14 @@ class TestDataConnection:
         assert asked_by(server) == ["EPSV", "PASV", "PASV"]
 
     @pytest.mark.parametrize("kind", ["socks5h", "socks4a", "http"])
-    def test_is_made_by_pasv_through_each_kind_of_proxy(self, kind: str) -> None:
+    def test_data_connection_by_pasv_with_each_scheme(self, kind: str) -> None:
         faults = [Faults(), Faults(reply={"socks5h": 0x04, "socks4a": 0x5B, "http": 503}[kind])]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url_as(kind)) as client:
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "PASV"]
 
-    def test_is_made_by_pasv_at_the_end_of_a_chain_only(self) -> None:
+    def test_data_connection_by_pasv_only_after_refusal_of_last_hop(self) -> None:
         with ScriptedServer() as server, ExitStack() as stack:
             first, last = (stack.enter_context(SocksServer()) for _ in range(2))
             client = stack.enter_context(client_of(server, [first.url, last.url]))
@@ -602,7 +592,7 @@ class TestDataConnection:
             assert caught.value.hop == 0
         assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
 
-    def test_fails_if_that_of_pasv_does(self) -> None:
+    def test_data_connection_fails_if_pasv_fails(self) -> None:
         faults = [Faults(), Faults(reply=0x05), Faults(reply=0x04), Faults(reply=0x03)]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url) as client, nothing_left_open():
@@ -613,7 +603,7 @@ class TestDataConnection:
                 client.voidcmd("NOOP")
         assert asked_by(server) == ["EPSV", "PASV", "PASV"]
 
-    def test_fails_as_at_first_where_there_is_no_pasv(self) -> None:
+    def test_data_connection_raises_first_error_without_pasv(self) -> None:
         faults = [Faults(), Faults(close_after=2)]
         with ScriptedServer({"PASV": "500 not with IPv6"}, "::1") as server:
             with SocksServer(faults=faults) as proxy, client_of(server, proxy.url) as client:
@@ -626,7 +616,7 @@ class TestDataConnection:
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "PASV", "EPSV"]
 
-    def test_is_not_tried_twice_where_the_proxy_itself_is_to_blame(self) -> None:
+    def test_data_connection_not_repeated_after_protocol_error(self) -> None:
         faults = [Faults(), Faults(answers={"method selection": b"HTTP"})]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url) as client:
@@ -635,7 +625,7 @@ class TestDataConnection:
                 assert listing(client) == LISTING
         assert asked_by(server) == ["EPSV", "EPSV"]
 
-    def test_is_left_to_who_asks_in_a_way_of_his_own(self) -> None:
+    def test_data_connection_with_overridden_makepasv(self) -> None:
         class Own(FTP):
             def makepasv(self) -> tuple[str, int]:
                 return ftplib.parse227(self.sendcmd("PASV"))
@@ -648,7 +638,7 @@ class TestDataConnection:
         assert asked_by(server) == ["PASV"]
 
     @pytest.mark.parametrize("refused", [Faults(reply=0x07), Faults(second_reply=0x01)], ids=str)
-    def test_says_that_it_is_that_in_the_active_mode(self, refused: Faults) -> None:
+    def test_data_connection_error_text_in_active_mode(self, refused: Faults) -> None:
         with ScriptedServer() as server, SocksServer(faults=[Faults(), refused]) as proxy:
             with client_of(server, proxy.url, passive=False) as client:
                 with pytest.raises(ReplyError, match=FAILED) as caught:
@@ -656,7 +646,7 @@ class TestDataConnection:
         error = caught.value
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
-    def test_says_that_it_is_that_if_there_is_no_error_number(
+    def test_data_connection_error_text_without_errno(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(*_args: object, **_options: object) -> None:
@@ -670,7 +660,7 @@ class TestDataConnection:
 
 
 class TestActive:
-    def test_a_proxy_that_listens_at_a_name_is_of_no_use_for_ftp(self) -> None:
+    def test_active_mode_refuses_bound_name(self) -> None:
         faults = [Faults(), Faults(bound_address=("name.test", 4711))]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url, passive=False) as client, nothing_left_open():
@@ -681,7 +671,7 @@ class TestActive:
                 assert held
         assert not [command for command in server.commands if command.startswith(("PORT", "EPRT"))]
 
-    def test_an_unspecified_address_of_the_proxys_listener_is_never_told(self) -> None:
+    def test_active_mode_replaces_unspecified_bound_address(self) -> None:
         faults = [Faults(), Faults(bound_address=("0.0.0.0", 4711))]
         with ScriptedServer({"LIST": "425 cannot"}) as server:
             with SocksServer(faults=faults) as proxy:
@@ -691,7 +681,7 @@ class TestActive:
                         client.transfercmd("LIST")
         assert "PORT 127,0,0,1,18,103" in server.commands
 
-    def test_a_mapped_address_of_the_proxys_listener_is_told_by_port(self) -> None:
+    def test_active_mode_sends_mapped_bound_address_by_port(self) -> None:
         faults = [Faults(), Faults(bound_address=("::ffff:127.0.0.1", 4711))]
         with ScriptedServer({"LIST": "425 cannot"}) as server:
             with SocksServer(faults=faults) as proxy:
@@ -702,7 +692,7 @@ class TestActive:
         assert "PORT 127,0,0,1,18,103" in server.commands
 
     @pytest.mark.parametrize("host", ["224.0.0.1", "its own"])
-    def test_an_address_that_is_none_of_the_proxys_listener_is_never_told(self, host: str) -> None:
+    def test_active_mode_refuses_invalid_bound_address(self, host: str) -> None:
         with ScriptedServer() as server, SocksServer() as proxy:
             bound_address = proxy.address if host == "its own" else (host, 4711)
             proxy.misbehave([Faults(), Faults(bound_address=bound_address)])
@@ -715,7 +705,7 @@ class TestActive:
     @pytest.mark.parametrize(
         "faults", [Faults(second_reply=0x02), Faults(close_after=12), Faults(reply=0x01)], ids=str
     )
-    def test_what_goes_wrong_at_the_proxy_leaves_nothing_open(self, faults: Faults) -> None:
+    def test_active_mode_failure_of_proxy_leaves_nothing_open(self, faults: Faults) -> None:
         with ScriptedServer() as server, SocksServer(faults=[Faults(), faults]) as proxy:
             with client_of(server, proxy.url, passive=False) as client, nothing_left_open():
                 with pytest.raises(SocksError) as held:
@@ -724,7 +714,7 @@ class TestActive:
 
 
 class TestTimeout:
-    def test_a_server_that_announces_data_and_never_connects(self) -> None:
+    def test_timeout_when_server_never_connects(self) -> None:
         with ScriptedServer({"LIST": "150 coming"}) as server, SocksServer() as proxy:
             server.connects = False
             with client_of(server, proxy.url, passive=False) as client:
@@ -735,7 +725,7 @@ class TestTimeout:
                 assert server.commands[-1] == "LIST"
                 client.voidcmd("NOOP")
 
-    def test_a_server_that_accepts_and_says_nothing(self) -> None:
+    def test_timeout_when_server_sends_no_data(self) -> None:
         with ScriptedServer({"LIST": "150 coming"}) as server, SocksServer() as proxy:
             server.connects = False
             with client_of(server, proxy.url) as client:
@@ -746,7 +736,7 @@ class TestTimeout:
                 assert not isinstance(held.value, ProxyTimeout)
 
     @both_modes
-    def test_a_proxy_that_stalls_on_the_data_connection(self, passive: bool) -> None:
+    def test_timeout_when_proxy_stalls_data_connection(self, passive: bool) -> None:
         faults = [Faults(), *[Faults(stall_after=2)] * 2]
         with ScriptedServer() as server, SocksServer(faults=faults) as proxy:
             with client_of(server, proxy.url, passive) as client, nothing_left_open():
@@ -755,13 +745,13 @@ class TestTimeout:
                     client.transfercmd("LIST")
                 assert held
 
-    def test_a_proxy_that_stalls_on_the_control_connection(self) -> None:
+    def test_timeout_when_proxy_stalls_control_connection(self) -> None:
         with SocksServer(faults=Faults(stall_after=2)) as proxy, nothing_left_open():
             with pytest.raises(ProxyTimeout) as held:
                 FTP("192.0.2.1", timeout=SOON, proxy=proxy.url)
             assert held
 
-    def test_is_that_of_connect_or_of_the_constructor_or_the_default_of_socket(
+    def test_timeout_of_connect_or_constructor_or_socket_default(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 65.0)
@@ -784,7 +774,7 @@ class TestTimeout:
                 assert client.sock is not None
                 assert client.sock.gettimeout() == 85.0
 
-    def test_there_is_no_non_blocking_mode(self) -> None:
+    def test_timeout_0_is_refused(self) -> None:
         with SocksServer() as proxy:
             with pytest.raises(ValueError, match="timeout must be more than 0"):
                 FTP("192.0.2.1", timeout=0, proxy=proxy.url)
@@ -793,7 +783,7 @@ class TestTimeout:
 
 class TestNames:
     @both_modes
-    def test_go_to_the_proxy_as_they_are(self, passive: bool) -> None:
+    def test_ftp_name_goes_to_proxy(self, passive: bool) -> None:
         with ScriptedServer() as server, SocksServer() as proxy:
             proxy.routes["ftp.test", 21] = server.address
             proxy.routes["ftp.test", server.passive[1]] = server.passive
@@ -807,7 +797,7 @@ class TestNames:
             assert asked == [(0x01, ("ftp.test", 21)), data]
 
     @both_modes
-    def test_are_resolved_here_with_socks5(
+    def test_ftp_name_is_resolved_here_with_socks5(
         self, passive: bool, names: dict[str, list[str]]
     ) -> None:
         names["ftp.test"] = ["127.0.0.1"]
@@ -823,7 +813,7 @@ class TestNames:
 
 
 class TestConstructor:
-    def test_logs_in_if_there_is_a_host_and_a_user(self) -> None:
+    def test_constructor_logs_in_with_host_and_user(self) -> None:
         answers = {"USER": "331 and?", "PASS": "332 and?", "ACCT": "230 in"}
         with ScriptedServer(answers) as server:
             with SocksServer(routes={("ftp.test", 21): server.address}) as proxy:
@@ -834,7 +824,7 @@ class TestConstructor:
     @pytest.mark.parametrize(
         ("kind", "refused"), [(FTP, "USER"), (FTP_TLS, "AUTH")], ids=["FTP", "FTP_TLS"]
     )
-    def test_that_fails_leaves_nothing_open(
+    def test_constructor_that_fails_leaves_nothing_open(
         self, kind: Callable[..., Client], refused: str
     ) -> None:
         with ScriptedServer({refused: "530 not you"}) as server:
@@ -845,7 +835,7 @@ class TestConstructor:
 
     @needs_servers
     @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)
-    def test_logs_in_to_a_real_server(self, server: FTPServer, tls: bool) -> None:
+    def test_constructor_logs_in_to_real_server(self, server: FTPServer, tls: bool) -> None:
         # Under a name for which its certificate is.
         with SocksServer(routes={("localhost", 21): server.address}) as socks_server:
             proxy = Proxy.from_url(socks_server.url)
@@ -858,7 +848,7 @@ class TestConstructor:
                 client.voidcmd("NOOP")
                 assert isinstance(client.sock, ssl.SSLSocket) is tls
 
-    def test_protection_of_the_data_is_asked_for_and_given_up(self) -> None:
+    def test_prot_p_and_prot_c(self) -> None:
         with ScriptedServer() as server, SocksServer() as proxy:
             with FTP_TLS(timeout=10, proxy=proxy.url) as client:
                 client.connect(*server.address)
@@ -867,7 +857,7 @@ class TestConstructor:
                 assert listing(client) == LISTING
         assert server.commands[:3] == ["PBSZ 0", "PROT P", "PROT C"]
 
-    def test_connects_to_nothing_without_a_host(self) -> None:
+    def test_constructor_without_host_connects_to_nothing(self) -> None:
         with SocksServer() as proxy:
             for client in (FTP(proxy=proxy.url), FTP_TLS(proxy=proxy.url)):
                 assert isinstance(client, ftplib.FTP)
@@ -877,7 +867,9 @@ class TestConstructor:
             assert proxy.connections == []
 
     @pytest.mark.parametrize("kind", [FTP, FTP_TLS])
-    def test_insists_on_a_proxy_that_can_be(self, kind: Callable[..., Client]) -> None:
+    def test_constructor_refuses_missing_or_invalid_proxy(
+        self, kind: Callable[..., Client]
+    ) -> None:
         with pytest.raises(TypeError, match="required keyword-only argument: 'proxy'"):
             kind("192.0.2.1")
         with pytest.raises(TypeError, match="proxy must be"):
@@ -886,7 +878,7 @@ class TestConstructor:
             kind("192.0.2.1", proxy="127.0.0.1:1080")
 
     @pytest.mark.parametrize("kind", [FTP, FTP_TLS])
-    def test_takes_an_encoding_of_names(self, kind: Callable[..., Client]) -> None:
+    def test_constructor_encoding_option(self, kind: Callable[..., Client]) -> None:
         with ScriptedServer({"CWD": "250 bücher"}) as server, SocksServer() as proxy:
             with kind(encoding="latin-1", timeout=10, proxy=proxy.url) as client:
                 client.connect(*server.address)
@@ -897,7 +889,7 @@ class TestConstructor:
 class TestConnect:
     @both_modes
     @pytest.mark.parametrize("by_connect", [False, True])
-    def test_the_address_to_connect_from(self, passive: bool, by_connect: bool) -> None:
+    def test_connect_source_address(self, passive: bool, by_connect: bool) -> None:
         source = ("127.0.0.5", 0)
         with ScriptedServer() as server, SocksServer() as proxy:
             with FTP(source_address=None if by_connect else source, proxy=proxy.url) as client:
@@ -909,7 +901,7 @@ class TestConnect:
                 assert listing(client) == LISTING
             assert [request.client[0] for request in proxy.requests] == ["127.0.0.5"] * 2
 
-    def test_again_is_to_the_same_server_and_is_audited(self) -> None:
+    def test_connect_again_and_audit_event(self) -> None:
         connected: list[object] = []
 
         def audit(event: str, args: tuple[object, ...]) -> None:
@@ -928,7 +920,7 @@ class TestConnect:
 
     @pytest.mark.parametrize("end", ["quit", "close", "with"])
     @both_modes
-    def test_its_end_leaves_nothing_open(self, end: str, passive: bool) -> None:
+    def test_quit_and_close_leave_nothing_open(self, end: str, passive: bool) -> None:
         with ScriptedServer() as server, SocksServer() as proxy, nothing_left_open():
             with client_of(server, proxy.url, passive) as client:
                 assert listing(client) == LISTING

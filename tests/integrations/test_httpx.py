@@ -55,7 +55,7 @@ MEGABYTES_100 = 100_000_000
         ("http://[2001:db8::1]/", {}, "HTTP/1.1", ("2001:db8::1", 80)),
     ],
 )
-def test_a_request(
+def test_transport_request_by_url_and_http_version(
     driver: Driver,
     server: SocksServer,
     url: str,
@@ -73,27 +73,29 @@ def test_a_request(
     assert [request.destination for request in server.requests] == [destination]
 
 
-def test_a_request_with_a_body(driver: Driver, server: SocksServer) -> None:
+def test_transport_request_body(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         assert client.request("POST", HTTP + "echo", content=b"and back").content == b"and back"
         assert client.send([b"and ", b"back"], HTTPS + "echo").content == b"and back"
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_100_megabytes_down(driver: Driver, server: SocksServer, url: str) -> None:
+def test_transport_downloads_100_megabytes(driver: Driver, server: SocksServer, url: str) -> None:
     url += f"download?octets={MEGABYTES_100}"
     with driver.through(server.url) as client, client.stream(url) as response:
         assert client.digest(response) == digest(MEGABYTES_100)
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_100_megabytes_up(driver: Driver, server: SocksServer, url: str) -> None:
+def test_transport_uploads_100_megabytes(driver: Driver, server: SocksServer, url: str) -> None:
     with driver.through(server.url) as client:
         response = client.send(content(MEGABYTES_100), url + "upload")
     assert response.json() == {"sha256": digest(MEGABYTES_100), "octets": MEGABYTES_100}
 
 
-def test_without_timeouts(driver: Driver, server: SocksServer, names: dict[str, list[str]]) -> None:
+def test_transport_without_timeout_races_proxy_addresses(
+    driver: Driver, server: SocksServer, names: dict[str, list[str]]
+) -> None:
     """The proxy has one address, and then two, of which the first one answers."""
     server.misbehave(Faults(drip=0.001))
     proxy = f"socks5h://proxy.test:{server.address[1]}"
@@ -105,7 +107,7 @@ def test_without_timeouts(driver: Driver, server: SocksServer, names: dict[str, 
     assert len(server.requests) == 4
 
 
-def test_redirects_and_cookies(driver: Driver, server: SocksServer) -> None:
+def test_client_redirects_and_cookies(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         client.get(HTTP + "cookie/set")
         assert client.get(HTTP + "cookie/show").text == "seen=yes"
@@ -124,7 +126,7 @@ def test_redirects_and_cookies(driver: Driver, server: SocksServer) -> None:
     ]
 
 
-def test_mounts(driver: Driver, server: SocksServer) -> None:
+def test_transport_in_client_mounts(driver: Driver, server: SocksServer) -> None:
     elsewhere = driver.httpx.MockTransport(lambda _request: driver.httpx.Response(418))
     mounts = {"all://origin.test": driver.transport(server.url)}
     with driver.client(elsewhere, mounts=mounts) as client:
@@ -133,7 +135,7 @@ def test_mounts(driver: Driver, server: SocksServer) -> None:
     assert [request.destination for request in server.requests] == [("origin.test", 80)]
 
 
-def test_the_proxies_of_the_environment_do_not_count(
+def test_transport_ignores_proxies_of_environment(
     driver: Driver, server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -150,7 +152,7 @@ def test_the_proxies_of_the_environment_do_not_count(
     assert len(server.requests) == 2
 
 
-def test_credentials(driver: Driver, origin: Origin) -> None:
+def test_transport_sends_proxy_credentials(driver: Driver, origin: Origin) -> None:
     with SocksServer(host=PROXY_HOST, accounts=ACCOUNTS, routes=routes_to(origin)) as server:
         with driver.through(server.url) as client:
             assert client.get(HTTP).status_code == 200
@@ -159,7 +161,7 @@ def test_credentials(driver: Driver, origin: Origin) -> None:
     assert [(seen.username, seen.password) for seen in server.requests] == [("user", "pass")] * 2
 
 
-def test_a_body_that_ends_with_the_connection(driver: Driver) -> None:
+def test_response_body_ended_by_connection_close(driver: Driver) -> None:
     answer = b"HTTP/1.0 200 OK\r\n\r\nuntil the end"
     with (
         answering(answer) as url,
@@ -172,7 +174,7 @@ def test_a_body_that_ends_with_the_connection(driver: Driver) -> None:
     assert response.text == "until the end"
 
 
-def test_an_upgraded_connection(driver: Driver) -> None:
+def test_network_stream_of_upgraded_connection(driver: Driver) -> None:
     async def upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: echo\r\n\r\nfirst words")
@@ -197,7 +199,7 @@ def test_an_upgraded_connection(driver: Driver) -> None:
 # The pool
 
 
-def test_a_connection_is_used_again(driver: Driver, server: SocksServer) -> None:
+def test_pool_reuses_connection(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         clients = [client.get(HTTP).json()["client"] for _ in range(3)]
         assert clients == clients[:1] * 3
@@ -216,7 +218,7 @@ def test_a_connection_is_used_again(driver: Driver, server: SocksServer) -> None
     [{"keepalive_expiry": 0.0}, {"max_keepalive_connections": 0}],
     ids=str,
 )
-def test_a_connection_is_not_kept_for_longer(
+def test_pool_closes_connection_by_keepalive_limits(
     driver: Driver, server: SocksServer, limits: dict[str, Any]
 ) -> None:
     with driver.through(server.url, limits=limits) as client:
@@ -227,7 +229,7 @@ def test_a_connection_is_not_kept_for_longer(
     assert len(server.connections) == 3
 
 
-def test_limits(driver: Driver, server: SocksServer) -> None:
+def test_pool_limits_raise_pool_timeout(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
         with client.stream(HTTP + "stall"):
             with pytest.raises(driver.httpx.PoolTimeout) as caught:
@@ -237,7 +239,7 @@ def test_limits(driver: Driver, server: SocksServer) -> None:
     assert len(server.connections) == 2
 
 
-def test_many_requests_at_once(driver: Driver, server: SocksServer) -> None:
+def test_pool_with_concurrent_requests(driver: Driver, server: SocksServer) -> None:
     with (
         driver.through(server.url, limits={"max_connections": 3}) as client,
         ThreadPoolExecutor(12) as threads,
@@ -248,7 +250,7 @@ def test_many_requests_at_once(driver: Driver, server: SocksServer) -> None:
     assert eventually(lambda: len(server.requests) == len(server.connections))
 
 
-def test_many_requests_on_one_connection(driver: Driver, server: SocksServer) -> None:
+def test_http2_requests_share_one_connection(driver: Driver, server: SocksServer) -> None:
     # The blocking HTTP/2 of httpcore is not for several threads at the same time.
     count = 1 if driver.blocking else 12
     with driver.through(server.url, http2=True) as client, ThreadPoolExecutor(count) as threads:
@@ -258,7 +260,7 @@ def test_many_requests_on_one_connection(driver: Driver, server: SocksServer) ->
     assert len(server.connections) == 1
 
 
-def test_a_connection_that_was_closed_meanwhile_is_not_used_again(driver: Driver) -> None:
+def test_pool_replaces_connection_closed_by_server(driver: Driver) -> None:
     with (
         answering(OK) as url,
         SocksServer(host=PROXY_HOST) as server,
@@ -270,7 +272,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again(driver: Driver
     assert len(server.connections) == 2
 
 
-def test_a_body_that_nobody_reads(driver: Driver, server: SocksServer) -> None:
+def test_unread_response_body_leaves_nothing_open(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, limits=ONE_CONNECTION) as client, nothing_left_open():
         with client.stream(HTTP + "download?octets=10000000"):
             pass
@@ -278,7 +280,7 @@ def test_a_body_that_nobody_reads(driver: Driver, server: SocksServer) -> None:
             pass
 
 
-def test_closing_closes_all_connections(driver: Driver, server: SocksServer) -> None:
+def test_client_close_closes_all_connections(driver: Driver, server: SocksServer) -> None:
     with nothing_left_open():
         client = driver.through(server.url)
         client.get(HTTP)
@@ -288,13 +290,15 @@ def test_closing_closes_all_connections(driver: Driver, server: SocksServer) -> 
     assert eventually(lambda: stream.get_extra_info("is_readable") is True)
 
 
-def test_the_blocking_transport_is_a_context_manager(pair: Pair, server: SocksServer) -> None:
+def test_socks_transport_is_context_manager(pair: Pair, server: SocksServer) -> None:
     with nothing_left_open(), pair.transport(server.url, blocking=True) as transport:
         assert transport.handle_request(pair.httpx.Request("GET", HTTP)).read()
 
 
 @pytest.mark.anyio
-async def test_the_awaited_transport_is_a_context_manager(pair: Pair, server: SocksServer) -> None:
+async def test_async_socks_transport_is_async_context_manager(
+    pair: Pair, server: SocksServer
+) -> None:
     async with pair.transport(server.url, blocking=False) as transport:
         response = await transport.handle_async_request(pair.httpx.Request("GET", HTTP))
         assert await response.aread()
@@ -307,7 +311,7 @@ async def test_the_awaited_transport_is_a_context_manager(pair: Pair, server: So
 
 @pytest.mark.parametrize("by_environment", [False, True])
 @pytest.mark.anyio
-async def test_a_client_of_the_other_kind_is_told_its_transport(
+async def test_client_of_other_kind_is_told_transport_class(
     pair: Pair, server: SocksServer, by_environment: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("all_proxy", server.url)
@@ -330,7 +334,7 @@ async def test_a_client_of_the_other_kind_is_told_its_transport(
         blocking.something  # noqa: B018
 
 
-def test_what_is_no_request(pair: Pair, server: SocksServer) -> None:
+def test_transport_refuses_object_other_than_request(pair: Pair, server: SocksServer) -> None:
     transport = pair.transport(server.url, blocking=True)
     name = pair.httpx.__name__
     with pytest.raises(TypeError, match=f"the request must be an {name}.Request, not a str"):
@@ -340,21 +344,23 @@ def test_what_is_no_request(pair: Pair, server: SocksServer) -> None:
 # Options
 
 
-def test_local_address(driver: Driver, server: SocksServer) -> None:
+def test_local_address_option(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, local_address="127.0.0.2") as client:
         client.get(HTTP)
     [connection] = server.connections
     assert connection.client[0] == "127.0.0.2"
 
 
-def test_a_local_address_that_is_not_here(driver: Driver, server: SocksServer) -> None:
+def test_local_address_of_another_machine_is_connect_error(
+    driver: Driver, server: SocksServer
+) -> None:
     with driver.through(server.url, local_address="192.0.2.1") as client:
         error = fail(client, HTTP, "ConnectError")
     assert isinstance(error.__cause__, ProxyConnectError)
     assert server.connections == []
 
 
-def test_socket_options(driver: Driver, server: SocksServer) -> None:
+def test_socket_options_are_set(driver: Driver, server: SocksServer) -> None:
     options = iter([(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)])  # good for two connections
     with driver.through(server.url, socket_options=options) as client:
         for url in (HTTP, HTTPS):
@@ -363,13 +369,13 @@ def test_socket_options(driver: Driver, server: SocksServer) -> None:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
-def test_socket_options_that_cannot_be(driver: Driver, server: SocksServer) -> None:
+def test_invalid_socket_option_is_connect_error(driver: Driver, server: SocksServer) -> None:
     options = [(socket.SOL_SOCKET, 9999, 1)]
     with driver.through(server.url, socket_options=options) as client:
         fail(client, HTTP, "ConnectError")
 
 
-def test_what_a_network_stream_tells(driver: Driver, server: SocksServer) -> None:
+def test_network_stream_get_extra_info(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         plain = client.get(HTTP).extensions["network_stream"]
         tls = client.get(HTTPS).extensions["network_stream"]
@@ -386,7 +392,7 @@ def test_what_a_network_stream_tells(driver: Driver, server: SocksServer) -> Non
         assert ("DNS", "origin.test") in ssl_object.getpeercert()["subjectAltName"]
 
 
-def test_what_a_network_stream_tells_of_a_closed_connection(driver: Driver) -> None:
+def test_network_stream_get_extra_info_after_close(driver: Driver) -> None:
     """Nothing of its peer, or an OSError, as the streams of httpcore."""
     with (
         answering(b"HTTP/1.0 200 OK\r\n\r\nuntil the end") as url,
@@ -399,7 +405,7 @@ def test_what_a_network_stream_tells_of_a_closed_connection(driver: Driver) -> N
             assert stream.get_extra_info("server_addr") in (None, server.address)
 
 
-def test_trace(driver: Driver, server: SocksServer) -> None:
+def test_trace_extension(driver: Driver, server: SocksServer) -> None:
     events: list[str] = []
     with driver.through(server.url) as client:
         client.get(HTTPS, extensions=client.trace(lambda name, _: events.append(name)))
@@ -412,7 +418,7 @@ def test_trace(driver: Driver, server: SocksServer) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_the_options_of_tls_go_by_name(
+def test_create_ssl_context_gets_keyword_arguments(
     pair: Pair, blocking: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before httpx 0.28 the first was `cert`: by position, the default would verify nothing."""
@@ -429,13 +435,13 @@ def test_the_options_of_tls_go_by_name(
 
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("proxy", ["127.0.0.1:1080", "ftp://127.0.0.1", "socks5h://127.0.0.1:0x50"])
-def test_a_proxy_that_cannot_be(pair: Pair, blocking: bool, proxy: str) -> None:
+def test_transport_refuses_invalid_proxy_url(pair: Pair, blocking: bool, proxy: str) -> None:
     with pytest.raises(ValueError, match=r"proxy|scheme|port"):
         pair.transport(proxy, blocking=blocking)
 
 
 @pytest.mark.parametrize("kind", ["Transport", "AsyncTransport"])
-def test_the_options_are_those_of_httpx(pair: Pair, kind: str) -> None:
+def test_transport_signature_equals_signature_in_httpx(pair: Pair, kind: str) -> None:
     ours, theirs = (
         {name: option.default for name, option in inspect.signature(cls).parameters.items()}
         for cls in (
@@ -450,7 +456,7 @@ def test_the_options_are_those_of_httpx(pair: Pair, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["SocksTransport", "AsyncSocksTransport"])
-def test_the_options_are_explained(pair: Pair, kind: str) -> None:
+def test_transport_docstring_explains_every_option(pair: Pair, kind: str) -> None:
     transport = getattr(pair.socksclient, kind)
     assert f"`{pair.httpx.__name__}." in transport.__doc__
     for name in inspect.signature(transport).parameters:
@@ -458,7 +464,7 @@ def test_the_options_are_explained(pair: Pair, kind: str) -> None:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_name_to_connect_from(pair: Pair, blocking: bool) -> None:
+def test_local_address_refuses_host_name(pair: Pair, blocking: bool) -> None:
     with pytest.raises(ValueError, match="must be an IP address, not 'localhost'"):
         pair.transport("socks5h://127.0.0.1", blocking=blocking, local_address="localhost")
 
@@ -466,7 +472,7 @@ def test_a_name_to_connect_from(pair: Pair, blocking: bool) -> None:
 # Retries
 
 
-def test_a_timeout_is_retried(driver: Driver, server: SocksServer) -> None:
+def test_retries_after_connect_timeout(driver: Driver, server: SocksServer) -> None:
     timeout = driver.httpx.Timeout(LONG, connect=SHORT)
     server.misbehave([Faults(stall_after=0), Faults(stall_after=0)])
     with driver.through(server.url) as client:
@@ -477,7 +483,7 @@ def test_a_timeout_is_retried(driver: Driver, server: SocksServer) -> None:
     assert len(server.connections) == 3
 
 
-def test_a_refused_connection_is_retried(driver: Driver) -> None:
+def test_retries_after_refused_connection(driver: Driver) -> None:
     events: list[str] = []
     with driver.through(f"socks5h://127.0.0.1:{REFUSED_PORT}", retries=1) as client:
         trace = client.trace(lambda name, _: events.append(name))
@@ -485,7 +491,7 @@ def test_a_refused_connection_is_retried(driver: Driver) -> None:
     assert events.count("connection.connect_tcp.started") == 2
 
 
-def test_a_refused_request_is_not_retried(driver: Driver, server: SocksServer) -> None:
+def test_no_retries_after_refused_request(driver: Driver, server: SocksServer) -> None:
     server.misbehave([Faults(reply=0x05)])
     with driver.through(server.url, retries=1) as client:
         fail(client, HTTP, "ProxyError")

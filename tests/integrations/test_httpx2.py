@@ -88,7 +88,7 @@ def run(code: str) -> str:
     ("module", "expected"),
     [("socksclient.httpx", "httpcore httpx"), ("socksclient.httpx2", "httpcore2 httpx2")],
 )
-def test_neither_loads_the_other(module: str, expected: str) -> None:
+def test_httpx_modules_load_only_their_own_library(module: str, expected: str) -> None:
     names = ("httpcore", "httpx", "httpcore2", "httpx2")
     code = f"import sys, {module}; print(*(name for name in {names} if name in sys.modules))"
     assert run(code).strip() == expected
@@ -105,14 +105,14 @@ def test_httpx_and_httpx2_modules_are_equal_up_to_names() -> None:
     assert bodies[0] == bodies[1]
 
 
-def test_without_httpx2_it_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_error_names_extra_httpx2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     monkeypatch.delitem(sys.modules, "socksclient.httpx2")
     with pytest.raises(ImportError, match=r"pip install 'socksclient\[httpx2\]'"):
         importlib.import_module("socksclient.httpx2")
 
 
-def test_httpx2_in_the_place_of_httpx() -> None:
+def test_alias_httpx_binds_transports_to_httpx2() -> None:
     """Where `import httpx` brings httpx2, the transports for httpx are for httpx2 too."""
     printed = run(
         """if True:
@@ -135,7 +135,7 @@ def test_httpx2_in_the_place_of_httpx() -> None:
 
 @pytest.mark.parametrize("client_is_of", ["httpx", "httpx2"])
 @pytest.mark.parametrize("by_environment", [False, True])
-def test_a_transport_of_the_other_library_names_the_right_one(
+def test_client_of_other_library_is_told_transport_class(
     client_is_of: str, by_environment: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     httpx = PAIRS[client_is_of].httpx
@@ -187,7 +187,7 @@ def url() -> Iterator[str]:
         yield f"ws://{host}:{port}/"
 
 
-def test_a_web_socket(url: str) -> None:
+def test_websocket_over_socks_transport(url: str) -> None:
     """It reads and writes at the same time, in two threads."""
     with SocksServer() as server, httpx2.Client(transport=SocksTransport(server.url)) as client:
         with client.websocket(url) as messages:
@@ -199,7 +199,7 @@ def test_a_web_socket(url: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_web_socket_awaited(url: str) -> None:
+async def test_websocket_over_async_socks_transport(url: str) -> None:
     with SocksServer() as server:
         transport = AsyncSocksTransport(server.url)
         async with httpx2.AsyncClient(transport=transport) as client:

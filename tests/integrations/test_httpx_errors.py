@@ -88,7 +88,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx._content:
     ],
     ids=str,
 )
-def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
+def test_refusal_or_fault_of_proxy_is_proxy_error(
     driver: Driver,
     origin: Origin,
     url: str,
@@ -125,7 +125,7 @@ def assert_caused(
     assert "pass" not in str(error)
 
 
-def test_wrong_credentials(driver: Driver) -> None:
+def test_wrong_credentials_are_proxy_error(driver: Driver) -> None:
     with SocksServer(host=PROXY_HOST, accounts=ACCOUNTS) as server:
         proxy = Proxy(*server.address, username="user", password="passwd")
         with driver.through(proxy) as client:
@@ -134,21 +134,23 @@ def test_wrong_credentials(driver: Driver) -> None:
     assert "passwd" not in repr(error)
 
 
-def test_a_dead_proxy(driver: Driver) -> None:
+def test_proxy_refusing_connections_is_connect_error(driver: Driver) -> None:
     proxy = f"socks5h://127.0.0.1:{REFUSED_PORT}"
     with driver.through(proxy) as client:
         error = fail(client, HTTP, "ConnectError")
     assert_caused(error, ProxyConnectError, "connect", proxy, HTTP)
 
 
-def test_a_proxy_without_an_address(driver: Driver, names: dict[str, list[str]]) -> None:
+def test_proxy_name_without_address_is_connect_error(
+    driver: Driver, names: dict[str, list[str]]
+) -> None:
     proxy = "socks5h://proxy.test:1080"
     with driver.through(proxy) as client:
         error = fail(client, HTTP, "ConnectError")
     assert_caused(error, ProxyConnectError, "resolve", proxy, HTTP)
 
 
-def test_a_destination_without_an_address(
+def test_destination_name_without_address_is_connect_error(
     driver: Driver, server: SocksServer, names: dict[str, list[str]]
 ) -> None:
     proxy = server.url.replace("socks5h", "socks5")
@@ -169,7 +171,7 @@ def test_a_destination_without_an_address(
         f"http://{'n' * 256}/",
     ],
 )
-def test_a_destination_that_socks_cannot_carry(
+def test_destination_beyond_socks_is_unsupported_protocol(
     driver: Driver, server: SocksServer, url: str
 ) -> None:
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
@@ -183,7 +185,7 @@ def test_a_destination_that_socks_cannot_carry(
         assert client.get(HTTP).status_code == 200
 
 
-def test_no_phase_outlasts_the_connect_timeout(
+def test_connect_timeout_is_deadline_of_every_phase(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at the same time, so that it takes no longer than one."""
@@ -240,7 +242,7 @@ def test_no_phase_outlasts_the_connect_timeout(
                 assert error.__cause__.proxy == Proxy.from_url(proxy)
 
 
-def test_a_timeout_gives_its_place_in_the_pool_back(driver: Driver, server: SocksServer) -> None:
+def test_connect_timeout_frees_place_in_pool(driver: Driver, server: SocksServer) -> None:
     server.misbehave([Faults(stall_after=HANDSHAKE - 1), Faults(stall_after=HANDSHAKE)])
     with driver.through(server.url, limits=ONE_CONNECTION) as client:
         # The first timeout passes in the handshake with the proxy, the second in the TLS handshake.
@@ -250,7 +252,7 @@ def test_a_timeout_gives_its_place_in_the_pool_back(driver: Driver, server: Sock
     assert len(server.connections) == 3
 
 
-def test_an_error_of_the_callers_own_method(driver: Driver) -> None:
+def test_error_of_own_method_is_proxy_error(driver: Driver) -> None:
     def negotiate(_proxy: Proxy) -> Flow[None]:
         yield from ()
         raise FileNotFoundError("no keytab")
@@ -266,7 +268,7 @@ def test_an_error_of_the_callers_own_method(driver: Driver) -> None:
         assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
-def test_the_errors_of_earlier_addresses_are_noted(
+def test_connect_timeout_notes_errors_of_earlier_addresses(
     driver: Driver, names: dict[str, list[str]]
 ) -> None:
     names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
@@ -280,7 +282,7 @@ def test_the_errors_of_earlier_addresses_are_noted(
     assert note.startswith("before that, 192.0.2.1: ")
 
 
-def test_a_redirection_to_where_socks_cannot_go(driver: Driver, server: SocksServer) -> None:
+def test_redirection_to_host_beyond_socks(driver: Driver, server: SocksServer) -> None:
     url = f"{HTTP}redirect?to=http://{'n' * 256}/"
     with driver.through(server.url) as client:
         with pytest.raises(driver.httpx.UnsupportedProtocol, match="host is 256 octets long"):
@@ -300,20 +302,24 @@ def test_a_redirection_to_where_socks_cannot_go(driver: Driver, server: SocksSer
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n9\r\nx", "RemoteProtocolError"),
     ],
 )
-def test_a_response_broken_off_or_wrong(
+def test_invalid_response_fails_as_without_proxy(
     driver: Driver, server: SocksServer, answer: bytes, error: str
 ) -> None:
     with answering(answer) as url:
         assert_fails_alike(driver, server, url, error)
 
 
-def test_a_body_broken_off(driver: Driver, server: SocksServer, origin: Origin) -> None:
+def test_incomplete_body_fails_as_without_proxy(
+    driver: Driver, server: SocksServer, origin: Origin
+) -> None:
     url = f"http://127.0.0.1:{origin.http_port}/break"
     assert_fails_alike(driver, server, url, "RemoteProtocolError")
 
 
 @pytest.mark.parametrize("path", ["stall", "stall/before"])
-def test_a_read_timeout(driver: Driver, server: SocksServer, origin: Origin, path: str) -> None:
+def test_read_timeout_is_raised_as_without_proxy(
+    driver: Driver, server: SocksServer, origin: Origin, path: str
+) -> None:
     timeout = driver.httpx.Timeout(LONG, read=0.1)
     with ExitStack() as stack:
         port = origin.http_port
@@ -323,7 +329,9 @@ def test_a_read_timeout(driver: Driver, server: SocksServer, origin: Origin, pat
         assert_fails_alike(driver, server, url, "ReadTimeout", timeout=timeout)
 
 
-def test_a_request_that_cannot_be(driver: Driver, server: SocksServer, origin: Origin) -> None:
+def test_invalid_request_fails_as_without_proxy(
+    driver: Driver, server: SocksServer, origin: Origin
+) -> None:
     url = f"http://127.0.0.1:{origin.http_port}/"
     assert_fails_alike(driver, server, url, "LocalProtocolError", headers={"x": "a\nb"})
     assert_fails_alike(driver, server, "ftp://127.0.0.1/", "UnsupportedProtocol")
@@ -344,7 +352,7 @@ def assert_fails_alike(
         assert client.get(HTTP).status_code == 200
 
 
-def test_a_write_timeout(driver: Driver, server: SocksServer) -> None:
+def test_write_timeout(driver: Driver, server: SocksServer) -> None:
     """The destination does not read; somewhere on the way there is no more room."""
     timeout = driver.httpx.Timeout(LONG, write=0.2)
     with saying_nothing() as (host, port), driver.through(server.url) as client:
@@ -353,7 +361,7 @@ def test_a_write_timeout(driver: Driver, server: SocksServer) -> None:
         assert caught.value.request.method == "POST"
 
 
-def test_a_proxy_that_resets_the_connection(driver: Driver) -> None:
+def test_reset_by_proxy_is_read_error_or_write_error(driver: Driver) -> None:
     answers = [b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort", OK]
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -387,7 +395,7 @@ def test_a_proxy_that_resets_the_connection(driver: Driver) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("octets", [0, 1, 2, 3, HANDSHAKE - 1])
-async def test_a_cancelled_request_gives_its_place_in_the_pool_back(
+async def test_cancelled_request_frees_place_in_pool(
     pair: Pair, server: SocksServer, octets: int
 ) -> None:
     async def the_handshake_stalls(number: int) -> None:
@@ -413,7 +421,7 @@ async def test_a_cancelled_request_gives_its_place_in_the_pool_back(
 
 
 @pytest.mark.anyio
-async def test_requests_that_wait_get_the_place_of_a_cancelled_one(
+async def test_waiting_requests_get_place_of_cancelled_request(
     pair: Pair, server: SocksServer
 ) -> None:
     server.misbehave([Faults(stall_after=0)])
@@ -438,7 +446,7 @@ async def test_requests_that_wait_get_the_place_of_a_cancelled_one(
 
 @ways
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_a_request_cancelled_in_any_turn_gives_its_place_back(
+def test_request_cancelled_in_any_turn_frees_place_in_pool(
     pair: Pair, origin: Origin, loop: str, natively: bool, url: str
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -478,7 +486,7 @@ def test_a_request_cancelled_in_any_turn_gives_its_place_back(
 
 
 @pytest.mark.anyio
-async def test_a_request_cancelled_in_the_middle_of_the_body(
+async def test_request_cancelled_within_body_frees_place_in_pool(
     pair: Pair, server: SocksServer
 ) -> None:
     async with pair.async_client(server.url, limits=ONE_CONNECTION) as client:

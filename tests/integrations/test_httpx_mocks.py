@@ -40,7 +40,9 @@ def client(
 
 
 @httpx_only
-def test_pytest_httpx(client: Client, server: SocksServer, httpx_mock: HTTPXMock) -> None:
+def test_pytest_httpx_mocks_transport(
+    client: Client, server: SocksServer, httpx_mock: HTTPXMock
+) -> None:
     httpx_mock.add_response(text="mocked")
     with client:
         assert client.get(HTTP).text == "mocked"
@@ -49,7 +51,7 @@ def test_pytest_httpx(client: Client, server: SocksServer, httpx_mock: HTTPXMock
 
 @httpx_only
 @pytest.mark.parametrize("using", ["httpcore", "httpx"])
-def test_respx(client: Client, server: SocksServer, using: str) -> None:
+def test_respx_mocks_transport(client: Client, server: SocksServer, using: str) -> None:
     with respx.mock(using=using) as router, client:
         router.get(HTTP).respond(text="mocked")
         assert client.get(HTTP).text == "mocked"
@@ -57,7 +59,9 @@ def test_respx(client: Client, server: SocksServer, using: str) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="vcrpy needs Python 3.11")
-def test_vcrpy(driver: Driver, server: SocksServer, tmp_path: Path) -> None:
+def test_vcrpy_records_and_plays_transport(
+    driver: Driver, server: SocksServer, tmp_path: Path
+) -> None:
     import vcr  # type: ignore[import-untyped,unused-ignore]
 
     bodies = []
@@ -71,7 +75,7 @@ def test_vcrpy(driver: Driver, server: SocksServer, tmp_path: Path) -> None:
     assert len(server.requests) == 1
 
 
-def test_opentelemetry(client: Client, driver: Driver) -> None:
+def test_opentelemetry_instruments_transport(client: Client, driver: Driver) -> None:
     instrumentors: dict[str, Callable[[], Any]] = {
         "httpx": HTTPXClientInstrumentor,
         "httpx2": HTTPX2ClientInstrumentor,
@@ -90,12 +94,12 @@ def test_opentelemetry(client: Client, driver: Driver) -> None:
     assert len(spans.get_finished_spans()) == 1
 
 
-def test_the_transports_are_those_of_httpx(driver: Driver) -> None:
+def test_transport_is_subclass_of_transport_in_httpx(driver: Driver) -> None:
     kind = "HTTPTransport" if driver.blocking else "AsyncHTTPTransport"
     assert isinstance(driver.transport("socks5h://127.0.0.1"), getattr(driver.httpx, kind))
 
 
-def test_a_transport_replaces_the_pool_of_httpx_or_is_not_made(
+def test_transport_replaces_pool_of_httpx_or_is_not_made(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`_pool` is the one private name of httpx that the transports use."""

@@ -31,24 +31,24 @@ from helpers.support import eventually, serving
 pytest_plugins = ["helpers.http_fixtures"]
 
 
-def test_a_certificate_is_verified_by_default(driver: Driver, server: SocksServer) -> None:
+def test_verify_true_refuses_unknown_authority(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, verify=True) as client:
         error = fail(client, HTTPS, "ConnectError")
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def test_a_certificate_for_another_name(driver: Driver, server: SocksServer) -> None:
+def test_certificate_for_another_name_is_refused(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         error = fail(client, HTTPS, "ConnectError", extensions={"sni_hostname": "other.test"})
     assert "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def test_a_certificate_need_not_be_verified(driver: Driver, server: SocksServer) -> None:
+def test_verify_false_accepts_unknown_authority(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url, verify=False) as client:
         assert client.get(HTTPS).status_code == 200
 
 
-def test_the_environment_may_say_whom_to_trust(
+def test_ssl_cert_file_of_environment_and_trust_env(
     driver: Driver,
     server: SocksServer,
     origin: Origin,
@@ -75,7 +75,7 @@ class Verifier(ssl.SSLContext):
         return sock
 
 
-def test_a_context_that_verifies_in_its_own_way(
+def test_verify_with_context_that_overrides_wrap_socket(
     driver: Driver, server: SocksServer, origin: Origin
 ) -> None:
     context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
@@ -84,7 +84,7 @@ def test_a_context_that_verifies_in_its_own_way(
         assert client.get(HTTPS).status_code == 200
 
 
-def test_certificates_in_files(
+def test_verify_with_path_of_authorities(
     driver: Driver, server: SocksServer, origin: Origin, tmp_path: Path
 ) -> None:
     """Deprecated in httpx, and handed on all the same."""
@@ -96,7 +96,7 @@ def test_certificates_in_files(
         assert client.get(HTTPS).status_code == 200
 
 
-def test_a_certificate_of_the_client(driver: Driver, tmp_path: Path) -> None:
+def test_cert_option_sends_client_certificate(driver: Driver, tmp_path: Path) -> None:
     path = str(tmp_path / "client.pem")
     with Origin(client_certificate_wanted=True) as strict:
         strict.ca.issue_cert("client.test").private_key_and_cert_chain_pem.write_to_path(path)
@@ -121,7 +121,9 @@ def ignored_deprecations() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("answer", [b"220 not TLS\r\n", b""])
-def test_no_tls_at_the_destination(driver: Driver, server: SocksServer, answer: bytes) -> None:
+def test_destination_without_tls_is_connect_error(
+    driver: Driver, server: SocksServer, answer: bytes
+) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
         writer.write(answer)
@@ -134,7 +136,7 @@ def test_no_tls_at_the_destination(driver: Driver, server: SocksServer, answer: 
         assert client.get(HTTPS).status_code == 200
 
 
-def test_a_reset_before_tls(driver: Driver, server: SocksServer) -> None:
+def test_reset_before_tls_handshake(driver: Driver, server: SocksServer) -> None:
     def wait(name: str, info: dict[str, Any]) -> None:
         if name == "connection.connect_tcp.complete":
             stream = info["return_value"]
@@ -151,7 +153,7 @@ def test_a_reset_before_tls(driver: Driver, server: SocksServer) -> None:
         assert client.get(HTTPS).status_code == 200
 
 
-def test_a_label_that_tls_cannot_carry(pair: Pair, origin: Origin) -> None:
+def test_label_too_long_for_tls_is_connect_error(pair: Pair, origin: Origin) -> None:
     url = f"https://{'n' * 64}.test/"
     routes = {(f"{'n' * 64}.test", 443): ("127.0.0.1", origin.https_port)}
     with SocksServer(host=PROXY_HOST, routes=routes) as server:
@@ -160,7 +162,7 @@ def test_a_label_that_tls_cannot_carry(pair: Pair, origin: Origin) -> None:
                 client.get(url)
 
 
-def test_an_interrupted_tls_handshake(
+def test_keyboard_interrupt_in_tls_handshake_leaves_nothing_open(
     pair: Pair, server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_self: ssl.SSLSocket, _block: bool = False) -> None:
@@ -175,14 +177,14 @@ def test_an_interrupted_tls_handshake(
         del held
 
 
-def test_sni_hostname(driver: Driver, server: SocksServer) -> None:
+def test_sni_hostname_extension(driver: Driver, server: SocksServer) -> None:
     with driver.through(server.url) as client:
         assert "192.0.2.1" in str(fail(client, "https://192.0.2.1/", "ConnectError"))
         response = client.get("https://192.0.2.1/", extensions={"sni_hostname": "origin.test"})
         assert response.status_code == 200
 
 
-def test_a_dot_at_the_end_goes_to_the_proxy_and_not_into_tls(
+def test_trailing_dot_goes_to_proxy_and_not_into_tls(
     driver: Driver, server: SocksServer, origin: Origin
 ) -> None:
     server.routes["origin.test.", 443] = ("127.0.0.1", origin.https_port)

@@ -110,7 +110,9 @@ def get(origin: Origin, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2], ids=["plain", "TLS", "TLS within TLS"])
-def test_requests(get: Any, server: SocksServer, tls_server: SocksServer, layers: int) -> None:
+def test_session_with_urllib3_future(
+    get: Any, server: SocksServer, tls_server: SocksServer, layers: int
+) -> None:
     proxies = [tls_server] * layers or [server]
     urls = [f"{scheme}://origin.test/download?octets={SIZE}" for scheme in ("http", "https")]
     assert get(proxies, *urls) == [
@@ -121,7 +123,7 @@ def test_requests(get: Any, server: SocksServer, tls_server: SocksServer, layers
 
 
 @pytest.mark.parametrize("layers", [0, 1], ids=["plain", "TLS"])
-def test_http_3_is_not_for_a_proxy(
+def test_session_with_urllib3_future_ignores_http3(
     get: Any, server: SocksServer, tls_server: SocksServer, layers: int
 ) -> None:
     """With QUIC, urllib3-future would go past the proxy."""
@@ -130,13 +132,13 @@ def test_http_3_is_not_for_a_proxy(
     assert [(answer["status"], answer["version"]) for answer in answers] == [(200, 20)] * 2
 
 
-def test_a_refusal_of_the_proxy(get: Any, server: SocksServer) -> None:
+def test_session_with_urllib3_future_refusal_of_proxy(get: Any, server: SocksServer) -> None:
     server.misbehave(Faults(reply=0x05))
     answers = get([server], "http://origin.test/", "https://origin.test/")
     assert answers == [["ProxyError", "ConnectionRefused"]] * 2
 
 
-def test_the_trailing_dot_of_a_name_is_for_the_proxy_only(get: Any, server: SocksServer) -> None:
+def test_session_with_urllib3_future_trailing_dot(get: Any, server: SocksServer) -> None:
     server.routes["origin.test.", 443] = server.routes["origin.test", 443]
     [answer] = get([server], "https://origin.test./")
     assert answer["status"] == 200

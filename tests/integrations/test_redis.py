@@ -123,7 +123,7 @@ def proxy(server: Address) -> Iterator[SocksServer]:
         yield proxy
 
 
-def test_through_dante(dial: Dial, scheme: str, server: Address, dante: str) -> None:
+def test_redis_through_dante(dial: Dial, scheme: str, server: Address, dante: str) -> None:
     value = os.urandom(1_000_000)
     with resolved_names() as names, nothing_left_open():
         with dial(scheme, "localhost", server[1], db=1, proxy=dante) as client:
@@ -134,7 +134,7 @@ def test_through_dante(dial: Dial, scheme: str, server: Address, dante: str) -> 
     assert names == []
 
 
-def test_the_name_goes_to_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> None:
+def test_redis_name_goes_to_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> None:
     with resolved_names() as names:
         with dial(scheme, NAME, proxy=proxy.url) as client:
             assert client.ping()
@@ -142,9 +142,7 @@ def test_the_name_goes_to_the_proxy(dial: Dial, scheme: str, proxy: SocksServer)
     assert [request.destination for request in proxy.requests] == [(NAME, 6379)]
 
 
-def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
-    dial: Dial, scheme: str, proxy: SocksServer
-) -> None:
+def test_redis_trailing_dot_is_not_for_tls(dial: Dial, scheme: str, proxy: SocksServer) -> None:
     proxy.routes[f"{NAME}.", 6379] = proxy.routes[NAME, 6379]
     with dial(scheme, f"{NAME}.", proxy=proxy.url) as client:
         assert client.ping()
@@ -157,7 +155,7 @@ def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
     assert [request.destination for request in proxy.requests[:2]] == [(f"{NAME}.", 6379)] * 2
 
 
-def test_a_proxy_at_a_unix_socket(
+def test_redis_with_proxy_at_unix_socket(
     dial: Dial, scheme: str, proxy: SocksServer, tmp_path: Path
 ) -> None:
     with SocksServer(path=str(tmp_path / "s"), routes=proxy.routes) as unix:
@@ -165,7 +163,7 @@ def test_a_proxy_at_a_unix_socket(
             assert client.ping()
 
 
-def test_it_reconnects_through_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> None:
+def test_redis_reconnects_through_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> None:
     with nothing_left_open():
         with dial(scheme, NAME, proxy=proxy.url) as client:
             assert client.ping()
@@ -181,7 +179,7 @@ def test_it_reconnects_through_the_proxy(dial: Dial, scheme: str, proxy: SocksSe
     assert [request.destination for request in proxy.requests] == [(NAME, 6379)] * 3
 
 
-def test_a_subscription_has_a_connection_of_its_own(
+def test_redis_subscription_has_its_own_connection(
     dial: Dial, scheme: str, proxy: SocksServer
 ) -> None:
     with dial(scheme, NAME, proxy=proxy.url) as client:
@@ -195,7 +193,9 @@ def test_a_subscription_has_a_connection_of_its_own(
     assert len(proxy.requests) == 2
 
 
-def test_a_refusal_of_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> None:
+def test_redis_refusal_of_proxy_is_connection_error(
+    dial: Dial, scheme: str, proxy: SocksServer
+) -> None:
     proxy.misbehave(Faults(reply=0x05))
     with nothing_left_open():
         with dial(scheme, NAME, proxy=proxy.url) as client:
@@ -205,7 +205,9 @@ def test_a_refusal_of_the_proxy(dial: Dial, scheme: str, proxy: SocksServer) -> 
         assert caught.value.__context__.destination == (NAME, 6379)
 
 
-def test_the_timeout_is_one_deadline(dial: Dial, scheme: str, proxy: SocksServer) -> None:
+def test_redis_socket_connect_timeout_is_one_deadline(
+    dial: Dial, scheme: str, proxy: SocksServer
+) -> None:
     # Each wait by itself is shorter than the timeout.
     proxy.misbehave(Faults(drip=SHORT * 2 / 3))
     with nothing_left_open():
@@ -216,7 +218,7 @@ def test_the_timeout_is_one_deadline(dial: Dial, scheme: str, proxy: SocksServer
 
 
 @pytest.mark.parametrize("kind", [Connection, AsyncConnection])
-def test_a_deadline_that_passes_at_the_proxy_names_the_phase(
+def test_redis_timeout_error_names_phase(
     kind: Any, proxy: SocksServer, portal: BlockingPortal
 ) -> None:
     proxy.misbehave(Faults(stall_after=2))
@@ -228,7 +230,7 @@ def test_a_deadline_that_passes_at_the_proxy_names_the_phase(
     assert caught.value.__context__.phase == "request"
 
 
-def test_the_other_timeout_is_for_what_comes_later(
+def test_redis_socket_timeout_holds_after_connecting(
     dial: Dial, scheme: str, proxy: SocksServer
 ) -> None:
     with dial(scheme, NAME, proxy=proxy.url, socket_timeout=SHORT) as client:
@@ -239,27 +241,27 @@ def test_the_other_timeout_is_for_what_comes_later(
 
 @pytest.mark.parametrize("scheme", ["rediss"], indirect=True)
 class TestTLS:
-    def test_the_name_of_the_server_is_verified(self, dial: Dial, proxy: SocksServer) -> None:
+    def test_redis_tls_verifies_server_name(self, dial: Dial, proxy: SocksServer) -> None:
         with nothing_left_open():
             with dial("rediss", "impostor.test", proxy=proxy.url) as client:
                 with pytest.raises(redis.ConnectionError, match="Hostname mismatch") as caught:
                     client.ping()
             assert isinstance(caught.value.__context__, ssl.SSLCertVerificationError)
 
-    def test_a_certificate_of_an_unknown_authority(self, dial: Dial, proxy: SocksServer) -> None:
+    def test_redis_tls_refuses_unknown_authority(self, dial: Dial, proxy: SocksServer) -> None:
         other = trustme.CA().cert_pem.bytes().decode()
         with dial("rediss", NAME, proxy=proxy.url, ssl_ca_data=other) as client:
             with pytest.raises(redis.ConnectionError, match="certificate verify failed"):
                 client.ping()
 
-    def test_a_name_that_tls_cannot_carry(self, dial: Dial, proxy: SocksServer) -> None:
+    def test_redis_tls_refuses_label_too_long(self, dial: Dial, proxy: SocksServer) -> None:
         with nothing_left_open():
             with dial("rediss", f"{'n' * 64}.test", proxy=proxy.url) as client:
                 with pytest.raises((UnicodeError, redis.ConnectionError), match="label"):
                     client.ping()
         assert proxy.connections == []
 
-    def test_the_deadline_holds_for_tls_too(self, scheme: str, portal: BlockingPortal) -> None:
+    def test_redis_async_deadline_holds_for_tls(self, scheme: str, portal: BlockingPortal) -> None:
         with nothing_left_open(), socket.create_server(("127.0.0.1", 0)) as silent:
             with SocksServer(routes={(NAME, 6379): silent.getsockname()}) as proxy:
                 connection = AsyncSSLConnection(
@@ -285,7 +287,7 @@ def options_of(sock: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("keepalive", [False, True])
-def test_the_options_of_the_socket(
+def test_redis_socket_options_are_set(
     keepalive: bool, proxy: SocksServer, scheme: str, portal: BlockingPortal, ca: trustme.CA
 ) -> None:
     given: dict[str, Any] = {"host": NAME, "port": 6379, "proxy": proxy.url}
@@ -314,7 +316,7 @@ def test_the_options_of_the_socket(
         assert (idle == 77) == keepalive
 
 
-def test_an_option_that_the_socket_does_not_have(
+def test_redis_unknown_socket_option_is_connection_error(
     dial: Dial, scheme: str, proxy: SocksServer
 ) -> None:
     with nothing_left_open():
@@ -330,7 +332,7 @@ def test_an_option_that_the_socket_does_not_have(
         assert held
 
 
-def test_a_cancelled_attempt_leaves_nothing_open(proxy: SocksServer) -> None:
+def test_redis_cancelled_connect_leaves_nothing_open(proxy: SocksServer) -> None:
     proxy.misbehave(Faults(stall_after=2))
     connection = AsyncConnection(host=NAME, port=6379, proxy=proxy.url)
 
@@ -350,20 +352,20 @@ def test_a_cancelled_attempt_leaves_nothing_open(proxy: SocksServer) -> None:
 @pytest.mark.parametrize("cls", [Connection, SSLConnection, AsyncConnection, AsyncSSLConnection])
 class TestClasses:
     @pytest.mark.parametrize("proxy", ["socks5h+tls://127.0.0.1", ["socks5h://a", "https://b"]])
-    def test_tls_with_a_proxy_is_refused(self, cls: Any, proxy: str | list[str]) -> None:
+    def test_redis_connection_refuses_tls_chain(self, cls: Any, proxy: str | list[str]) -> None:
         with pytest.raises(ValueError, match="cannot go through a proxy with TLS"):
             cls(host=NAME, proxy=proxy)
 
-    def test_a_proxy_that_cannot_be(self, cls: Any) -> None:
+    def test_redis_connection_refuses_invalid_proxy_url(self, cls: Any) -> None:
         with pytest.raises(ValueError, match="scheme"):
             cls(host=NAME, proxy="gopher://127.0.0.1")
 
-    def test_the_address_of_the_proxy_is_not_that_of_the_server(self, cls: Any) -> None:
+    def test_redis_get_resolved_ip_is_none(self, cls: Any) -> None:
         assert cls(host=NAME, proxy="socks5h://127.0.0.1").get_resolved_ip() is None
 
 
 @pytest.mark.parametrize("module", [redis, redis.asyncio])
-def test_the_repr_of_a_pool_hides_the_password_of_a_proxy(module: Any) -> None:
+def test_redis_pool_repr_hides_proxy_password(module: Any) -> None:
     cls = Connection if module is redis else AsyncConnection
     proxy = Proxy("127.0.0.1", username="user", password="secret")
     pool = module.ConnectionPool(connection_class=cls, proxy=proxy)
@@ -371,7 +373,7 @@ def test_the_repr_of_a_pool_hides_the_password_of_a_proxy(module: Any) -> None:
     assert "secret" not in repr(pool) + repr(module.Redis(connection_pool=pool))
 
 
-def test_without_redis_it_says_which_extra_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_import_error_names_extra_redis(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "redis"]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "socksclient.redis")

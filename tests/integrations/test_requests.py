@@ -148,7 +148,7 @@ class TestDante:
         port = origin.http_port if request.param == "http" else origin.https_port
         return f"{request.param}://localhost:{port}/"
 
-    def test_down_and_up(self, dante: str, url: str) -> None:
+    def test_session_through_dante(self, dante: str, url: str) -> None:
         with resolved_names() as names, Session(dante) as session:
             first = session.get(url, timeout=10)
             assert first.json()["scheme"] == url.partition(":")[0]
@@ -159,18 +159,18 @@ class TestDante:
             assert response.json() == {"sha256": digest(SIZE), "octets": SIZE}
         assert names == []
 
-    def test_names_that_are_resolved_here(self, dante: str, url: str) -> None:
+    def test_session_through_dante_with_socks5(self, dante: str, url: str) -> None:
         with resolved_names() as names, Session(dante.replace("socks5h", "socks5")) as session:
             assert session.get(url, timeout=10).status_code == 200
         assert names == ["localhost"]
 
-    def test_a_destination_that_refuses(self, dante: str) -> None:
+    def test_session_through_dante_to_refusing_destination(self, dante: str) -> None:
         with Session(dante, max_retries=1) as session, pytest.raises(ProxyError) as caught:
             session.get(f"http://127.0.0.1:{REFUSED_PORT}/", timeout=10)
         assert isinstance(caught.value.__cause__, ReplyError)
         assert caught.value.__cause__.reply == Reply.CONNECTION_REFUSED
 
-    def test_a_login_that_is_refused(self, dante: str, url: str) -> None:
+    def test_session_through_dante_with_refused_login(self, dante: str, url: str) -> None:
         with (
             Session(dante.replace(ACCOUNTS["user"], "nobody", 1)) as session,
             pytest.raises(ProxyError) as caught,
@@ -194,7 +194,9 @@ class TestDante:
         ("http://under_score.test/", ("under_score.test", 80)),
     ],
 )
-def test_a_request(server: SocksServer, origin: Origin, url: str, destination: Address) -> None:
+def test_session_request_by_url(
+    server: SocksServer, origin: Origin, url: str, destination: Address
+) -> None:
     port = origin.https_port if url.startswith("https") else origin.http_port
     server.routes[destination] = ("127.0.0.1", port)
     with resolved_names() as names, Session(server.url) as session:
@@ -208,7 +210,7 @@ def test_a_request(server: SocksServer, origin: Origin, url: str, destination: A
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_bodies(session: Session, url: str) -> None:
+def test_session_request_and_response_bodies(session: Session, url: str) -> None:
     assert session.post(f"{url}echo", data=b"and back").content == b"and back"
     assert session.put(f"{url}echo", data=iter([b"and ", b"back"])).content == b"and back"
     response = session.post(f"{url}upload", data=content(SIZE))
@@ -217,7 +219,7 @@ def test_bodies(session: Session, url: str) -> None:
         assert digest_of(response.iter_content(65536)) == digest(SIZE)
 
 
-def test_a_name_that_is_resolved_here(
+def test_session_with_socks5_tries_every_address(
     server: SocksServer, origin: Origin, names: dict[str, list[str]]
 ) -> None:
     """Each of its addresses is tried on a connection of its own."""
@@ -229,7 +231,7 @@ def test_a_name_that_is_resolved_here(
     assert asked(server) == [("192.0.2.7", 80), ("192.0.2.8", 80)]
 
 
-def test_redirections_and_cookies(session: Session, server: SocksServer) -> None:
+def test_session_redirections_and_cookies(session: Session, server: SocksServer) -> None:
     session.get(f"{HTTP}cookie/set")
     assert session.get(f"{HTTP}cookie/show").text == "seen=yes"
     response = session.get(redirected("http://other.test/cookie/show"))
@@ -244,12 +246,12 @@ def test_redirections_and_cookies(session: Session, server: SocksServer) -> None
     ]
 
 
-def test_a_body_that_ends_with_the_connection(session: Session) -> None:
+def test_session_body_ended_by_connection_close(session: Session) -> None:
     with answering(b"HTTP/1.0 200 OK\r\n\r\nuntil the end") as url, nothing_left_open():
         assert session.get(url).text == "until the end"
 
 
-def test_requests_with_no_session_of_ours(server: SocksServer) -> None:
+def test_socks_adapter_in_plain_session(server: SocksServer) -> None:
     """A plain session, and one prefix of it only."""
     with requests.Session() as session:
         session.mount("http://origin.test", SocksAdapter(server.url))
@@ -261,7 +263,7 @@ def test_requests_with_no_session_of_ours(server: SocksServer) -> None:
     assert asked(server) == [("origin.test", 80)]
 
 
-def test_nothing_of_pysocks_is_imported() -> None:
+def test_session_needs_no_pysocks() -> None:
     code = """
     import sys
     sys.modules["socks"] = None  # which is: not installed
@@ -283,7 +285,7 @@ def test_nothing_of_pysocks_is_imported() -> None:
 
 
 @pytest.mark.parametrize("missing", ["requests", "urllib3"])
-def test_without_requests_the_extra_is_named(missing: str) -> None:
+def test_import_error_names_extra_requests(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import socksclient.requests"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'socksclient[requests]'" in run.stderr.splitlines()[-1]
@@ -315,7 +317,7 @@ def either(request: pytest.FixtureRequest, server: SocksServer) -> Iterator[requ
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
 @pytest.mark.parametrize("bypass", ["", "*", "origin.test", "other.test"])
-def test_other_proxies_do_not_count(
+def test_socks_adapter_ignores_other_proxies(
     either: requests.Session,
     server: SocksServer,
     other_proxy: str,
@@ -341,7 +343,7 @@ def test_other_proxies_do_not_count(
 
 
 @pytest.mark.parametrize("given", [False, True])
-def test_the_credentials_of_other_proxies_are_not_sent(
+def test_socks_adapter_drops_proxy_authorization(
     either: requests.Session, other_proxy: str, given: bool
 ) -> None:
     """After a redirection, requests adds them to the header by itself."""
@@ -353,7 +355,7 @@ def test_the_credentials_of_other_proxies_are_not_sent(
     assert "proxy-authorization" not in headers_of(response)
 
 
-def test_no_name_is_resolved_to_see_whether_it_goes_by_another_proxy(
+def test_session_never_calls_proxy_bypass(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python does so on macOS, where a range of addresses is to be reached directly."""
@@ -369,7 +371,7 @@ def test_no_name_is_resolved_to_see_whether_it_goes_by_another_proxy(
     assert session.send(session.prepare_request(requests.Request("GET", HTTP))).ok
 
 
-def test_what_else_is_in_the_environment_counts(
+def test_session_heeds_netrc_and_ca_bundle(
     session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "netrc"
@@ -405,7 +407,7 @@ def test_other_adapters_keep_their_proxies(
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_a_connection_is_used_again(session: Session, server: SocksServer, url: str) -> None:
+def test_pool_reuses_connection(session: Session, server: SocksServer, url: str) -> None:
     with nothing_left_open():
         clients = [client_of(session.get(url)) for _ in range(3)]
         assert clients == clients[:1] * 3
@@ -414,9 +416,7 @@ def test_a_connection_is_used_again(session: Session, server: SocksServer, url: 
     assert len(server.connections) == 1
 
 
-def test_a_connection_that_was_closed_meanwhile_is_not_used_again(
-    session: Session, server: SocksServer
-) -> None:
+def test_pool_replaces_connection_closed_by_server(session: Session, server: SocksServer) -> None:
     with answering(OK) as url:
         response = session.get(url, stream=True)
         connection: Any = response.raw.connection
@@ -426,7 +426,7 @@ def test_a_connection_that_was_closed_meanwhile_is_not_used_again(
     assert len(server.connections) == 2
 
 
-def test_every_adapter_has_connections_of_its_own(origin: Origin, server: SocksServer) -> None:
+def test_socks_adapters_share_no_connections(origin: Origin, server: SocksServer) -> None:
     with (
         SocksServer(host=PROXY_HOST, routes=routes_to(origin), accounts=ACCOUNTS) as other,
         Session(server.url) as session,
@@ -438,7 +438,7 @@ def test_every_adapter_has_connections_of_its_own(origin: Origin, server: SocksS
     assert len(server.requests) == len(other.requests) == 1
 
 
-def test_many_threads_in_one_session(server: SocksServer) -> None:
+def test_session_in_many_threads(server: SocksServer) -> None:
     url = f"{HTTP}download?octets=200000"
     with Session(server.url, pool_maxsize=3, pool_block=True) as session:
         with ThreadPoolExecutor(12) as threads:
@@ -448,7 +448,7 @@ def test_many_threads_in_one_session(server: SocksServer) -> None:
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_a_body_that_nobody_reads(session: Session, url: str) -> None:
+def test_unread_body_leaves_nothing_open(session: Session, url: str) -> None:
     with nothing_left_open():
         with session.get(f"{url}download?octets=10000000", stream=True) as response:
             assert response.ok
@@ -457,7 +457,7 @@ def test_a_body_that_nobody_reads(session: Session, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_closing_closes_all_connections(server: SocksServer, url: str) -> None:
+def test_session_close_closes_idle_connections(server: SocksServer, url: str) -> None:
     with nothing_left_open():
         session = Session(server.url)
         session.get(url)
@@ -489,7 +489,7 @@ def pool_kwargs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return WithOptions.pool_kwargs
 
 
-def test_source_address(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
+def test_source_address_option(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
     pool_kwargs["source_address"] = ("127.0.0.2", 0)
     with Session(server.url) as session:
         session.mount("http://", WithOptions(server.url))
@@ -498,7 +498,7 @@ def test_source_address(server: SocksServer, pool_kwargs: dict[str, Any]) -> Non
     assert connection.client[0] == "127.0.0.2"
 
 
-def test_a_source_address_that_cannot_be(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
+def test_source_address_refuses_host_name(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
     """It is a mistake of who made the adapter, and not of the URL."""
     pool_kwargs["source_address"] = ("localhost", 0)
     with Session(server.url) as session:
@@ -521,7 +521,7 @@ def test_a_source_address_that_cannot_be(server: SocksServer, pool_kwargs: dict[
         ],
     ],
 )
-def test_socket_options(
+def test_socket_options_option(
     server: SocksServer,
     pool_kwargs: dict[str, Any],
     options: list[tuple[Any, ...]] | None,
@@ -546,7 +546,7 @@ def test_socket_options(
     assert set_ones == [bool(options), options is None]
 
 
-def test_a_socket_option_of_setsockopt_with_four_arguments(
+def test_socket_option_with_four_arguments(
     server: SocksServer, pool_kwargs: dict[str, Any]
 ) -> None:
     pool_kwargs["socket_options"] = [(socket.IPPROTO_IP, socket.IP_OPTIONS, None, 0)]
@@ -556,7 +556,7 @@ def test_a_socket_option_of_setsockopt_with_four_arguments(
 
 
 @pytest.mark.parametrize("given", [None, {"HTTP/1.1"}])
-def test_urllib3_future_is_told_to_do_without_http_3(
+def test_socks_adapter_disables_http3_of_urllib3_future(
     pool_kwargs: dict[str, Any], given: set[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HTTP/3 uses UDP. test_niquests.py tests the real urllib3-future."""
@@ -566,7 +566,7 @@ def test_urllib3_future_is_told_to_do_without_http_3(
     assert manager.connection_pool_kw["disabled_svn"] == {"HTTP/3", *(given or ())}
 
 
-def test_an_adapter_that_would_go_around_the_proxy(server: SocksServer) -> None:
+def test_subclass_that_bypasses_proxy_is_refused(server: SocksServer) -> None:
     """As those of requests_toolbelt would, which make a pool manager without asking others."""
 
     class Careless(SocksAdapter):
@@ -581,7 +581,7 @@ def test_an_adapter_that_would_go_around_the_proxy(server: SocksServer) -> None:
     assert server.connections == []
 
 
-def test_the_options_are_those_of_requests(server: SocksServer) -> None:
+def test_socks_adapter_options_equal_http_adapter(server: SocksServer) -> None:
     theirs = set(inspect.signature(HTTPAdapter).parameters)
     assert set(socksclient.requests.AdapterOptions.__annotations__) == theirs
     for name in theirs:
@@ -597,14 +597,14 @@ def test_the_options_are_those_of_requests(server: SocksServer) -> None:
 
 
 @pytest.mark.parametrize("proxy", ["127.0.0.1:1080", "ftp://127.0.0.1", []])
-def test_a_proxy_that_cannot_be(proxy: Any) -> None:
+def test_socks_adapter_refuses_invalid_proxy(proxy: Any) -> None:
     with pytest.raises(ValueError, match="proxy"):
         SocksAdapter(proxy)
     with pytest.raises(ValueError, match="proxy"):
         Session(proxy)
 
 
-def test_pickles(server: SocksServer) -> None:
+def test_session_and_adapter_can_be_pickled(server: SocksServer) -> None:
     with Session([server.url], max_retries=3) as original:
         original.headers["x-token"] = "there"
         original.get(HTTP)
@@ -623,7 +623,7 @@ def test_pickles(server: SocksServer) -> None:
     assert adapter.poolmanager.connection_pool_kw["maxsize"] == 7
 
 
-def test_a_pickle_of_a_context_cannot_be() -> None:
+def test_socks_adapter_with_context_cannot_be_pickled() -> None:
     adapter = SocksAdapter(Proxy("127.0.0.1", tls=ssl.create_default_context()))
     with pytest.raises(TypeError, match="cannot pickle"):
         pickle.dumps(adapter)
@@ -633,14 +633,16 @@ def test_a_pickle_of_a_context_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["socks4a", "http"])
-def test_other_schemes(session: Session, server: SocksServer, scheme: str) -> None:
+def test_session_with_socks4a_and_http_proxies(
+    session: Session, server: SocksServer, scheme: str
+) -> None:
     with Session(server.url_as(scheme)) as session:
         assert session.get(HTTP).ok
         assert session.get(HTTPS).ok
     assert asked(server) == [("origin.test", 80), ("origin.test", 443)]
 
 
-def test_a_unix_socket(origin: Origin, tmp_path: Path) -> None:
+def test_session_with_proxy_at_unix_socket(origin: Origin, tmp_path: Path) -> None:
     with (
         SocksServer(path=str(tmp_path / "socket"), routes=routes_to(origin)) as server,
         Session(server.url) as session,
@@ -649,7 +651,7 @@ def test_a_unix_socket(origin: Origin, tmp_path: Path) -> None:
         assert session.get(HTTPS).ok
 
 
-def test_a_chain(server: SocksServer) -> None:
+def test_session_through_chain(server: SocksServer) -> None:
     with SocksServer() as near, Session([near.url, server.url]) as session:
         with resolved_names() as names:
             assert session.get(HTTP).ok
@@ -696,7 +698,7 @@ def fail(
     ],
     ids=str,
 )
-def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
+def test_refusal_or_fault_of_proxy_is_proxy_error(
     origin: Origin, url: str, faults: Faults, cause: type[SocksError], phase: Phase
 ) -> None:
     accounts = {"user": PASSWORD}
@@ -716,14 +718,14 @@ def test_what_the_proxy_refuses_or_gets_wrong_is_a_proxy_error(
         assert session.get(url).ok
 
 
-def test_a_proxy_that_cannot_be_reached_is_a_proxy_error() -> None:
+def test_unreachable_proxy_is_proxy_error() -> None:
     with Session(f"socks5h://127.0.0.1:{REFUSED_PORT}") as session:
         error = fail(session, HTTP, ProxyError)
     assert isinstance(error, requests.ConnectionError)  # ProxyError is one
     assert isinstance(error.__cause__, ProxyConnectError)
 
 
-def test_a_name_without_an_address_is_a_connection_error(
+def test_name_without_address_is_connection_error(
     server: SocksServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names: list[str] = []
@@ -743,7 +745,7 @@ def test_a_name_without_an_address_is_a_connection_error(
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
-def test_an_ipv6_address_that_socks4_cannot_carry(server: SocksServer, scheme: str) -> None:
+def test_ipv6_destination_with_socks4_is_invalid_url(server: SocksServer, scheme: str) -> None:
     for proxy in (server.url_as(scheme), [server.url, server.url_as(scheme)]):
         with Session(proxy) as session:
             error = fail(session, "http://[2001:db8::1]/", InvalidURL)
@@ -751,7 +753,7 @@ def test_an_ipv6_address_that_socks4_cannot_carry(server: SocksServer, scheme: s
     assert server.connections == []
 
 
-def test_one_deadline_for_all_hops(origin: Origin) -> None:
+def test_connect_timeout_is_deadline_of_all_hops(origin: Origin) -> None:
     """Each of them would be done in time, but not one after the other."""
     drip = Faults(drip=0.03)
     with ExitStack() as stack:
@@ -764,7 +766,7 @@ def test_one_deadline_for_all_hops(origin: Origin) -> None:
     assert isinstance(error.__cause__, ProxyTimeout)
 
 
-def test_one_context_is_not_for_both() -> None:
+def test_ssl_context_shared_with_proxy_is_refused() -> None:
     context = ssl.create_default_context()
 
     class Adapter(SocksAdapter):
@@ -789,7 +791,7 @@ def test_one_context_is_not_for_both() -> None:
     ],
     ids=str,
 )
-def test_the_connect_timeout_is_one_deadline(
+def test_connect_timeout_is_deadline_of_handshake(
     session: Session, server: SocksServer, url: str, faults: Faults, phase: Phase
 ) -> None:
     server.misbehave(faults)
@@ -799,14 +801,14 @@ def test_the_connect_timeout_is_one_deadline(
     assert len(server.connections) == 1
 
 
-def test_a_proxy_that_does_not_answer() -> None:
+def test_connect_timeout_when_proxy_does_not_answer() -> None:
     with silence() as (host, port), Session(f"socks5h://{host}:{port}") as session:
         error = fail(session, HTTP, requests.ConnectTimeout, timeout=0.1)
     assert isinstance(error.__cause__, ProxyTimeout)
     assert error.__cause__.phase == "connect"
 
 
-def test_without_timeouts(session: Session, server: SocksServer) -> None:
+def test_session_without_timeout(session: Session, server: SocksServer) -> None:
     server.misbehave(Faults(drip=0.001))
     assert session.get(HTTP, timeout=None).ok
     assert session.get(HTTPS, timeout=(None, None)).ok
@@ -824,7 +826,7 @@ LONG = f"{'n' * 63}.{'n' * 63}.{'n' * 63}.{'n' * 64}"
         ("http://[fe80::1%25lo]/", "zone id"),
     ],
 )
-def test_a_destination_that_socks_cannot_carry(
+def test_destination_beyond_socks_is_invalid_url(
     session: Session, server: SocksServer, url: str, text: str
 ) -> None:
     error = fail(session, url, InvalidURL)
@@ -835,7 +837,7 @@ def test_a_destination_that_socks_cannot_carry(
     assert asked(server) == [("origin.test", 80)]
 
 
-def test_an_onion_that_would_be_resolved_here(server: SocksServer) -> None:
+def test_onion_name_with_socks5_is_invalid_url(server: SocksServer) -> None:
     with resolved_names() as names, Session(server.url_as("socks5")) as session:
         fail(session, f"http://{'a' * 56}.onion/", InvalidURL)
     assert names == []
@@ -853,13 +855,13 @@ def failing(error: Exception) -> Method:
 
 
 @pytest.mark.parametrize("failure", [FileNotFoundError("no keytab"), BrokenPipeError(32, "no")])
-def test_a_method_of_authentication_that_fails(server: SocksServer, failure: OSError) -> None:
+def test_os_error_of_own_method_is_proxy_error(server: SocksServer, failure: OSError) -> None:
     server.misbehave(Faults(method=0x80))
     with Session(Proxy(*server.address, methods=(failing(failure),))) as session:
         assert fail(session, HTTP, ProxyError).__cause__ is failure
 
 
-def test_a_method_of_authentication_with_a_mistake_in_it(server: SocksServer) -> None:
+def test_value_error_of_own_method_is_raised(server: SocksServer) -> None:
     server.misbehave(Faults(method=0x80))
     mistake = ValueError("a mistake")
     with (
@@ -871,7 +873,7 @@ def test_a_method_of_authentication_with_a_mistake_in_it(server: SocksServer) ->
     assert caught.value is mistake
 
 
-def test_an_error_can_be_pickled(session: Session, server: SocksServer) -> None:
+def test_proxy_error_can_be_pickled(session: Session, server: SocksServer) -> None:
     server.misbehave(Faults(reply=0x05))
     error = pickle.loads(pickle.dumps(fail(session, HTTP, ProxyError)))
     assert type(error) is ProxyError
@@ -883,7 +885,7 @@ def contexts_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__context__
 
 
-def test_an_error_of_requests_alone_has_no_cause_of_ours(
+def test_error_within_tunnel_has_no_socks_error_as_cause(
     session: Session, server: SocksServer
 ) -> None:
     """Not even if another one is being handled."""
@@ -906,7 +908,9 @@ class Failed(HTTPAdapter):
         raise requests.ConnectionError
 
 
-def test_an_error_of_another_adapter_passes(session: Session, server: SocksServer) -> None:
+def test_error_of_another_adapter_is_raised_unchanged(
+    session: Session, server: SocksServer
+) -> None:
     class Both(SocksAdapter, Failed):
         pass
 
@@ -919,7 +923,7 @@ def test_an_error_of_another_adapter_passes(session: Session, server: SocksServe
 # Retries
 
 
-def test_failures_to_connect_are_retried(session: Session, server: SocksServer) -> None:
+def test_max_retries_repeats_failures_to_connect(session: Session, server: SocksServer) -> None:
     several = [Faults(reply=0x04), Faults(close_after=0), Faults(stall_after=0)]
     server.misbehave(several)
     session.mount("http://", SocksAdapter(server.url, max_retries=Retry(connect=3, total=10)))
@@ -943,7 +947,7 @@ def test_failures_to_connect_are_retried(session: Session, server: SocksServer) 
     ids=str,
 )
 @pytest.mark.parametrize("reply", [0x02, 0x05, 0x06])
-def test_as_often_as_told(
+def test_max_retries_counts_refusals(
     server: SocksServer, url: str, retries: int | Retry, connections: int, reply: int
 ) -> None:
     server.misbehave(Faults(reply=reply))
@@ -954,7 +958,7 @@ def test_as_often_as_told(
     assert len(server.connections) == connections
 
 
-def test_a_proxy_that_cannot_be_reached_is_tried_again(
+def test_max_retries_repeats_unreachable_proxy(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with Session(f"socks5h://user:{PASSWORD}@127.0.0.1:{REFUSED_PORT}", max_retries=2) as session:
@@ -966,7 +970,7 @@ def test_a_proxy_that_cannot_be_reached_is_tried_again(
 # Within the tunnel
 
 
-def test_the_read_timeout(session: Session) -> None:
+def test_read_timeout(session: Session) -> None:
     with saying_nothing() as (host, port):
         error = fail(session, f"http://{host}:{port}/", requests.ReadTimeout, timeout=(10, 0.1))
     assert error.__cause__ is None
@@ -975,12 +979,14 @@ def test_the_read_timeout(session: Session) -> None:
             response.iter_content().__next__() and list(response.iter_content())
 
 
-def test_a_body_that_breaks_off(session: Session) -> None:
+def test_incomplete_body_is_chunked_encoding_error(session: Session) -> None:
     with pytest.raises(requests.exceptions.ChunkedEncodingError):
         session.get(f"{HTTP}break")
 
 
-def test_tls_that_does_not_answer(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_timeout_holds_again_for_tls(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The connect timeout holds once more; as in requests, it is a ReadTimeout then."""
     timeouts = []
 
@@ -997,7 +1003,7 @@ def test_tls_that_does_not_answer(session: Session, monkeypatch: pytest.MonkeyPa
 # TLS with the destination
 
 
-def test_a_certificate_is_verified(
+def test_certificate_is_verified(
     session: Session, server: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.routes["impostor.test", 443] = ("127.0.0.1", origin.https_port)
@@ -1008,7 +1014,7 @@ def test_a_certificate_is_verified(
     assert error.__cause__ is None
 
 
-def test_what_to_verify(
+def test_verify_option(
     session: Session,
     server: SocksServer,
     certificates: str,
@@ -1025,7 +1031,7 @@ def test_what_to_verify(
     assert len(server.connections) == 4
 
 
-def test_a_certificate_of_the_client(tmp_path: Path) -> None:
+def test_cert_option_sends_client_certificate(tmp_path: Path) -> None:
     path, ca = str(tmp_path / "client.pem"), str(tmp_path / "ca.pem")
     with Origin(client_certificate_wanted=True) as strict:
         strict.ca.cert_pem.write_to_path(ca)
@@ -1040,7 +1046,9 @@ def test_a_certificate_of_the_client(tmp_path: Path) -> None:
                 session.get(HTTPS, verify=ca)
 
 
-def test_a_context(server: SocksServer, origin: Origin, pool_kwargs: dict[str, Any]) -> None:
+def test_ssl_context_option(
+    server: SocksServer, origin: Origin, pool_kwargs: dict[str, Any]
+) -> None:
     pool_kwargs["ssl_context"] = context = origin.trust()
     with Session(server.url) as session:
         session.mount("https://", WithOptions(server.url))
@@ -1053,7 +1061,7 @@ def test_a_context(server: SocksServer, origin: Origin, pool_kwargs: dict[str, A
     assert len(server.connections) == 2
 
 
-def test_a_context_in_the_place_of_that_of_ssl(
+def test_ssl_context_class_that_replaces_ssl(
     server: SocksServer,
     origin: Origin,
     pool_kwargs: dict[str, Any],
@@ -1068,7 +1076,7 @@ def test_a_context_in_the_place_of_that_of_ssl(
         assert session.get(HTTPS, timeout=10).ok
 
 
-def test_versions(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
+def test_ssl_version_options(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
     pool_kwargs["ssl_maximum_version"] = ssl.TLSVersion.TLSv1_2
     with Session(server.url) as session:
         session.mount("https://", WithOptions(server.url))
@@ -1083,7 +1091,7 @@ def test_versions(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
             assert connection.sock.context.minimum_version == ssl.TLSVersion.TLSv1_3
 
 
-def test_the_authorities_of_the_system(
+def test_pool_manager_trusts_authorities_of_system(
     server: SocksServer, certificates: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those are what urllib3 trusts if it is not told otherwise; requests does tell it."""
@@ -1093,7 +1101,7 @@ def test_the_authorities_of_the_system(
     manager.clear()
 
 
-def test_another_name_in_the_certificate(
+def test_assert_hostname_option(
     server: SocksServer, origin: Origin, pool_kwargs: dict[str, Any]
 ) -> None:
     server.routes["impostor.test", 443] = ("127.0.0.1", origin.https_port)
@@ -1103,7 +1111,7 @@ def test_another_name_in_the_certificate(
         assert session.get("https://impostor.test/").ok
 
 
-def test_another_name_for_tls(
+def test_server_hostname_option(
     server: SocksServer, origin: Origin, pool_kwargs: dict[str, Any]
 ) -> None:
     server.routes["n" * 64, 443] = ("127.0.0.1", origin.https_port)
@@ -1114,7 +1122,9 @@ def test_another_name_for_tls(
 
 
 @pytest.mark.parametrize("answer", [b"220 not TLS\r\n", b""])
-def test_no_tls_at_the_destination(session: Session, server: SocksServer, answer: bytes) -> None:
+def test_destination_without_tls_is_connection_error(
+    session: Session, server: SocksServer, answer: bytes
+) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
         writer.write(answer)
@@ -1127,7 +1137,7 @@ def test_no_tls_at_the_destination(session: Session, server: SocksServer, answer
         del caught
 
 
-def test_a_reset_before_tls(
+def test_reset_before_tls_handshake(
     session: Session, server: SocksServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def when_it_has_come(sock: socket.socket, *args: Any) -> Any:
@@ -1143,7 +1153,9 @@ def test_a_reset_before_tls(
         session.get(HTTPS)
 
 
-def test_an_interrupt_of_tls(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_in_tls_handshake_leaves_nothing_open(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(_self: ssl.SSLSocket, _block: bool = False) -> None:
         raise KeyboardInterrupt
 
@@ -1188,8 +1200,8 @@ def chain(
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-class TestTLSWithin:
-    def test_down_and_up(
+class TestTLSChain:
+    def test_tls_chain_down_and_up(
         self, chain: list[Proxy], tls_proxies: list[SocksServer], url: str
     ) -> None:
         with resolved_names() as names, nothing_left_open(), Session(chain) as session:
@@ -1204,7 +1216,7 @@ class TestTLSWithin:
         assert names == []
         assert len(tls_proxies[0].connections) == 1
 
-    def test_the_end_of_connections(self, chain: list[Proxy], url: str) -> None:
+    def test_tls_chain_connections_are_closed(self, chain: list[Proxy], url: str) -> None:
         with nothing_left_open():
             session = Session(chain)
             response = session.get(url, headers={"connection": "close"}, stream=True)
@@ -1217,14 +1229,14 @@ class TestTLSWithin:
             session.close()
             del response
 
-    def test_the_read_timeout(self, chain: list[Proxy], url: str) -> None:
+    def test_tls_chain_read_timeout(self, chain: list[Proxy], url: str) -> None:
         with nothing_left_open(), Session(chain) as session:
             response = session.get(f"{url}stall", stream=True, timeout=(10, SHORT))
             with pytest.raises(requests.ConnectionError, match="Read timed out"):
                 response.content  # noqa: B018
             del response
 
-    def test_the_connect_timeout(
+    def test_tls_chain_connect_timeout(
         self, chain: list[Proxy], tls_proxies: list[SocksServer], url: str
     ) -> None:
         tls_proxies[len(chain) - 1].misbehave(Faults(stall_after=2))
@@ -1233,14 +1245,14 @@ class TestTLSWithin:
         assert isinstance(error.__cause__, ProxyTimeout)
         assert (error.__cause__.phase, error.__cause__.hop) == ("request", len(chain) - 1)
 
-    def test_a_proxy_without_a_good_certificate(self, chain: list[Proxy], url: str) -> None:
+    def test_tls_chain_unverified_proxy_is_proxy_error(self, chain: list[Proxy], url: str) -> None:
         chain[-1] = replace(chain[-1], tls=True)
         with Session(chain) as session:
             error = fail(session, url, ProxyError)
         assert isinstance(error.__cause__, ProxyConnectError)
         assert error.__cause__.phase == "tls"
 
-    def test_nobody_else_can_speak_tls_beneath(self, chain: list[Proxy], url: str) -> None:
+    def test_tls_chain_socket_refuses_wrap_socket(self, chain: list[Proxy], url: str) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         with Session(chain) as session, session.get(url, stream=True) as response:
             connection: Any = response.raw.connection
@@ -1248,7 +1260,7 @@ class TestTLSWithin:
                 context.wrap_socket(connection.sock, server_hostname="origin.test")
             assert response.json()["scheme"]
 
-    def test_the_connection_is_like_a_socket(
+    def test_tls_chain_connection_has_socket_methods(
         self, chain: list[Proxy], tls_proxies: list[SocksServer], url: str
     ) -> None:
         with Session(chain) as session, session.get(url, stream=True) as response:
@@ -1263,15 +1275,15 @@ class TestTLSWithin:
             # Only TLS with the destination has such values.
             assert hasattr(sock, "version") == (url == HTTPS)
 
-    def test_pools(self, chain: list[Proxy], url: str) -> None:
+    def test_tls_chain_pool(self, chain: list[Proxy], url: str) -> None:
         with Session(chain, pool_maxsize=2, pool_block=True) as session:
             with ThreadPoolExecutor(8) as threads:
                 answers = threads.map(session.get, [f"{url}download?octets=200000"] * 16)
                 assert {digest_of([answer.content]) for answer in answers} == {digest(200000)}
 
 
-class TestTLSWithTheDestinationWithin:
-    def test_its_certificate_is_verified(
+class TestTLSInTLS:
+    def test_tls_in_tls_verifies_certificate(
         self,
         chain: list[Proxy],
         tls_proxies: list[SocksServer],
@@ -1286,7 +1298,7 @@ class TestTLSWithTheDestinationWithin:
             with pytest.warns(InsecureRequestWarning):
                 assert session.get(HTTPS, verify=False).ok
 
-    def test_the_connection_tells_of_it(
+    def test_tls_in_tls_connection_has_tls_methods(
         self, chain: list[Proxy], origin: Origin, pool_kwargs: dict[str, Any]
     ) -> None:
         context = pool_kwargs["ssl_context"] = origin.trust()
@@ -1303,7 +1315,7 @@ class TestTLSWithTheDestinationWithin:
                 assert sock.getpeercert(binary_form=True)
                 assert sock.context is context
 
-    def test_a_name_with_a_dot_at_its_end_is_verified_without(
+    def test_tls_in_tls_trailing_dot(
         self, chain: list[Proxy], tls_proxies: list[SocksServer]
     ) -> None:
         routes = tls_proxies[len(chain) - 1].routes
@@ -1311,7 +1323,7 @@ class TestTLSWithTheDestinationWithin:
         with Session(chain) as session:
             assert session.get("https://origin.test./").ok
 
-    def test_options(
+    def test_tls_in_tls_options(
         self,
         chain: list[Proxy],
         origin: Origin,
@@ -1336,13 +1348,15 @@ class TestTLSWithTheDestinationWithin:
             assert session.get(HTTPS, headers={"connection": "close"}).ok
             assert session.get(HTTPS).ok
 
-    def test_tls_that_does_not_answer(self, chain: list[Proxy]) -> None:
+    def test_tls_in_tls_connect_timeout(self, chain: list[Proxy]) -> None:
         with saying_nothing() as (host, port), Session(chain) as session:
             fail(
                 session, f"https://{host}:{port}/", requests.ReadTimeout, timeout=(2 * SHORT, None)
             )
 
-    def test_an_interrupt(self, chain: list[Proxy], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_tls_in_tls_keyboard_interrupt_leaves_nothing_open(
+        self, chain: list[Proxy], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def interrupt(_self: object) -> None:
             raise KeyboardInterrupt
 

@@ -69,7 +69,7 @@ def redirected(to: str) -> str:
 
 @needs_dante
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_through_dante(scheme: str, origin: Origin, dante: str) -> None:
+def test_socks_handler_through_dante(scheme: str, origin: Origin, dante: str) -> None:
     opener = build_opener(SocksHandler(dante, context=origin.trust()))
     port = origin.https_port if scheme == "https" else origin.http_port
     url = f"{scheme}://localhost:{port}/"
@@ -84,7 +84,9 @@ def test_through_dante(scheme: str, origin: Origin, dante: str) -> None:
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_the_name_goes_to_the_proxy(url: str, opener: OpenerDirector, proxy: SocksServer) -> None:
+def test_socks_handler_sends_name_to_proxy(
+    url: str, opener: OpenerDirector, proxy: SocksServer
+) -> None:
     with resolved_names() as names:
         with opener.open(url, timeout=10) as response:
             assert response.status == 200
@@ -93,7 +95,7 @@ def test_the_name_goes_to_the_proxy(url: str, opener: OpenerDirector, proxy: Soc
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
+def test_socks_handler_trailing_dot_is_not_for_tls(
     scheme: str, opener: OpenerDirector, proxy: SocksServer
 ) -> None:
     port = 443 if scheme == "https" else 80
@@ -104,7 +106,7 @@ def test_the_dot_at_the_end_of_a_name_is_not_for_tls(
 
 
 @pytest.mark.parametrize("url", [HTTP, HTTPS])
-def test_a_proxy_at_a_unix_socket(
+def test_socks_handler_with_proxy_at_unix_socket(
     url: str, proxy: SocksServer, origin: Origin, tmp_path: Path
 ) -> None:
     with SocksServer(path=str(tmp_path / "s"), routes=proxy.routes) as unix:
@@ -113,13 +115,15 @@ def test_a_proxy_at_a_unix_socket(
             assert response.status == 200
 
 
-def test_a_name_that_tls_cannot_carry(opener: OpenerDirector, proxy: SocksServer) -> None:
+def test_socks_handler_label_too_long_for_tls(opener: OpenerDirector, proxy: SocksServer) -> None:
     with nothing_left_open(), pytest.raises(UnicodeError, match="label"):
         opener.open(f"https://{'n' * 64}.test/", timeout=10)
     assert proxy.connections == []
 
 
-def test_a_request_with_a_proxy_of_its_own(opener: OpenerDirector, proxy: SocksServer) -> None:
+def test_socks_handler_refuses_request_set_proxy(
+    opener: OpenerDirector, proxy: SocksServer
+) -> None:
     request = Request(HTTPS)
     request.set_proxy("proxy.test:3128", "https")
     with pytest.raises(URLError, match=r"SocksHandler does not support Request\.set_proxy\(\)"):
@@ -127,7 +131,7 @@ def test_a_request_with_a_proxy_of_its_own(opener: OpenerDirector, proxy: SocksS
     assert proxy.connections == []
 
 
-def test_a_redirection_goes_through_the_proxy_as_well(
+def test_socks_handler_redirection_goes_through_proxy(
     opener: OpenerDirector, proxy: SocksServer
 ) -> None:
     with opener.open(redirected(HTTPS), timeout=10) as response:
@@ -136,7 +140,7 @@ def test_a_redirection_goes_through_the_proxy_as_well(
     assert asked(proxy) == [("origin.test", 80), ("origin.test", 443)]
 
 
-def test_ftp_is_refused_after_a_redirection_too(opener: OpenerDirector, proxy: SocksServer) -> None:
+def test_socks_handler_refuses_ftp(opener: OpenerDirector, proxy: SocksServer) -> None:
     with resolved_names() as names, nothing_left_open():
         with pytest.raises(URLError, match=r"use socksclient\.ftp instead"):
             opener.open("ftp://origin.test/file", timeout=10)
@@ -146,7 +150,7 @@ def test_ftp_is_refused_after_a_redirection_too(opener: OpenerDirector, proxy: S
     assert asked(proxy) == [("origin.test", 80)]
 
 
-def test_nothing_else_of_the_opener_connects(proxy: SocksServer) -> None:
+def test_socks_handler_replaces_connecting_handlers(proxy: SocksServer) -> None:
     opener: Any = build_opener(SocksHandler(proxy.url), HTTPCookieProcessor())
     schemes = {
         scheme: [type(handler) for handler in handlers]
@@ -157,7 +161,7 @@ def test_nothing_else_of_the_opener_connects(proxy: SocksServer) -> None:
     assert not [each for each in opener.handlers if type(each) is urllib.request.ProxyHandler]
 
 
-def test_a_handler_that_connects_directly_does_not_get_to_it(
+def test_socks_handler_precedes_handlers_that_connect_directly(
     proxy: SocksServer, origin: Origin
 ) -> None:
     context = origin.trust()
@@ -174,7 +178,7 @@ def test_a_handler_that_connects_directly_does_not_get_to_it(
 
 @pytest.mark.parametrize("bypass", ["", "*"])
 @pytest.mark.parametrize("url", [HTTP, HTTPS, redirected(HTTPS)])
-def test_the_proxies_of_the_environment_do_not_count(
+def test_socks_handler_ignores_proxies_of_environment(
     url: str, bypass: str, proxy: SocksServer, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy"):
@@ -186,7 +190,7 @@ def test_the_proxies_of_the_environment_do_not_count(
     assert {name for name, _ in filter(None, asked(proxy))} == {"origin.test"}
 
 
-def test_the_other_handlers_do_their_part(proxy: SocksServer, origin: Origin) -> None:
+def test_socks_handler_beside_other_handlers(proxy: SocksServer, origin: Origin) -> None:
     cookies = HTTPCookieProcessor()
     opener = build_opener(SocksHandler(proxy.url, context=origin.trust()), cookies)
     opener.addheaders = [("x-token", "added")]
@@ -197,14 +201,14 @@ def test_the_other_handlers_do_their_part(proxy: SocksServer, origin: Origin) ->
         assert ["x-token", "added"] in json.load(response)["headers"]
 
 
-def test_a_status_that_is_an_error(opener: OpenerDirector) -> None:
+def test_socks_handler_http_error(opener: OpenerDirector) -> None:
     with pytest.raises(HTTPError) as caught:
         opener.open(redirected("file:///etc/passwd"), timeout=10)
     assert caught.value.code == 302
     caught.value.close()
 
 
-def test_certificates_are_verified(
+def test_socks_handler_verifies_certificates(
     opener: OpenerDirector, proxy: SocksServer, origin: Origin
 ) -> None:
     with nothing_left_open():
@@ -216,7 +220,9 @@ def test_certificates_are_verified(
             assert isinstance(error.reason, ssl.SSLCertVerificationError)
 
 
-def test_a_refusal_of_the_proxy(opener: OpenerDirector, proxy: SocksServer) -> None:
+def test_socks_handler_refusal_of_proxy_is_url_error(
+    opener: OpenerDirector, proxy: SocksServer
+) -> None:
     proxy.misbehave(Faults(reply=0x04))
     with nothing_left_open():
         with pytest.raises(URLError) as caught:
@@ -226,9 +232,7 @@ def test_a_refusal_of_the_proxy(opener: OpenerDirector, proxy: SocksServer) -> N
         assert caught.value.reason.destination == ("origin.test", 443)
 
 
-def test_the_timeout_is_one_deadline_for_the_proxy(
-    opener: OpenerDirector, proxy: SocksServer
-) -> None:
+def test_socks_handler_timeout_is_one_deadline(opener: OpenerDirector, proxy: SocksServer) -> None:
     # Each wait by itself is shorter than the timeout.
     proxy.misbehave(Faults(drip=SOON * 2 / 3))
     with nothing_left_open():
@@ -237,12 +241,12 @@ def test_the_timeout_is_one_deadline_for_the_proxy(
         assert isinstance(caught.value.reason, ProxyTimeout)
 
 
-def test_a_proxy_that_cannot_be() -> None:
+def test_socks_handler_refuses_invalid_proxy_url() -> None:
     with pytest.raises(ValueError, match="scheme"):
         SocksHandler("gopher://127.0.0.1")
 
 
 @pytest.mark.parametrize("proxy", ["socks5h+tls://127.0.0.1", ["socks5h://a", "https://b"]])
-def test_tls_with_a_proxy_is_refused(proxy: str | list[str]) -> None:
+def test_socks_handler_refuses_tls_chain(proxy: str | list[str]) -> None:
     with pytest.raises(ValueError, match="cannot go through a proxy with TLS"):
         SocksHandler(proxy)

@@ -91,7 +91,7 @@ def tor_by(request: pytest.FixtureRequest) -> Tor:
 class TestResolve:
     @pytest.mark.parametrize("scheme", SOCKS5)
     @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
-    def test_its_octets_and_the_answer(self, tor_by: Tor, scheme: str, address: str) -> None:
+    def test_resolve_octets_and_answer(self, tor_by: Tor, scheme: str, address: str) -> None:
         with SocksServer(routes={(NAME, 0): (address, 0)}) as server:
             with nothing_left_open(), resolved_names() as resolved:
                 assert tor_by.resolve(NAME, proxy=server.url_as(scheme)) == address
@@ -101,7 +101,7 @@ class TestResolve:
         assert (seen.command, seen.destination) == (Command.RESOLVE, (NAME, 0))
 
     @pytest.mark.parametrize("scheme", SOCKS4)
-    def test_by_socks4a(self, tor_by: Tor, scheme: str) -> None:
+    def test_resolve_by_socks4a(self, tor_by: Tor, scheme: str) -> None:
         with SocksServer(accounts={"me": ""}, routes={(NAME, 0): ("192.0.2.7", 0)}) as server:
             with nothing_left_open(), resolved_names() as resolved:
                 assert tor_by.resolve(NAME, proxy=server.url_as(scheme)) == "192.0.2.7"
@@ -110,7 +110,7 @@ class TestResolve:
         assert seen.received == b"\x04\xf0\x00\x00\x00\x00\x00\x01me\x00origin.test\x00"
         assert seen.sent == bytes.fromhex("005a 0000 c0000207")
 
-    def test_with_credentials(self, tor_by: Tor) -> None:
+    def test_resolve_with_credentials(self, tor_by: Tor) -> None:
         accounts = {"user": "pass"}
         with SocksServer(accounts=accounts, routes={(NAME, 0): ("192.0.2.7", 0)}) as server:
             assert tor_by.resolve(NAME, proxy=server.url) == "192.0.2.7"
@@ -118,17 +118,17 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("name", "sent"), [("bücher.example", "xn--bcher-kva.example"), ("n" * 255, "n" * 255)]
     )
-    def test_names_go_as_those_of_destinations(self, tor_by: Tor, name: str, sent: str) -> None:
+    def test_resolve_encodes_names(self, tor_by: Tor, name: str, sent: str) -> None:
         with SocksServer(routes={(sent, 0): ("192.0.2.7", 0)}) as server:
             assert tor_by.resolve(name, proxy=server.url) == "192.0.2.7"
 
     @pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
-    def test_an_address_is_asked_for_as_well(self, tor_by: Tor, address: str) -> None:
+    def test_resolve_of_ip_address(self, tor_by: Tor, address: str) -> None:
         with SocksServer() as server:
             assert tor_by.resolve(address, proxy=server.url) == address
             assert server.requests[0].address_type == (4 if ":" in address else 1)
 
-    def test_in_a_chain_the_last_hop_is_asked(self, tor_by: Tor) -> None:
+    def test_resolve_asks_last_hop_of_chain(self, tor_by: Tor) -> None:
         with SocksServer(routes={(NAME, 0): ("192.0.2.7", 0)}) as last:
             with SocksServer() as first:
                 chain = [first.url_as("http"), last.url]
@@ -139,7 +139,7 @@ class TestResolve:
                 assert first.requests[0].destination == last.address
 
     @pytest.mark.parametrize("answer", ["05 00 00 03 04 6e616d65 0000", "05 00 00 03 00 0000"])
-    def test_an_answer_that_is_no_address(self, tor_by: Tor, answer: str) -> None:
+    def test_resolve_answer_that_is_no_address(self, tor_by: Tor, answer: str) -> None:
         faults = Faults(answers={"request": bytes.fromhex(answer)})
         with SocksServer(faults=faults, routes={(NAME, 0): ("192.0.2.7", 0)}) as server:
             error = failure(tor_by.resolve, NAME, server.url, (NAME, 0))
@@ -156,7 +156,7 @@ class TestResolvePTR:
             ("[2001:db8::7]", "05f10004 20010db8000000000000000000000007 0000"),
         ],
     )
-    def test_its_octets_and_the_answer(self, tor_by: Tor, address: str, message: str) -> None:
+    def test_resolve_ptr_octets_and_answer(self, tor_by: Tor, address: str, message: str) -> None:
         with SocksServer(routes={(address.strip("[]"), 0): ("ptr.test", 0)}) as server:
             with nothing_left_open(), resolved_names() as resolved:
                 assert tor_by.resolve_ptr(address, proxy=server.url) == "ptr.test"
@@ -168,7 +168,7 @@ class TestResolvePTR:
     @pytest.mark.parametrize(
         "answer", ["05 00 00 01 c0000207 0000", f"05 00 00 04 {'00' * 16} 0000", "05000003 00 0000"]
     )
-    def test_an_answer_that_is_no_name(self, tor_by: Tor, answer: str) -> None:
+    def test_resolve_ptr_answer_that_is_no_name(self, tor_by: Tor, answer: str) -> None:
         faults = Faults(answers={"request": bytes.fromhex(answer)})
         with SocksServer(faults=faults, routes={("192.0.2.7", 0): ("ptr.test", 0)}) as server:
             error = failure(tor_by.resolve_ptr, "192.0.2.7", server.url, ("192.0.2.7", 0))
@@ -189,7 +189,7 @@ def failure(
 
 
 @pytest.mark.parametrize("function", ["resolve", "resolve_ptr"])
-class TestFailure:
+class TestResolveFailures:
     def fail(self, tor_by: Tor, function: str, faults: Faults, scheme: str = "socks5h") -> Any:
         what = NAME if function == "resolve" else "192.0.2.7"
         routes = {(NAME, 0): ("192.0.2.7", 0), ("192.0.2.7", 0): (NAME, 0)}
@@ -201,20 +201,20 @@ class TestFailure:
         return error
 
     @pytest.mark.parametrize("rep", [0x01, 0x02, 0x04, 0x05, 0xF6])
-    def test_it_keeps_its_number(self, tor_by: Tor, function: str, rep: int) -> None:
+    def test_resolve_refusal_keeps_reply_code(self, tor_by: Tor, function: str, rep: int) -> None:
         error = self.fail(tor_by, function, Faults(reply=rep))
         assert isinstance(error, ReplyError)
         assert error.reply is Reply(rep)
         assert f"REP {rep:02X}" in str(error)
 
-    def test_of_tors_own_form_with_an_atyp_of_0(self, tor_by: Tor, function: str) -> None:
+    def test_resolve_refusal_with_atyp_0(self, tor_by: Tor, function: str) -> None:
         answer = bytes.fromhex("05040000 00000000 0000")
         error = self.fail(tor_by, function, Faults(answers={"request": answer}))
         assert isinstance(error, ReplyError)
         assert error.reply is Reply.HOST_UNREACHABLE
         assert error.errno == errno.EHOSTUNREACH
 
-    def test_what_is_not_tor_does_not_offer_it(self, tor_by: Tor, function: str) -> None:
+    def test_resolve_not_offered_by_proxy(self, tor_by: Tor, function: str) -> None:
         error = self.fail(tor_by, function, Faults(reply=0x07))
         assert error.reply is Reply.COMMAND_NOT_SUPPORTED
         words = f"this proxy does not offer {function.upper()}: command not supported (REP 07)"
@@ -224,13 +224,15 @@ class TestFailure:
         ("count", "words"),
         [(2, "got 0 of 5 octets, as proxies do that do not offer "), (6, "got 4 of 5 octets (")],
     )
-    def test_hanging_up(self, tor_by: Tor, function: str, count: int, words: str) -> None:
+    def test_resolve_when_proxy_closes_connection(
+        self, tor_by: Tor, function: str, count: int, words: str
+    ) -> None:
         error = self.fail(tor_by, function, Faults(close_after=count))
         assert isinstance(error, ProxyClosed)
         assert words in str(error)
         assert (function.upper() in str(error)) == (count == 2)
 
-    def test_silence(self, tor_by: Tor, function: str) -> None:
+    def test_resolve_timeout(self, tor_by: Tor, function: str) -> None:
         """As Tor has it, when the resolver of its exit does not answer."""
         with SocksServer(faults=Faults(stall_after=2)) as server:
             ask = partial(getattr(tor_by, function), "192.0.2.7", proxy=server.url, timeout=0.2)
@@ -240,12 +242,12 @@ class TestFailure:
         if isinstance(held.value, ProxyTimeout):
             assert held.value.phase == "request"
 
-    def test_a_proxy_that_is_not_there(self, tor_by: Tor, function: str) -> None:
+    def test_resolve_when_proxy_refuses_connection(self, tor_by: Tor, function: str) -> None:
         with pytest.raises(ProxyConnectError, match="Connection refused"):
             getattr(tor_by, function)("192.0.2.7", proxy=f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
-def test_a_failure_by_socks4a(tor_by: Tor) -> None:
+def test_resolve_refusal_by_socks4a(tor_by: Tor) -> None:
     with SocksServer(faults=Faults(reply=0x5B)) as server:
         error = failure(tor_by.resolve, NAME, server.url_as("socks4a"), (NAME, 0))
     assert isinstance(error, ReplyError)
@@ -267,7 +269,9 @@ def test_a_failure_by_socks4a(tor_by: Tor) -> None:
         ("05 00 00 01 c0 00 02 07", ProtocolError, "this is a SOCKS5 server"),
     ],
 )
-def test_nonsense_by_socks4a(tor_by: Tor, answer: str, error: type[SocksError], words: str) -> None:
+def test_resolve_invalid_answer_by_socks4a(
+    tor_by: Tor, answer: str, error: type[SocksError], words: str
+) -> None:
     faults = Faults(answers={"request": bytes.fromhex(answer)})
     routes = {(NAME, 0): ("192.0.2.7", 0)}
     with SocksServer(faults=faults, routes=routes) as server:
@@ -277,7 +281,7 @@ def test_nonsense_by_socks4a(tor_by: Tor, answer: str, error: type[SocksError], 
     assert words in str(caught)
 
 
-class TestWhatCannotBe:
+class TestResolveArguments:
     """It is a ValueError before anything is sent."""
 
     @pytest.mark.parametrize(
@@ -299,7 +303,7 @@ class TestWhatCannotBe:
             ("resolve_ptr", "fe80::1%eth0", "socks5h", "zone id"),
         ],
     )
-    def test_a_question(
+    def test_resolve_refuses_invalid_argument(
         self, tor_by: Tor, function: str, what: str, scheme: str, words: str
     ) -> None:
         with SocksServer() as server:
@@ -311,7 +315,7 @@ class TestWhatCannotBe:
 class TestOnionNames:
     @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
     @pytest.mark.parametrize("name", [ONION, ONION.upper() + ".", f"www.{ONION}"])
-    def test_they_go_to_who_may_know_them(
+    def test_onion_name_goes_to_proxy(
         self, dial: Dial, echo_server: Address, scheme: str, name: str
     ) -> None:
         with SocksServer(routes={(name, 80): echo_server}) as server:
@@ -323,7 +327,9 @@ class TestOnionNames:
 
     @pytest.mark.parametrize("scheme", ["socks5", "socks4"])
     @pytest.mark.parametrize("name", [ONION, ONION.upper(), ONION + ".", f"www.{ONION}", "x.onion"])
-    def test_they_are_not_resolved_here(self, dial: Dial, scheme: str, name: str) -> None:
+    def test_onion_name_is_refused_where_this_process_resolves(
+        self, dial: Dial, scheme: str, name: str
+    ) -> None:
         words = f"{name} is known to Tor only, and {scheme} resolves names here"
         with SocksServer() as server:
             with resolved_names() as resolved, pytest.raises(ValueError, match=words):
@@ -333,7 +339,9 @@ class TestOnionNames:
 
     @pytest.mark.parametrize("name", [ONION, ONION.upper() + "."])
     @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
-    def test_nor_are_those_of_the_nearest_proxy(self, dial: Dial, scheme: str, name: str) -> None:
+    def test_onion_name_of_nearest_proxy_is_refused(
+        self, dial: Dial, scheme: str, name: str
+    ) -> None:
         words = f"{name.lower()} is known to Tor only, and would be resolved here"
         proxy = Proxy(name, scheme=scheme)
         with resolved_names() as resolved:
@@ -342,7 +350,7 @@ class TestOnionNames:
                     dial(("192.0.2.1", 80), proxy=[proxy, *behind])
         assert resolved == []
 
-    def test_a_hop_behind_tor_may_have_one(self, dial: Dial, echo_server: Address) -> None:
+    def test_onion_name_of_hop_behind_tor(self, dial: Dial, echo_server: Address) -> None:
         with SocksServer() as last, SocksServer(routes={(ONION, 80): last.address}) as tor:
             with resolved_names() as resolved:
                 with dial(echo_server, proxy=[tor.url, Proxy(ONION, scheme="http")]) as sock:
@@ -350,7 +358,7 @@ class TestOnionNames:
             assert resolved == []
             assert tor.requests[0].destination == (ONION, 80)
 
-    def test_other_names_are(
+    def test_names_similar_to_onion_are_resolved(
         self, dial: Dial, names: dict[str, list[str]], echo_server: Address
     ) -> None:
         with SocksServer() as server:
@@ -372,7 +380,7 @@ class TestOnionNames:
             (0xF7, "onion service introduction timed out", errno.EHOSTUNREACH),
         ],
     )
-    def test_why_a_service_cannot_be_reached(
+    def test_onion_service_reply_codes(
         self, dial: Dial, rep: int, meaning: str, number: int
     ) -> None:
         with SocksServer(faults=Faults(reply=rep)) as server:
@@ -385,7 +393,7 @@ class TestOnionNames:
         assert error.errno == number
         assert error.strerror == f"the proxy refused the request: {meaning} (REP {rep:02X})"
 
-    def test_by_the_http_tunnel_port(self, dial: Dial) -> None:
+    def test_onion_name_by_http_tunnel_port(self, dial: Dial) -> None:
         answer = b"HTTP/1.0 503 Service Unavailable\r\nTor-Request-Failed: end/RESOLVEFAILED\r\n"
         with SocksServer(faults=Faults(reply=503, answers={"request": answer + b"\r\n"})) as server:
             with pytest.raises(ReplyError) as caught:
@@ -394,9 +402,7 @@ class TestOnionNames:
 
 
 class TestIsolation:
-    def test_it_is_by_the_credentials_that_tor_reserves(
-        self, dial: Dial, echo_server: Address
-    ) -> None:
+    def test_isolated_sends_reserved_credentials(self, dial: Dial, echo_server: Address) -> None:
         accounts = {"<torS0X>0": "token"}
         with SocksServer(accounts=accounts) as server:
             proxy = Proxy(*server.address)
@@ -412,7 +418,7 @@ class TestIsolation:
     REFUSED = bytes.fromhex("05010001 00000000 0000")
 
     @pytest.mark.parametrize("octets", [REFUSED, REFUSED[:2]])
-    def test_a_form_that_tor_does_not_know(
+    def test_isolated_form_unknown_to_tor(
         self, dial: Dial, echo_server: Address, octets: bytes
     ) -> None:
         faults = Faults(answers={"authentication": octets})
@@ -437,7 +443,7 @@ class TestIsolation:
             (" <torS0X>1", REFUSED),
         ],
     )
-    def test_any_other_refusal(
+    def test_isolated_other_refusal_has_no_hint(
         self, dial: Dial, echo_server: Address, username: str, octets: bytes
     ) -> None:
         faults = Faults(answers={"authentication": octets})
