@@ -6,7 +6,6 @@ import argparse
 import re
 import socket
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from socksclient._cli.options import (
@@ -63,6 +62,7 @@ def _port(text: str) -> int:
 
 def _connect(arguments: argparse.Namespace) -> int:
     from socksclient._cli.stdio import CopyError, copy_both_ways
+    from socksclient._net.sockets import send_at_once
     from socksclient._sync.connect import create_connection
 
     if arguments.verbose:
@@ -80,9 +80,7 @@ def _connect(arguments: argparse.Namespace) -> int:
     except OSError as error:
         return fail(error, status_of(error))
     with sock:
-        # A unix socket has no such option.
-        with suppress(OSError):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(sock)
         try:
             copy_both_ways(_connection(sock, proxy), stdin, sys.stdout.fileno())
         except CopyError as error:

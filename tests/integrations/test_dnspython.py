@@ -29,7 +29,7 @@ from socksclient import (
 )
 from socksclient.dnspython import Backend, Nameserver, udp_with_fallback
 from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused
-from socksclient.protocol.socks5 import Command, encode_datagram_header
+from socksclient.protocol.codes import Command
 from socksclient.testing import Faults
 
 from helpers.name_server import (
@@ -54,7 +54,7 @@ from helpers.name_server import (
     texts,
     truncate,
 )
-from helpers.support import LONG, REFUSED_PORT, Address, resolved_names
+from helpers.support import LONG, REFUSED_PORT, Address, encode_datagram_header, resolved_names
 
 pytest_plugins = ["helpers.dns_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_descriptor_left_open")

@@ -21,7 +21,7 @@ import trustme
 
 import socksclient
 from socksclient.dnspython import Backend
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 from socksclient.testing import SocksServer
 
 from helpers.http_clients import routes_to

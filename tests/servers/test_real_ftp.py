@@ -16,7 +16,7 @@ import pytest
 
 from socksclient import Proxy, Reply, ReplyError
 from socksclient.ftp import FTP, FTP_TLS
-from socksclient.protocol.socks5 import Command
+from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
 from helpers import real_servers, real_services
