@@ -23,6 +23,7 @@ from socksclient._net.log import log, placed
 from socksclient._net.sockets import PlainSocket, family_of
 from socksclient.protocol.address import (
     Host,
+    IPAddress,
     decode_address,
     host_port,
     is_address,
@@ -511,10 +512,11 @@ def associate(
     """
     try:
         relays = [_relay_of(*one, trust_relay_address) for one in granted]
-        each = [_advice(*one) for one in zip(granted, relays, strict=True)]
+        each = [_advice(one, *relay) for one, relay in zip(granted, relays, strict=True)]
         with placed(granted[0].route, "relay"):
-            where = host_port(*relays[0][:2])
-            family = family_of(relays[0][0])
+            _, nearest = relays[0]
+            where = host_port(*nearest[:2])
+            family = family_of(nearest[0])
             what, advice = f"make a UDP socket for the relay, {where}", each[0]
             try:
                 if udp is None:
@@ -523,9 +525,9 @@ def associate(
                 what = f"reach the relay, {where}"
                 if udp.family != family:
                     raise OSError(errno.EAFNOSUPPORT, "local_address is of another address family")
-                udp.connect(relays[0])
+                udp.connect(nearest)
                 what, advice = f"wait for datagrams of the relay, {where}", ""
-                addresses = [relay[:2] for relay in relays]
+                addresses = [address[:2] for _, address in relays]
                 return Association(granted, udp, addresses, next(filter(None, each), ""))
             except OSError as error:
                 text = f"cannot {what}: {'; '.join(filter(None, (error.strerror, advice)))}"
@@ -538,40 +540,45 @@ def associate(
         raise
 
 
-def _relay_of(route: Route, control: socket.socket, grant: Grant, trust: bool) -> SocketAddress:
-    """Return the address to which the datagrams for one hop go."""
+def _relay_of(
+    route: Route, control: socket.socket, grant: Grant, trust: bool
+) -> tuple[Host, SocketAddress]:
+    """Return the host and the address to which the datagrams for one hop go."""
     with placed(route, "relay"):
-        relay = reachable(control, grant, trust)
-        host = relay[0]
-        if not is_address(host) and host != (grant.own_address and grant.own_address[0]):
-            text = f"the proxy says that its relay is at {host!r}, which is no IP address"
+        host, address = reachable(control, grant, trust)
+        if host.is_name and host.text != (grant.own_address and grant.own_address[0]):
+            text = f"the proxy says that its relay is at {host.text!r}, which is no IP address"
             raise ProtocolError(f"{text}; {_INSTEAD}")
-        log(route, -1, f"relay {host_port(host, relay[1])!r}")
-    return relay
+        log(route, -1, f"relay {host_port(*address[:2])!r}")
+    return host, address
 
 
-def _advice(granted: Granted, relay: SocketAddress) -> str:
+def _advice(granted: Granted, relay: Host, address: SocketAddress) -> str:
     """Return what errors say about a relay that may be out of reach; empty for other relays."""
     route, control, grant = granted
-    host = relay[0]
-    if not _is_private(host):
+    if not _is_private(relay):
         return ""
     try:
-        own, *_ = reachable(control, grant, trust=False)
+        own, _ = reachable(control, grant, trust=False)
     except ProxyClosed:
         # The association will report that the proxy has ended it.
         return ""
-    if not is_address(own) or without_mapping(own) == without_mapping(host):
+    if own.is_name or _without_mapping(own) == _without_mapping(relay):
         return ""
-    where = host_port(host, relay[1])
+    where = host_port(*address[:2])
     advice = f"the relay, {where}, has a private address that is not the proxy's own, {own}"
     log(route, -1, f"{advice}; {_INSTEAD}")
     return f"{advice}; {_INSTEAD}"
 
 
-def _is_private(host: str) -> bool:
-    """Whether the IP address is one of a private network, of one link, or of one machine."""
-    if not is_address(host):
-        return False
-    ip = ipaddress.ip_address(without_mapping(host))
-    return any(ip in network for network in _PRIVATE)
+def _is_private(host: Host) -> bool:
+    """Return whether a host is an address of a private network, of one link or of one machine."""
+    ip = _without_mapping(host)
+    return ip is not None and any(ip in network for network in _PRIVATE)
+
+
+def _without_mapping(host: Host) -> IPAddress | None:
+    """Return the IP address of a host, and the IPv4 address that a mapped one stands for."""
+    ip = host.ip
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return ip if mapped is None else mapped

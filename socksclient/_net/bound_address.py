@@ -31,8 +31,8 @@ class HasPeer(Protocol):
         """As of a socket."""
 
 
-def reachable(control: HasPeer, grant: Grant, trust: bool = True) -> SocketAddress:
-    """Return where a proxy listens or relays, as sockets have addresses.
+def reachable(control: HasPeer, grant: Grant, trust: bool = True) -> tuple[Host, SocketAddress]:
+    """Return where a proxy listens or relays: the host, and the address as sockets have it.
 
     That is the bound address of the proxy's reply. If its host is unspecified or must not be
     trusted, the proxy's own host takes its place (RFC 1928 §6).
@@ -60,15 +60,16 @@ def reachable(control: HasPeer, grant: Grant, trust: bool = True) -> SocketAddre
             if bound.ip is not None and not _is_of_a_host(bound.ip):
                 text = "the proxy granted the request, but no host can have its bound address"
                 raise ProtocolError(f"{text}, {bound}")
-            return bound.text, port
+            return bound, (bound.text, port)
     if grant.own_address is not None:
-        return grant.own_address[0], port
+        return Host.of(grant.own_address[0]), (grant.own_address[0], port)
     peer = _peer_of(control)
     # A proxy at a unix socket is on this machine.
     if peer is None:
-        return ("::1" if ":" in host else "127.0.0.1"), port
+        own = Host.of("::1" if ":" in host else "127.0.0.1")
+        return own, (own.text, port)
     proxy_host, _, *zone = peer
-    return (proxy_host, port, *zone)
+    return Host.of(proxy_host), (proxy_host, port, *zone)
 
 
 def _peer_of(control: HasPeer) -> tuple[Any, ...] | None:
@@ -110,7 +111,7 @@ def listening_at(control: HasPeer, grant: Grant) -> tuple[str, int]:
             at which the proxy serves SOCKS (3proxy 0.9.6 to 1.0.0 replies so).
         ProxyClosed: The proxy has reset the connection already.
     """
-    host, port, *_ = reachable(control, grant)
+    _, (host, port, *_) = reachable(control, grant)
     own = grant.own_address or _peer_of(control)
     if own is not None and port == own[1] and _plain(host) == _plain(own[0]):
         where = host_port(host, port)

@@ -258,7 +258,8 @@ def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() 
 )
 def test_an_address_that_a_host_can_have(host: str) -> None:
     with socket.socket() as control:
-        assert reachable(control, Grant((host, 1080), None)) == (Host.parse(host).text, 1080)
+        found = Host.parse(host)
+        assert reachable(control, Grant((host, 1080), None)) == (found, (found.text, 1080))
 
 
 @pytest.mark.parametrize(
@@ -274,12 +275,9 @@ def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host
     assert f"no host can have its bound address, {Host.parse(host)}" in str(caught.value)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         with socket.create_connection(listener.getsockname()) as control:
-            untrusted = reachable(control, Grant((host, 1080), None), trust=False)
-            assert untrusted == ("127.0.0.1", 1080)
-            assert (
-                reachable(control, Grant((host, 1080), ("name.test", 1)), trust=False)[0]
-                == "name.test"
-            )
+            for own, expected in ((None, "127.0.0.1"), (("name.test", 1), "name.test")):
+                untrusted = reachable(control, Grant((host, 1080), own), trust=False)
+                assert untrusted == (Host.of(expected), (expected, 1080))
     # The bound address of a connection does not count, and proxies send anything there.
     with SocksServer(faults=Faults(bound_address=(host, 1080))) as server:
         with dial(echo_server, proxy=server.url) as sock:

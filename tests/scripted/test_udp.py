@@ -1370,7 +1370,7 @@ class TestARelayAtAPrivateAddress:
         [route] = routes_of((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
         with socket.socket() as control:  # not connected any more
             granted = Granted(route, control, Grant((self.HERE, 1), None))
-            assert _advice(granted, (self.HERE, 1)) == ""
+            assert _advice(granted, Host.of(self.HERE), (self.HERE, 1)) == ""
 
     @pytest.mark.parametrize(
         ("host", "private"),
@@ -1383,7 +1383,7 @@ class TestARelayAtAPrivateAddress:
         ],
     )
     def test_is_what_the_rfcs_say(self, host: str, private: bool) -> None:
-        assert _is_private(host) is private
+        assert _is_private(Host.of(host)) is private
 
 
 def test_the_local_address_is_a_pair() -> None:
