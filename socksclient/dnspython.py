@@ -27,7 +27,7 @@ from socksclient._sync.connect import create_connection, udp_associate
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import server_name
 from socksclient._sync.udp import UDPAssociation
-from socksclient.protocol.address import Host, parse_port, socket_address
+from socksclient.protocol.address import Host, HostPort, parse_port, socket_address
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 
@@ -89,7 +89,7 @@ def udp_with_fallback(
 
 def _udp(
     q: dns.message.Message,
-    server: tuple[str, int],
+    server: HostPort,
     deadline: Deadline,
     proxy: ProxyLike,
     **options: bool,
@@ -127,7 +127,7 @@ class _Until:
 
 def _tcp(
     q: dns.message.Message,
-    server: tuple[str, int],
+    server: HostPort,
     deadline: Deadline,
     proxy: ProxyLike,
     **options: Any,

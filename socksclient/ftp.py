@@ -18,7 +18,7 @@ from typing import cast
 from socksclient._net.sockets import refuse_tls
 from socksclient._sync.connect import DEFAULT_TIMEOUT, Listener, bind, create_connection
 from socksclient._sync.tls import server_name, start_tls
-from socksclient.protocol.address import is_address
+from socksclient.protocol.address import HostPort, is_address
 from socksclient.protocol.exceptions import ProtocolError, SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 
@@ -45,7 +45,7 @@ class _Proxied(ftplib.FTP):
         host: str = "",
         port: int = 0,
         timeout: float | None = -999,
-        source_address: tuple[str, int] | None = None,
+        source_address: HostPort | None = None,
     ) -> str:
         """Connect to the server, as `ftplib.FTP.connect` does.
 
@@ -81,7 +81,7 @@ class _Proxied(ftplib.FTP):
         self.welcome = self.getresp()
         return self.welcome
 
-    def makepasv(self) -> tuple[str, int]:
+    def makepasv(self) -> HostPort:
         """Ask the server where to connect to for data: by EPSV (RFC 2428), or else by PASV.
 
         EPSV works for IPv4 and IPv6. If the server answers EPSV with anything but a good 229, this
@@ -104,7 +104,7 @@ class _Proxied(ftplib.FTP):
             # Latin-1. If PASV fails too, its error has the error of EPSV as its context.
             return self._ask_by_pasv()
 
-    def _ask_by_epsv(self) -> tuple[str, int]:
+    def _ask_by_epsv(self) -> HostPort:
         response = self.sendcmd("EPSV")
         try:
             _, port = ftplib.parse229(response, (self.host, self.port))
@@ -113,7 +113,7 @@ class _Proxied(ftplib.FTP):
             raise ftplib.error_proto(response) from error
         return self.host, _good_port(port, response)
 
-    def _ask_by_pasv(self) -> tuple[str, int]:
+    def _ask_by_pasv(self) -> HostPort:
         response = self.sendcmd("PASV")
         host, port = ftplib.parse227(response)
         _good_port(port, response)
@@ -294,7 +294,7 @@ class FTP(_Proxied):
         passwd: str = "",
         acct: str = "",
         timeout: float | None = DEFAULT_TIMEOUT,
-        source_address: tuple[str, int] | None = None,
+        source_address: HostPort | None = None,
         *,
         encoding: str = "utf-8",
         proxy: ProxyLike,
@@ -345,7 +345,7 @@ class FTP_TLS(ftplib.FTP_TLS, _Proxied):  # noqa: N801 - as in ftplib
         *,
         context: ssl.SSLContext | None = None,
         timeout: float | None = DEFAULT_TIMEOUT,
-        source_address: tuple[str, int] | None = None,
+        source_address: HostPort | None = None,
         encoding: str = "utf-8",
         proxy: ProxyLike,
     ) -> None:

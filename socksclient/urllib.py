@@ -14,6 +14,7 @@ from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler, 
 from socksclient._net.sockets import refuse_tls, send_at_once
 from socksclient._sync.connect import create_connection
 from socksclient._sync.tls import server_name
+from socksclient.protocol.address import HostPort
 from socksclient.protocol.proxy import ProxyLike, as_chain
 
 __all__ = ["SocksHandler"]
@@ -101,7 +102,7 @@ class _HTTPConnection(HTTPConnection):
         through: The function that connects, which takes the destination and a timeout in seconds.
     """
 
-    destination: tuple[str, int]
+    destination: HostPort
     through: Callable[..., socket.socket]
 
     def set_tunnel(self, *_args: Any, **_kwargs: Any) -> None:

@@ -29,7 +29,7 @@ from socksclient._net.bound_address import HasPeer, listening_at
 from socksclient._net.log import log, placed
 from socksclient._net.sockets import check_source, refuse_tls
 from socksclient._sync.tls import server_name
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.flow import ConnectionEnded
@@ -334,9 +334,9 @@ class Listener:
         peer_address: The (host, port) of the peer, as the proxy says, once it is accepted.
     """
 
-    def __init__(self, stream: Stream, address: tuple[str, int], route: Route) -> None:
+    def __init__(self, stream: Stream, address: HostPort, route: Route) -> None:
         self.address = address
-        self.peer_address: tuple[str, int] | None = None
+        self.peer_address: HostPort | None = None
         self._stream = stream
         self._closed = False
         self._route = route
@@ -344,7 +344,7 @@ class Listener:
         # The second reply. Its flow is kept, so that what has come of it outlives a cancellation.
         self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
-        self._peer: tuple[str, int] | None = None
+        self._peer: HostPort | None = None
 
     async def accept(self) -> SocketStream | TLSStream:
         """Waits for the peer, which may have come long ago. It comes once.

@@ -11,7 +11,8 @@ import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
 from socksclient._anyio.driver import find_target, first_ready
-from socksclient._net.association import Address, Association
+from socksclient._net.association import Association
+from socksclient.protocol.address import HostPort
 from socksclient.protocol.route import Route
 
 __all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
@@ -24,7 +25,7 @@ class _Awaited:
         self._association = association
 
     @property
-    def relay_address(self) -> Address:
+    def relay_address(self) -> HostPort:
         """The (host, port) at the proxy to which all datagrams go."""
         return self._association.relay_address
 
@@ -79,7 +80,7 @@ class _Awaited:
                 return
             await anyio.wait_writable(self._association.udp)
 
-    async def _receive(self) -> tuple[bytes, Address]:
+    async def _receive(self) -> tuple[bytes, HostPort]:
         association = self._association
         await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio might receive before it cancels
         while True:
@@ -124,7 +125,7 @@ class UDPAssociation(_Awaited, UDPSocket):
     receive. Once closed here, they raise `anyio.ClosedResourceError`.
     """
 
-    async def send(self, item: tuple[bytes, Address]) -> None:
+    async def send(self, item: tuple[bytes, HostPort]) -> None:
         """Sends one datagram.
 
         Args:
@@ -145,7 +146,7 @@ class UDPAssociation(_Awaited, UDPSocket):
             header = self._association.learn(address, *await find_target(route))
         await self._send(header, data)
 
-    async def receive(self) -> tuple[bytes, Address]:
+    async def receive(self) -> tuple[bytes, HostPort]:
         """Receives one datagram.
 
         Returns:

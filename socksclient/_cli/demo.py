@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import socksclient
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command, Reply
 from socksclient.testing.server import SocksServer
 
@@ -87,7 +87,7 @@ def _origin(context: ssl.SSLContext) -> Iterator[int]:
 
 
 @contextmanager
-def _name_server() -> Iterator[tuple[str, int]]:
+def _name_server() -> Iterator[HostPort]:
     """Run a name server that answers one query over UDP, and yield its address."""
     import dns.message
     import dns.rrset

@@ -14,7 +14,7 @@ from socksclient._cli.options import (
     statuses,
     tell_steps,
 )
-from socksclient.protocol.address import is_address
+from socksclient.protocol.address import HostPort, is_address
 
 __all__ = ["configure"]
 
@@ -47,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_options(parser, timeout="the whole command")
 
 
-def _server(text: str) -> tuple[str, int]:
+def _server(text: str) -> HostPort:
     """Parse HOST[:PORT]: an IPv6 address needs brackets only if a port follows."""
     if is_address(text):
         return text, 53

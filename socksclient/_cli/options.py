@@ -7,6 +7,7 @@ import logging
 import sys
 
 from socksclient._net.sockets import MAX_TIMEOUT
+from socksclient.protocol.address import HostPort
 from socksclient.protocol.exceptions import (
     AssociationClosed,
     AuthenticationError,
@@ -83,7 +84,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def chain_for(arguments: argparse.Namespace, destination: tuple[str, int]) -> Chain:
+def chain_for(arguments: argparse.Namespace, destination: HostPort) -> Chain:
     """Return the proxies of --proxy, or else the proxy of the environment.
 
     A password in ALL_PROXY, unlike one in an argument, is not shown by `ps`.

@@ -23,6 +23,7 @@ from socksclient._net.log import log, placed
 from socksclient._net.sockets import PlainSocket, family_of
 from socksclient.protocol.address import (
     Host,
+    HostPort,
     IPAddress,
     decode_address,
     host_port,
@@ -50,10 +51,7 @@ if TYPE_CHECKING:
     from socksclient.protocol.proxy import Chain
     from socksclient.protocol.tunnel import Grant, SocketAddress
 
-Address: TypeAlias = tuple[str, int]
-"""The (host, port) of a destination or a source."""
-
-Received: TypeAlias = tuple[bytes, int, Address]
+Received: TypeAlias = tuple[bytes, int, HostPort]
 """A datagram, how many octets of it are its header, and its source."""
 
 MAX_DATAGRAM_SIZE = 0xFFFF - 20 - 8
@@ -137,7 +135,7 @@ class Association:
         self,
         granted: Sequence[Granted],
         udp: socket.socket,
-        relays: Sequence[Address],
+        relays: Sequence[HostPort],
         advice: str = "",
     ) -> None:
         for _, control, _ in granted:
@@ -149,7 +147,7 @@ class Association:
         self.advice = advice
         self.dropped = 0
         self.headers: dict[object, bytes] = {}
-        self.peer: Address | None = None
+        self.peer: HostPort | None = None
         self.closed = False
         self._granted = granted
         self._ended: Route | None = None
@@ -383,9 +381,9 @@ class Association:
 
     def _forget_sources(self) -> None:
         # By header, so that each is decoded once. No header at all is that of a bad datagram.
-        self._sources: dict[bytes, Address | None] = {b"": None}
+        self._sources: dict[bytes, HostPort | None] = {b"": None}
 
-    def _judge(self, header: bytes) -> Address | None:
+    def _judge(self, header: bytes) -> HostPort | None:
         """The source that the header bears; None if it is not wanted."""
         # A good datagram has come, so the relay's address is right.
         self.advice = ""
@@ -394,7 +392,7 @@ class Association:
         # In that order: another thread may connect meanwhile, and what is judged by the peer of
         # before must not outlive it.
         sources, peer = self._sources, self.peer
-        source: Address | None = None
+        source: HostPort | None = None
         inner = header
         for relay in (*self._next_relays, peer):
             size = datagram_header_size(inner)
@@ -417,7 +415,7 @@ class Association:
         return total
 
 
-def _is_from(source: Address, peer: Address) -> bool:
+def _is_from(source: HostPort, peer: HostPort) -> bool:
     """Whether `source` may be `peer`.
 
     If `peer` is a name, only the proxy knows its address: Dante gives the address as the source,
@@ -446,7 +444,7 @@ def _epoll(*sockets: socket.socket) -> select.epoll | None:
     return epoll
 
 
-def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
+def bind_udp(chain: Chain, local_address: HostPort) -> socket.socket:
     """Return a UDP socket bound to the address to send from, for an association of `chain`.
 
     Args:
@@ -474,7 +472,7 @@ def bind_udp(chain: Chain, local_address: Address) -> socket.socket:
     return udp
 
 
-def routes_of(chain: Chain, source: Address) -> list[Route]:
+def routes_of(chain: Chain, source: HostPort) -> list[Route]:
     """Return the routes to an association with each hop, the nearest one first.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Protocol
 
-from socksclient.protocol.address import Host, IPAddress, host_port, without_mapping
+from socksclient.protocol.address import Host, HostPort, IPAddress, host_port, without_mapping
 from socksclient.protocol.exceptions import ProtocolError, ProxyClosed
 from socksclient.protocol.tunnel import Grant, SocketAddress
 
@@ -99,7 +99,7 @@ def _is_of_a_host(ip: IPAddress) -> bool:
     return used or not ip.is_reserved
 
 
-def listening_at(control: HasPeer, grant: Grant) -> tuple[str, int]:
+def listening_at(control: HasPeer, grant: Grant) -> HostPort:
     """Return where a proxy listens for the peer after BIND.
 
     Args:

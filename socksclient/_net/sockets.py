@@ -9,7 +9,7 @@ import socket
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeGuard
 
-from socksclient.protocol.address import is_address
+from socksclient.protocol.address import HostPort, is_address
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.tunnel import ServerAddress
 
@@ -101,7 +101,7 @@ def check_source(host: str | None, path: str | None = None) -> None:
 
 def make_socket(
     address: ServerAddress,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption],
 ) -> socket.socket:
     """Return a TCP socket, or a unix socket, that is ready to connect to an address.
@@ -143,7 +143,7 @@ class Wait(NamedTuple):
 
 def race(
     addresses: Iterable[ServerAddress],
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption],
 ) -> Generator[Wait, Iterable[socket.socket], tuple[socket.socket, ServerAddress]]:
     """Connect to the first address that answers (RFC 8305 §5), as a generator that never waits.
@@ -187,7 +187,7 @@ def race(
 
 def _begin(
     address: ServerAddress,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     options: Iterable[SocketOption],
 ) -> socket.socket:
     """Return a non-blocking socket that has begun to connect."""

@@ -18,7 +18,7 @@ from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source
 from socksclient._sync.driver import exchange, open_socket, open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.udp import UDPAssociation
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError
 from socksclient.protocol.flow import ConnectionEnded
@@ -40,9 +40,9 @@ DEFAULT_TIMEOUT: Any = object()
 
 
 def create_connection(
-    address: tuple[str, int],
+    address: HostPort,
     timeout: float | None = DEFAULT_TIMEOUT,
-    source_address: tuple[str, int] | None = None,
+    source_address: HostPort | None = None,
     *,
     proxy: ProxyLike,
 ) -> socket.socket:
@@ -83,9 +83,9 @@ def create_connection(
 
 
 def bind(
-    address: tuple[str, int],
+    address: HostPort,
     timeout: float | None = DEFAULT_TIMEOUT,
-    source_address: tuple[str, int] | None = None,
+    source_address: HostPort | None = None,
     *,
     proxy: ProxyLike,
 ) -> Listener:
@@ -119,9 +119,9 @@ def bind(
 
 def listen(
     chain: Chain,
-    address: tuple[str, int],
+    address: HostPort,
     timeout: float | None,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption] = (),
 ) -> Listener:
     """`bind`, with options for the connection to the proxy."""
@@ -140,7 +140,7 @@ def udp_associate(
     timeout: float | None = DEFAULT_TIMEOUT,
     *,
     proxy: ProxyLike,
-    local_address: tuple[str, int] | None = None,
+    local_address: HostPort | None = None,
     trust_relay_address: bool = True,
 ) -> UDPAssociation:
     """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
@@ -242,7 +242,7 @@ class Listener:
     """
 
     def __init__(
-        self, sock: socket.socket, address: tuple[str, int], route: Route, timeout: float | None
+        self, sock: socket.socket, address: HostPort, route: Route, timeout: float | None
     ) -> None:
         self.address = address
         self._sock = sock
@@ -255,9 +255,7 @@ class Listener:
         self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
 
-    def accept(
-        self, timeout: float | None = DEFAULT_TIMEOUT
-    ) -> tuple[socket.socket, tuple[str, int]]:
+    def accept(self, timeout: float | None = DEFAULT_TIMEOUT) -> tuple[socket.socket, HostPort]:
         """Waits for the peer, which may have come long ago. It comes once.
 
         Args:
@@ -299,7 +297,7 @@ class Listener:
         self._sock.settimeout(timeout)  # it may be shorter by now
         return self._sock, peer
 
-    def _second_reply(self, deadline: Deadline) -> tuple[str, int]:
+    def _second_reply(self, deadline: Deadline) -> HostPort:
         try:
             while True:
                 try:
@@ -309,7 +307,7 @@ class Listener:
                 else:
                     self._step = self._flow.send(octets)
         except StopIteration as stop:
-            peer: tuple[str, int] = stop.value
+            peer: HostPort = stop.value
             log(self._route, -1, f"accepted {host_port(*peer)!r}")
             return peer
 
@@ -338,7 +336,7 @@ class Listener:
         self.close()
 
 
-def _pair(address: tuple[str, int]) -> tuple[str, int]:
+def _pair(address: HostPort) -> HostPort:
     if not isinstance(address, tuple | list) or len(address) != 2:
         raise TypeError(f"address must be a (host, port) pair, not {address!r}")
     host, port = address

@@ -22,7 +22,7 @@ from socksclient._net.sockets import (
     refuse_tls,
     writable,
 )
-from socksclient.protocol.address import Host
+from socksclient.protocol.address import Host, HostPort
 from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.tunnel import (
     Connect,
@@ -52,7 +52,7 @@ T = TypeVar("T")
 def open_tunnel(
     route: Route,
     deadline: Deadline,
-    source_address: tuple[str, int] | None = None,
+    source_address: HostPort | None = None,
     socket_options: Iterable[SocketOption] = (),
     observer: Observer | None = None,
 ) -> tuple[Channel, Grant]:
@@ -84,7 +84,7 @@ def open_tunnel(
 def open_socket(
     route: Route,
     deadline: Deadline,
-    source_address: tuple[str, int] | None = None,
+    source_address: HostPort | None = None,
     socket_options: Iterable[SocketOption] = (),
 ) -> tuple[socket.socket, Grant]:
     """Return what `open_tunnel` returns, with a socket as the connection.
@@ -130,7 +130,7 @@ class Driver:
         self,
         deadline: Deadline,
         channel: Channel | None = None,
-        source_address: tuple[str, int] | None = None,
+        source_address: HostPort | None = None,
         socket_options: Iterable[SocketOption] = (),
     ) -> None:
         self.channel = channel
@@ -250,7 +250,7 @@ def _receive(step: Exchange, octets: bytes, sock: Channel, deadline: Deadline) -
 def _connect(
     addresses: list[ServerAddress],
     deadline: Deadline,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption],
 ) -> tuple[socket.socket, ServerAddress]:
     """Return a socket connected to the first address that answers, and that address."""
@@ -270,7 +270,7 @@ def _connect(
 def _race(
     addresses: list[ServerAddress],
     deadline: Deadline,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption],
 ) -> tuple[socket.socket, ServerAddress]:
     with closing(race(addresses, source_address, socket_options)) as steps:

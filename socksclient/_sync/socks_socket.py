@@ -12,7 +12,7 @@ from socksclient._net.sockets import PlainSocket, check_source, is_internet, ref
 from socksclient._sync.connect import Listener, listen
 from socksclient._sync.driver import open_socket
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.address import socket_address
+from socksclient.protocol.address import HostPort, socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import Route
 
@@ -86,7 +86,7 @@ class SocksSocket(PlainSocket):
         self._made_of_descriptor = fileno is not None
         self._connected = False
         self._options: list[SocketOption] = []
-        self._source_address: tuple[str, int] | None = None
+        self._source_address: HostPort | None = None
         self._listener: Listener | None = None
         if fileno is not None:
             super().__init__(fileno=fileno)

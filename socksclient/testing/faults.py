@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
+from socksclient.protocol.address import HostPort
 from socksclient.protocol.codes import Phase
 
 __all__ = ["Faults"]
@@ -70,7 +71,7 @@ class Faults:
     method: int | None = None
     status: int | None = None
     reply: int | None = None
-    bound_address: tuple[str, int] | None = None
+    bound_address: HostPort | None = None
     answers: Mapping[Phase, bytes] = field(default_factory=dict)
     reply_with_data: bool = False
     second_reply: int | None = None

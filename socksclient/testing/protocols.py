@@ -8,14 +8,12 @@ from abc import ABC, abstractmethod
 from http.client import responses
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from socksclient.protocol.address import AddressType, Host, encode_address
+from socksclient.protocol.address import AddressType, Host, HostPort, encode_address
 from socksclient.protocol.codes import Command, Reply, Socks4Reply
 from socksclient.testing.conversation import Conversation, Over, as_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Address = tuple[str, int]
 
 UNSPECIFIED = ("0.0.0.0", 0)
 """The bound address of a reply that has nothing to tell."""
@@ -38,7 +36,7 @@ class ProxyProtocol(ABC):
         self.accounts = accounts
 
     @abstractmethod
-    async def read_request(self) -> Address:
+    async def read_request(self) -> HostPort:
         """Read all of the client's messages up to the request, and return its target.
 
         The first octet has been read already.
@@ -52,10 +50,10 @@ class ProxyProtocol(ABC):
         """Return this protocol's code for a reply of SOCKS5."""
 
     @abstractmethod
-    def encode_reply(self, code: int, bound_address: Address) -> bytes:
+    def encode_reply(self, code: int, bound_address: HostPort) -> bytes:
         """Return the octets of a reply."""
 
-    async def reply(self, code: int, bound_address: Address, data: bytes = b"") -> None:
+    async def reply(self, code: int, bound_address: HostPort, data: bytes = b"") -> None:
         """Answer the request; `data` are octets of the destination."""
         self.seen.reply = code
         bound_address = self.conversation.faults.bound_address or bound_address
@@ -68,7 +66,7 @@ class Socks5(ProxyProtocol):
     name = "SOCKS5"
     commands = tuple(Command)
 
-    async def read_request(self) -> Address:
+    async def read_request(self) -> HostPort:
         """Select a method, authenticate the client and read the request."""
         read = self.conversation.read
         await self._authenticate(await self._select_method())
@@ -124,7 +122,7 @@ class Socks5(ProxyProtocol):
         """Return the reply's REP."""
         return int(reply)
 
-    def encode_reply(self, code: int, bound_address: Address) -> bytes:
+    def encode_reply(self, code: int, bound_address: HostPort) -> bytes:
         """Return the octets of a reply (RFC 1928 §6)."""
         host, port = bound_address
         return bytes([0x05, code, 0x00]) + encode_address(Host.of(host), port)
@@ -136,7 +134,7 @@ class Socks4(ProxyProtocol):
     name = "SOCKS4"
     commands = (Command.CONNECT, Command.BIND, Command.RESOLVE)
 
-    async def read_request(self) -> Address:
+    async def read_request(self) -> HostPort:
         """Read the request, and check its user id."""
         read = self.conversation.read
         [self.seen.command] = await read(1)
@@ -156,7 +154,7 @@ class Socks4(ProxyProtocol):
         """Return CD: SOCKS4 has one code for every failure that is not the user id's."""
         return Socks4Reply.REJECTED_OR_FAILED if reply else Socks4Reply.GRANTED
 
-    def encode_reply(self, code: int, bound_address: Address) -> bytes:
+    def encode_reply(self, code: int, bound_address: HostPort) -> bytes:
         """Return the octets of a reply; an IPv6 address, which SOCKS4 lacks, becomes 0.0.0.0."""
         host, port = bound_address
         ip = ipaddress.IPv4Address(host if ":" not in host else 0)
@@ -169,7 +167,7 @@ class HTTP(ProxyProtocol):
     name = "HTTP"
     commands = (Command.CONNECT,)
 
-    async def read_request(self) -> Address:
+    async def read_request(self) -> HostPort:
         """Read the head of the request, and check its credentials."""
         line, *fields = (await self.conversation.read_until(b"\r\n\r\n")).split("\r\n")
         method, target, _ = line.split(" ")
@@ -196,7 +194,7 @@ class HTTP(ProxyProtocol):
         """Return the status: 200, or 502 for every failure."""
         return 502 if reply else 200
 
-    def encode_reply(self, code: int, bound_address: Address) -> bytes:  # noqa: ARG002
+    def encode_reply(self, code: int, bound_address: HostPort) -> bytes:  # noqa: ARG002
         """Return the head of a response, which bears no bound address."""
         fields = "Via: SocksServer\r\n"
         if code in (401, 407):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from socksclient.protocol.address import HostPort
+
 __all__ = ["Connection"]
 
 
@@ -32,18 +34,18 @@ class Connection:
         transcript: The messages of the handshake, in their order: the sender and the octets.
     """
 
-    client: tuple[str, int]
+    client: HostPort
     protocol: Literal["SOCKS5", "SOCKS4", "HTTP"] | None = None
     methods: bytes | None = None
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     command: int | None = None
     address_type: int | None = None
-    destination: tuple[str, int] | None = None
+    destination: HostPort | None = None
     reply: int | None = None
     second_reply: int | None = None
-    peer: tuple[str, int] | None = None
-    datagrams: list[tuple[tuple[str, int], bytes]] = field(default_factory=list)
+    peer: HostPort | None = None
+    datagrams: list[tuple[HostPort, bytes]] = field(default_factory=list)
     transcript: list[tuple[Literal["client", "server"], bytes]] = field(default_factory=list)
 
     @property

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from socksclient.protocol.address import Host, decode_destination
+from socksclient.protocol.address import Host, HostPort, decode_destination
 from socksclient.protocol.socks5 import datagram_header_size, encode_datagram_header
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from socksclient.testing.faults import Faults
     from socksclient.testing.record import Connection
-
-Address = tuple[str, int]
 
 
 class Relay:
@@ -30,8 +28,8 @@ class Relay:
         self,
         seen: Connection,
         faults: Faults,
-        routes: Mapping[Address, Address],
-        resolve: Callable[[Address], Awaitable[list[Address]]],
+        routes: Mapping[HostPort, HostPort],
+        resolve: Callable[[HostPort], Awaitable[list[HostPort]]],
         hang_up: Callable[[], None],
     ) -> None:
         self.seen = seen
@@ -40,20 +38,20 @@ class Relay:
         self.resolve = resolve
         self.hang_up = hang_up
         self.loop = asyncio.get_running_loop()
-        self.client: Address | None = None
+        self.client: HostPort | None = None
         self.sockets: list[socket.socket] = []
         self.outside: dict[str, socket.socket] = {}
-        self.addresses: dict[Address, Address] = {}
-        self.sources: dict[Address, Address] = {}
+        self.addresses: dict[HostPort, HostPort] = {}
+        self.sources: dict[HostPort, HostPort] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def listen(self, host: str) -> Address:
+    def listen(self, host: str) -> HostPort:
         """Start the relay, and return the (host, port) to which the client sends datagrams."""
         self.inside = self.open(host, self.from_client)
-        address: Address = self.inside.getsockname()[:2]
+        address: HostPort = self.inside.getsockname()[:2]
         return address
 
-    def open(self, host: str, received: Callable[[bytes, Address], None]) -> socket.socket:
+    def open(self, host: str, received: Callable[[bytes, HostPort], None]) -> socket.socket:
         """Open a socket at `host`, and call `received` with each datagram and its sender."""
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self.sockets.append(sock)
@@ -69,7 +67,7 @@ class Relay:
         self.loop.add_reader(sock, receive)
         return sock
 
-    def from_client(self, octets: bytes, sender: Address) -> None:
+    def from_client(self, octets: bytes, sender: HostPort) -> None:
         """Take a datagram with a header, record it, and send its payload to its destination."""
         size = datagram_header_size(octets)
         # A datagram without a valid header does not make its sender the client.
@@ -87,7 +85,7 @@ class Relay:
             task.add_done_callback(self.tasks.discard)
         self.maybe_end()
 
-    async def find(self, destination: Address, payload: bytes) -> None:
+    async def find(self, destination: HostPort, payload: bytes) -> None:
         """Resolve a destination, and deliver the first datagram to it."""
         # A relay has no way to tell the client that a name has no address.
         with suppress(OSError, ValueError):
@@ -97,7 +95,7 @@ class Relay:
                 self.sources[address] = destination
             self.deliver(destination, payload)
 
-    def deliver(self, destination: Address, payload: bytes) -> None:
+    def deliver(self, destination: HostPort, payload: bytes) -> None:
         """Send a payload to a destination that has been resolved."""
         address = self.addresses[destination]
         any_host = "::" if ":" in address[0] else "0.0.0.0"
@@ -105,7 +103,7 @@ class Relay:
             self.outside[any_host] = self.open(any_host, self.from_outside)
         _send(self.outside[any_host], payload, address)
 
-    def from_outside(self, payload: bytes, source: Address) -> None:
+    def from_outside(self, payload: bytes, source: HostPort) -> None:
         """Take a datagram without a header, and send it to the client with its header."""
         # The sockets to the outside are opened for the client's first datagram.
         assert self.client is not None
@@ -133,7 +131,7 @@ class Relay:
             sock.close()
 
 
-def _send(sock: socket.socket, octets: bytes, address: Address) -> None:
+def _send(sock: socket.socket, octets: bytes, address: HostPort) -> None:
     # A datagram may be too long to be sent. The relay loses it, as a network may lose it.
     with suppress(OSError):
         sock.sendto(octets, address)

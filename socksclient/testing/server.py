@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import quote
 
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.testing.faults import Faults
 from socksclient.testing.record import Connection
 from socksclient.testing.session import Session
@@ -53,7 +53,7 @@ class SocksServer:
         self,
         *,
         accounts: Mapping[str, str] | None = None,
-        routes: Mapping[tuple[str, int], tuple[str, int]] | None = None,
+        routes: Mapping[HostPort, HostPort] | None = None,
         faults: Faults | Iterable[Faults] = (),
         host: str = "127.0.0.1",
         path: str | None = None,
@@ -87,7 +87,7 @@ class SocksServer:
         )
 
     @property
-    def address(self) -> tuple[str, int]:
+    def address(self) -> HostPort:
         """The (host, port) at which the server listens; port 0 before it listens at a port."""
         return self._host, self._port
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from socksclient.protocol.address import Host, is_address
+from socksclient.protocol.address import Host, HostPort, is_address
 from socksclient.protocol.codes import Command, Reply
 from socksclient.testing.conversation import Conversation, Over
 from socksclient.testing.protocols import HTTP, UNSPECIFIED, ProxyProtocol, Socks4, Socks5
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from socksclient.testing.faults import Faults
     from socksclient.testing.record import Connection
-
-Address = tuple[str, int]
 
 
 class Session:
@@ -37,7 +35,7 @@ class Session:
         sock: socket.socket,
         faults: Faults,
         accounts: Mapping[str, str],
-        routes: Mapping[Address, Address],
+        routes: Mapping[HostPort, HostPort],
         tls: ssl.SSLContext | None,
     ) -> None:
         self.seen = connection
@@ -114,10 +112,10 @@ class Session:
         await self.protocol.reply(self.protocol.code(reply), UNSPECIFIED)
         raise Over
 
-    async def _grant(self, bound_address: Address, data: bytes = b"") -> None:
+    async def _grant(self, bound_address: HostPort, data: bytes = b"") -> None:
         await self.protocol.reply(self.protocol.code(Reply.SUCCEEDED), bound_address, data)
 
-    async def _connect(self, destination: Address) -> None:
+    async def _connect(self, destination: HostPort) -> None:
         try:
             reader, writer = await asyncio.open_connection(*destination)
         # A ValueError says that the name cannot be resolved, such as a label of 64 octets.
@@ -132,7 +130,7 @@ class Session:
         finally:
             writer.close()
 
-    async def _bind(self, destination: Address) -> None:
+    async def _bind(self, destination: HostPort) -> None:
         """Wait for one peer: from `destination` or, if that is unspecified, from anywhere."""
         try:
             addresses = await self._addresses(destination)
@@ -158,7 +156,7 @@ class Session:
             writer.close()
 
     async def _second_reply(
-        self, reader: asyncio.StreamReader, peer: Address, *, welcome: bool
+        self, reader: asyncio.StreamReader, peer: HostPort, *, welcome: bool
     ) -> None:
         """Tell the client of BIND's peer.
 
@@ -178,7 +176,7 @@ class Session:
         if code != success:
             raise Over
 
-    async def _accept(self, listener: socket.socket) -> tuple[socket.socket, tuple[str, int]]:
+    async def _accept(self, listener: socket.socket) -> tuple[socket.socket, HostPort]:
         """Accept a connection.
 
         Raises:
@@ -202,7 +200,7 @@ class Session:
         # From here on the caller awaits nothing before it owns the socket.
         return listener.accept()
 
-    async def _associate(self, _source: Address) -> None:
+    async def _associate(self, _source: HostPort) -> None:
         """Relay datagrams until the client leaves."""
         writer = self.conversation.writer
         relay = Relay(self.seen, self.faults, self.routes, self._addresses, writer.close)
@@ -220,7 +218,7 @@ class Session:
         name = self.conversation.writer.get_extra_info("sockname")
         return str(name[0]) if isinstance(name, tuple) else "127.0.0.1"
 
-    async def _resolve(self, destination: Address) -> None:
+    async def _resolve(self, destination: HostPort) -> None:
         """Answer Tor's RESOLVE and RESOLVE_PTR, by the routes or (RESOLVE) by the resolver."""
         wants_address = self.seen.command == Command.RESOLVE
         found = destination
@@ -233,7 +231,7 @@ class Session:
             await self._refuse(Reply.HOST_UNREACHABLE)
         await self._grant(found)
 
-    async def _addresses(self, destination: Address) -> list[Address]:
+    async def _addresses(self, destination: HostPort) -> list[HostPort]:
         host, port = destination
         if is_address(host):
             return [destination]
