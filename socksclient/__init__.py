@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         resolve_ptr as resolve_ptr,
         udp_associate as udp_associate,
     )
+    from socksclient._sync.handshake import handshake as handshake
     from socksclient._sync.socks_socket import SocksSocket as SocksSocket
     from socksclient.httpx import (
         AsyncSocksTransport as AsyncSocksTransport,
@@ -68,6 +69,7 @@ _NAMES = {
         "resolve_ptr",
         "udp_associate",
     ),
+    "socksclient._sync.handshake": ("handshake",),
     "socksclient._sync.socks_socket": ("SocksSocket",),
     "socksclient.httpx": (
         "AsyncSocksTransport",

@@ -14,6 +14,7 @@ from socksclient._anyio.connect import (
     resolve_ptr,
     udp_associate,
 )
+from socksclient._anyio.handshake import handshake
 
 __all__ = [
     "ConnectedUDPAssociation",
@@ -22,6 +23,7 @@ __all__ = [
     "bind",
     "connect_socket",
     "connect_tcp",
+    "handshake",
     "resolve",
     "resolve_ptr",
     "udp_associate",

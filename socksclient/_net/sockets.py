@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeGuard
 
 from socksclient.protocol.address import HostPort, is_address
-from socksclient.protocol.proxy import Proxy
+from socksclient.protocol.proxy import Proxy, ProxyLike, as_chain
 from socksclient.protocol.tunnel import ServerAddress
 
 SocketOption: TypeAlias = (
@@ -84,6 +84,23 @@ def refuse_tls(chain: Iterable[Proxy], what: str, instead: str, *, allowed: int 
     if sum(proxy.tls is not None for proxy in chain) > allowed:
         hops = "more than one proxy" if allowed else "a proxy"
         raise ValueError(f"{what} cannot go through {hops} with TLS; use {instead}")
+
+
+def the_one_proxy(proxy: ProxyLike) -> Proxy:
+    """Return the one proxy to which the caller has a connection already.
+
+    Raises:
+        ValueError: The proxy is a chain of several, or its URL asks for TLS, which the caller's
+            connection has already or has not.
+    """
+    chain = as_chain(proxy)
+    if len(chain) > 1:
+        raise ValueError("a handshake is with one proxy; do one for each hop of a chain in turn")
+    if chain[0].tls:
+        raise ValueError(
+            "start TLS with the proxy on the connection first, and then give the URL without TLS"
+        )
+    return chain[0]
 
 
 def check_source(host: str | None, path: str | None = None) -> None:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         ConnectionEnded as ConnectionEnded,
         Exchange as Exchange,
         Flow as Flow,
+        Protection as Protection,
     )
     from socksclient.protocol.handshake import start as start
     from socksclient.protocol.proxy import Method as Method, Proxy as Proxy, ProxyLike as ProxyLike
@@ -95,6 +96,7 @@ _NAMES = {
         "ConnectionEnded",
         "Exchange",
         "Flow",
+        "Protection",
     ),
     "socksclient.protocol.proxy": (
         "Method",

@@ -9,9 +9,9 @@ sockets and no log.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
-__all__ = ["ConnectionEnded", "Exchange", "Flow"]
+__all__ = ["ConnectionEnded", "Exchange", "Flow", "Protection"]
 
 T = TypeVar("T")
 
@@ -27,7 +27,8 @@ class Exchange(NamedTuple):
             them belong to the message. A driver that can look at octets without taking them
             (MSG_PEEK) may send all of these to the flow, even if they are more than `read`. Other
             drivers ignore the function.
-        is_secret: Whether `send` holds credentials. No log may show such octets.
+        is_secret: Whether `send` holds credentials, which the answer may repeat. No log may show
+            such octets.
     """
 
     send: bytes
@@ -43,6 +44,26 @@ class Exchange(NamedTuple):
 
 Flow = Generator[Exchange, bytes, T]
 """What a driver runs; T is the flow's result."""
+
+
+class Protection(Protocol):
+    """What protects all octets after a sub-negotiation (RFC 1961 §5).
+
+    A method of authentication whose flow returns one asks for the connection to be wrapped: the
+    request, its reply and everything after them go through the two functions. No driver wraps
+    connections yet, so a handshake with such a method ends with a NotImplementedError before the
+    request is sent.
+    """
+
+    def protect(self, octets: bytes) -> bytes:
+        """Return what to send so that the proxy gets `octets`."""
+
+    def unprotect(self, octets: bytes) -> bytes:
+        """Return what the `octets` that have arrived carry.
+
+        They may be any part of the stream. The object keeps an incomplete message until the rest of
+        it comes.
+        """
 
 
 class ConnectionEnded(ConnectionError):

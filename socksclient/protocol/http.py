@@ -148,7 +148,8 @@ class HTTP(Kind):
                     return "0.0.0.0", 0
                 earlier += len(head)
                 head = bytearray()
-            step = Exchange(b"", _missing(head), 1, belonging=partial(_head_size, head))
+            belonging = partial(_head_size, head)
+            step = Exchange(b"", _missing(head), 1, belonging, step.is_secret)
 
 
 def _check_header(name: str, value: str) -> None:

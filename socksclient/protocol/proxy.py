@@ -25,7 +25,7 @@ from socksclient.protocol.fields import (
     parse_host,
     parse_port,
 )
-from socksclient.protocol.flow import Flow
+from socksclient.protocol.flow import Flow, Protection
 from socksclient.protocol.lazy import LazyModule
 from socksclient.protocol.url import NO_PATH, SCHEMES, find_scheme, split_url
 
@@ -58,14 +58,14 @@ class Method:
         code: 0x00 to 0xFE. The codes from 0x80 on are those of private methods.
         negotiate: A function that takes the `Proxy`, and returns the flow to run when the proxy has
             selected the method. The flow raises `socksclient.AuthenticationError` if the proxy
-            refuses.
+            refuses. It returns None, or a `Protection` if the method protects everything after it.
 
     Raises:
         ValueError: The code is out of that range.
     """
 
     code: int
-    negotiate: Callable[[Proxy], Flow[None]]
+    negotiate: Callable[[Proxy], Flow[Protection | None]]
 
     def __post_init__(self) -> None:
         # FF says that no method is acceptable.

@@ -82,6 +82,19 @@ class Route(NamedTuple):
         request = Request(chain[-1], Command.UDP_ASSOCIATE, Host.parse(host), parse_port(port))
         return cls(_checked(chain, request), (host, port))
 
+    @classmethod
+    def on_connection(cls, proxy: Proxy, host: str, port: int) -> Route:
+        """Return the route through one proxy to which there is a connection already.
+
+        Raises:
+            ValueError: The host or the port is not valid, or the protocol of the proxy cannot carry
+                the request.
+            TypeError: The host is not a str.
+        """
+        request = Request(proxy, Command.CONNECT, Host.parse(host), parse_port(port))
+        proxy.kind.check_request(proxy, request.command, request.host)
+        return cls((request,), (host, port))
+
     @property
     def last(self) -> Request:
         """The request to the last hop."""

@@ -340,10 +340,15 @@ class Socks5(Kind):
         if method is not NO_AUTHENTICATION:
             begin_phase("authentication")
         try:
-            yield from method.negotiate(proxy)
+            protection = yield from method.negotiate(proxy)
         except ConnectionEnded as ended:
             # A method of the user's own does not have to know of this.
             raise ProxyClosed.within_method(ended, method.code) from ended.__cause__
+        if protection is not None:
+            raise NotImplementedError(
+                f"method {method.code:02X} protects everything after it, and socksclient cannot"
+                " wrap a connection yet"
+            )
         begin_phase("request")
         bound_address = yield from request(command, host, port)
         if command in (Command.RESOLVE, Command.RESOLVE_PTR):

@@ -22,7 +22,7 @@ from socksclient.protocol.exceptions import (
     ResolveError,
     SocksError,
 )
-from socksclient.protocol.flow import Exchange, Flow
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import NOT_KNOWN, Request, Route
 
@@ -37,6 +37,7 @@ __all__ = [
     "StartTLS",
     "Step",
     "Steps",
+    "handshake",
     "is_deadline",
     "place",
     "resolve_target",
@@ -185,6 +186,51 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
         failed[hop] += 1
 
 
+def handshake(route: Route, report: Report | None = None) -> Steps[HostPort]:
+    """Run the handshake with one proxy on a connection to it that is there already.
+
+    Args:
+        route: The one request. If this process resolves its target (``socks5``), the flow asks for
+            the first address only, because another one needs another connection.
+        report: A function that gets each `Event` at once.
+
+    Returns:
+        The bound address.
+
+    Raises:
+        SocksError: The handshake has failed. The error knows its place (`place`).
+        OSError: A method of the user's own has raised it.
+    """
+    phase: Phase = "resolve"
+
+    def note(text: str) -> None:
+        _tell(report, Event(0, phase, "note", note=text))
+
+    def begin_phase(new: Phase) -> None:
+        nonlocal phase
+        phase = new
+        note(new)
+
+    def report_octets(direction: Direction, octets: bytes, is_secret: bool) -> None:
+        _tell(report, Event(0, phase, direction, octets, is_secret))
+
+    [request] = route.requests
+    try:
+        host, port = yield from resolve_target(request, note)
+        flow = request.proxy.kind.handshake(request.proxy, request.command, host, port, begin_phase)
+        bound_address = yield from _observed(flow, report and report_octets)
+        note(f"granted, bound address {host_port(*bound_address)!r}")
+        return bound_address
+    except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+        failure = place(error, route, 0, phase)
+        try:
+            note(_failure_note(failure))
+            raise failure
+        finally:
+            # Otherwise the error and this frame would keep each other alive.
+            del failure
+
+
 def _failure_note(error: Exception) -> str:
     """Return what the log says about an error.
 
@@ -208,13 +254,15 @@ def _own_address(
     return hosts[-2][failed[-2]].text, route.requests[-2].port
 
 
-def resolve_target(request: Request) -> Steps[tuple[Host, int]]:
+def resolve_target(
+    request: Request, note: Callable[[str], None] = lambda _: None
+) -> Steps[tuple[Host, int]]:
     """Return the host and the port to ask a hop for: the first address, if they are resolved here.
 
     Raises:
         ResolveError: The name has no address.
     """
-    [host, *_] = yield from _hosts_of(request, lambda _: None)
+    [host, *_] = yield from _hosts_of(request, note)
     return host, request.port
 
 
@@ -401,17 +449,21 @@ def _observed(flow: Flow[T], report: Callable[[Direction, bytes, bool], None] | 
         try:
             step = next(flow)
             while True:
+                is_secret = step.is_secret
                 if step.send:
-                    report("sent", step.send, step.is_secret)
+                    report("sent", step.send, is_secret)
                 # The octets have no variable, because the proxy may have repeated the credentials,
                 # and a traceback can show variables.
                 received = [b""]
                 try:
                     received = [(yield step)]
                 except Exception as error:  # noqa: BLE001 - the flow decides what the error means
+                    if isinstance(error, ConnectionEnded):
+                        report("received", error.received, is_secret)
                     step = flow.throw(error)
                 else:
-                    report("received", received[0], False)
+                    # A proxy may repeat the credentials in its answer.
+                    report("received", received[0], is_secret)
                     step = flow.send(received.pop())
         except StopIteration as stop:
             result: T = stop.value

@@ -1,0 +1,346 @@
+"""`handshake` on a connection that is open already, blocking and awaited."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import ByteStream
+from anyio.streams.tls import TLSStream
+
+import socksclient
+import socksclient.anyio
+from socksclient import (
+    AuthenticationError,
+    Exchange,
+    Flow,
+    Method,
+    Proxy,
+    ProxyClosed,
+    ProxyTimeout,
+    ReplyError,
+    ResolveError,
+    SocksError,
+)
+from socksclient._anyio import driver as anyio_driver
+from socksclient._sync import driver
+from socksclient._sync.timeouts import Deadline
+from socksclient.protocol import Protection
+from socksclient.protocol.proxy import as_chain
+from socksclient.protocol.route import Route
+from socksclient.protocol.tunnel import Event
+from socksclient.testing import Faults, SocksServer
+
+from helpers.hops import Authority
+from helpers.support import GREETING, LONG, SHORT, Address, receive_exactly
+
+pytest_plugins = ["helpers.hop_fixtures"]
+
+SCHEMES = ["socks5h", "socks5", "socks4a", "socks4", "http"]
+
+
+class Duck:
+    """What another library may have as a connection: `sendall`, `recv`, and octets as bytes."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def sendall(self, data: bytes) -> None:
+        assert type(data) is bytes
+        self._sock.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        return self._sock.recv(size)
+
+
+class DuckStream(ByteStream):
+    """The same, awaited."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def send(self, item: bytes) -> None:
+        assert type(item) is bytes
+        await self._stream.send(item)
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._stream.receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@contextmanager
+def connection(server: SocksServer) -> Iterator[socket.socket]:
+    with socket.create_connection(server.address, LONG) as sock:
+        yield sock
+
+
+class TestHandshake:
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    def test_leads_to_the_destination_and_reads_nothing_of_it(
+        self, scheme: str, greeter: Address
+    ) -> None:
+        with SocksServer(accounts={"user": "pass"}) as server, connection(server) as sock:
+            url = server.url_as(scheme)
+            host, port = socksclient.handshake(sock, *greeter, proxy=url, timeout=LONG)
+            assert receive_exactly(sock, len(GREETING)) == GREETING
+            assert (host == "0.0.0.0") == (scheme == "http")
+            assert server.requests[0].destination == greeter
+            assert 0 <= port <= 0xFFFF
+
+    def test_restores_the_timeout_of_the_socket(self, greeter: Address) -> None:
+        with SocksServer() as server, connection(server) as sock:
+            sock.settimeout(17.0)
+            socksclient.handshake(sock, *greeter, proxy=server.url, timeout=LONG)
+            assert sock.gettimeout() == 17.0
+
+    def test_works_on_an_object_with_sendall_and_recv(self, greeter: Address) -> None:
+        with SocksServer() as server, connection(server) as sock:
+            socksclient.handshake(Duck(sock), *greeter, proxy=server.url)
+            assert receive_exactly(sock, len(GREETING)) == GREETING
+
+    def test_works_on_a_connection_with_tls(self, greeter: Address, authority: Authority) -> None:
+        with SocksServer(tls=authority.server()) as server, connection(server) as plain:
+            context = authority.client()
+            with context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+                url = server.url.replace("+tls", "")
+                socksclient.handshake(sock, *greeter, proxy=url, timeout=LONG)
+                assert receive_exactly(sock, len(GREETING)) == GREETING
+
+    def test_resolves_the_name_with_socks5(
+        self, names: dict[str, list[str]], greeter: Address
+    ) -> None:
+        names.update({"origin.test": ["127.0.0.1", "192.0.2.1"], "127.0.0.1": ["127.0.0.1"]})
+        with SocksServer() as server, connection(server) as sock:
+            url = server.url_as("socks5")
+            socksclient.handshake(sock, "origin.test", greeter[1], proxy=url, timeout=LONG)
+            assert server.requests[0].destination == greeter
+            with pytest.raises(ResolveError) as caught:
+                socksclient.handshake(sock, "none.test", 80, proxy=url, timeout=LONG)
+            assert (caught.value.phase, caught.value.destination) == ("resolve", ("none.test", 80))
+
+    @pytest.mark.parametrize(
+        ("faults", "kind", "phase"),
+        [
+            (Faults(reply=5), ReplyError, "request"),
+            (Faults(close_after=0), ProxyClosed, "method selection"),
+            (Faults(method=0xFF), AuthenticationError, "method selection"),
+            (Faults(stall_after=2), ProxyTimeout, "request"),
+        ],
+    )
+    def test_errors_have_their_place_and_nothing_is_closed(
+        self, faults: Faults, kind: type[SocksError], phase: str, echo_server: Address
+    ) -> None:
+        timeout = LONG if faults.stall_after is None else SHORT
+        with SocksServer(faults=faults) as server, connection(server) as sock:
+            with pytest.raises(kind) as caught:
+                socksclient.handshake(sock, *echo_server, proxy=server.url, timeout=timeout)
+            assert sock.fileno() >= 0
+            place = (caught.value.proxy, caught.value.phase, caught.value.destination)
+            assert place == (Proxy.from_url(server.url), phase, echo_server)
+
+    def test_the_timeout_of_the_socket_itself_holds(self, echo_server: Address) -> None:
+        with SocksServer(faults=Faults(stall_after=2)) as server, connection(server) as sock:
+            sock.settimeout(SHORT)
+            with pytest.raises(ProxyTimeout):
+                socksclient.handshake(sock, *echo_server, proxy=server.url)
+            assert sock.gettimeout() == SHORT
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"host": ""}, "host is empty"),
+            ({"port": 0}, "port 0 is not in the range"),
+            ({"host": "::1", "proxy": "socks4://p"}, "SOCKS4 cannot carry the IPv6 address"),
+            ({"proxy": "socks5h+tls://p"}, "start TLS with the proxy on the connection first"),
+            ({"proxy": ["socks5h://p", "socks5h://q"]}, "a handshake is with one proxy"),
+            ({"timeout": 0}, "timeout must be more than 0"),
+        ],
+    )
+    def test_refuses_what_is_not_valid_before_any_octet(
+        self, arguments: dict[str, Any], words: str
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            with pytest.raises(ValueError, match=words):
+                socksclient.handshake(
+                    **{"sock": ours, "host": "h", "port": 1, "proxy": "socks5h://p", **arguments}
+                )
+            ours.close()
+            assert theirs.recv(1) == b""
+
+    def test_refuses_a_non_blocking_socket_without_a_timeout(self) -> None:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            with pytest.raises(ValueError, match="the socket is non-blocking"):
+                socksclient.handshake(sock, "h", 1, proxy="socks5h://p")
+
+    def test_refuses_a_connection_that_lacks_a_method(self) -> None:
+        with pytest.raises(TypeError, match="a object has no sendall"):
+            socksclient.handshake(object(), "h", 1, proxy="socks5h://p")  # type: ignore[arg-type]
+        with socket.socket() as sock, pytest.raises(TypeError, match="a Duck has no settimeout"):
+            socksclient.handshake(Duck(sock), "h", 1, proxy="socks5h://p", timeout=1)
+
+    def test_a_timeout_holds_on_a_foreign_object_with_settimeout(
+        self, echo_server: Address
+    ) -> None:
+        class WithTimeout(Duck):
+            def settimeout(self, timeout: float | None) -> None:
+                self._sock.settimeout(timeout)
+
+        with SocksServer(faults=Faults(stall_after=2)) as server, connection(server) as sock:
+            with pytest.raises(ProxyTimeout):
+                socksclient.handshake(
+                    WithTimeout(sock), *echo_server, proxy=server.url, timeout=SHORT
+                )
+
+
+@pytest.mark.anyio
+class TestAwaitedHandshake:
+    @pytest.mark.parametrize("scheme", SCHEMES)
+    async def test_leads_to_the_destination_and_reads_nothing_of_it(
+        self, scheme: str, greeter: Address
+    ) -> None:
+        with SocksServer(accounts={"user": "pass"}) as server:
+            async with await anyio.connect_tcp(*server.address) as stream:
+                url = server.url_as(scheme)
+                await socksclient.anyio.handshake(stream, *greeter, proxy=url)
+                assert await stream.receive() == GREETING
+            assert server.requests[0].destination == greeter
+
+    async def test_works_on_any_byte_stream(self, greeter: Address) -> None:
+        with SocksServer() as server:
+            async with await anyio.connect_tcp(*server.address) as stream:
+                await socksclient.anyio.handshake(DuckStream(stream), *greeter, proxy=server.url)
+                assert await stream.receive() == GREETING
+
+    async def test_works_on_a_stream_with_tls(self, greeter: Address, authority: Authority) -> None:
+        with SocksServer(tls=authority.server()) as server:
+            plain = await anyio.connect_tcp(*server.address)
+            async with await TLSStream.wrap(
+                plain, hostname="127.0.0.1", ssl_context=authority.client()
+            ) as stream:
+                url = server.url.replace("+tls", "")
+                await socksclient.anyio.handshake(stream, *greeter, proxy=url)
+                assert await stream.receive() == GREETING
+
+    async def test_a_refusal_has_its_place_and_nothing_is_closed(
+        self, echo_server: Address
+    ) -> None:
+        with SocksServer(faults=Faults(reply=5)) as server:
+            async with await anyio.connect_tcp(*server.address) as stream:
+                with pytest.raises(ReplyError) as caught:
+                    await socksclient.anyio.handshake(stream, *echo_server, proxy=server.url)
+                assert caught.value.destination == echo_server
+                # The rest of the reply can be read, as from any open stream.
+                assert await stream.receive() != b""
+
+    async def test_refuses_what_is_not_valid_before_any_octet(self) -> None:
+        with SocksServer() as server:
+            async with await anyio.connect_tcp(*server.address) as stream:
+                with pytest.raises(ValueError, match="port 0 is not in the range"):
+                    await socksclient.anyio.handshake(stream, "h", 0, proxy=server.url)
+
+
+class TestObserver:
+    """The seam that the log uses, and that a trace can use."""
+
+    def test_sees_every_octet_and_what_is_secret(self, echo_server: Address) -> None:
+        events: list[tuple[Event, float]] = []
+        with SocksServer(accounts={"user": "pass"}) as server:
+            route = Route.through(as_chain(server.url), *echo_server)
+            channel, _ = driver.open_tunnel(
+                route, Deadline(LONG), observer=lambda event, time: events.append((event, time))
+            )
+            channel.close()
+        octets = [
+            (event.hop, event.phase, event.direction, event.octets, event.is_secret)
+            for event, _ in events
+            if event.direction != "note"
+        ]
+        assert octets[:4] == [
+            (0, "method selection", "sent", b"\x05\x02\x00\x02", False),
+            (0, "method selection", "received", b"\x05\x02", False),
+            (0, "authentication", "sent", b"\x01\x04user\x04pass", True),
+            (0, "authentication", "received", b"\x01\x00", True),
+        ]
+        assert {phase for _, phase, *_ in octets[4:]} == {"request"}
+        sent = [event[3] for event in octets if event[2] == "sent"]
+        assert b"".join(sent[2:]).startswith(b"\x05\x01\x00\x01\x7f\x00\x00\x01")
+        times = [time for _, time in events]
+        assert times == sorted(times)
+        notes = [event.note for event, _ in events if event.direction == "note"]
+        assert notes[:4] == ["connect", "method selection", "authentication", "request"]
+        assert notes[4].startswith("granted, bound address")
+
+    @pytest.mark.anyio
+    async def test_sees_the_hops_of_a_chain(self, echo_server: Address) -> None:
+        hops: list[int] = []
+        with SocksServer() as near, SocksServer() as far:
+            route = Route.through(as_chain([near.url, far.url]), *echo_server)
+            channel, _ = await anyio_driver.open_tunnel(
+                route, observer=lambda event, _: hops.append(event.hop)
+            )
+            await anyio_driver.close(channel)
+        assert hops == sorted(hops)
+        assert set(hops) == {0, 1}
+
+    def test_sees_what_came_before_a_hang_up(self, echo_server: Address) -> None:
+        received: list[bytes] = []
+        with SocksServer(faults=Faults(close_after=1)) as server:
+            route = Route.through(as_chain(server.url), *echo_server)
+            with pytest.raises(ProxyClosed):
+                driver.open_tunnel(
+                    route,
+                    Deadline(LONG),
+                    observer=lambda event, _: received.append(event.octets),
+                )
+        assert [octets for octets in received if octets][1:] == [b"\x05"]
+
+    @pytest.mark.parametrize("credentials", ["user:pass@", ""])
+    def test_the_head_for_an_http_proxy_is_secret_if_it_has_credentials(
+        self, credentials: str, echo_server: Address
+    ) -> None:
+        secret: list[bool] = []
+        with SocksServer(accounts={"user": "pass"} if credentials else None) as server:
+            route = Route.through(as_chain(server.url_as("http")), *echo_server)
+            channel, _ = driver.open_tunnel(
+                route,
+                Deadline(LONG),
+                observer=lambda event, _: secret.append(event.is_secret or not event.octets),
+            )
+            channel.close()
+        assert all(secret) == bool(credentials)
+
+
+class TestProtection:
+    """A method may return what is to wrap the connection. No driver wraps connections yet."""
+
+    class Xor:
+        def protect(self, octets: bytes) -> bytes:
+            return bytes(octet ^ 1 for octet in octets)
+
+        unprotect = protect
+
+    def test_a_handshake_goes_no_further_in_the_clear(self) -> None:
+        def negotiate(_proxy: Proxy) -> Flow[Protection]:
+            assert (yield Exchange(b"token", 2)) == b"ok"
+            return self.Xor()
+
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(b"\x05\x80ok")
+            proxy = Proxy("proxy.test", methods=(Method(0x80, negotiate),))
+            with pytest.raises(NotImplementedError, match="method 80 protects everything after it"):
+                socksclient.handshake(ours, "origin.test", 80, proxy=proxy, timeout=LONG)
+            ours.shutdown(socket.SHUT_WR)
+            assert receive_exactly(theirs, 8) == b"\x05\x01\x80token"
+            assert theirs.recv(1) == b""
