@@ -2,10 +2,10 @@
 
 Run it as `python benchmarks/connect.py`, with PySocks and python-socks installed to have them
 beside it. With `--beside CHECKOUT`, it runs the socksclient of another checkout beside this one, in
-a process of its own, so that two versions can be compared. Every round measures each client once, in turn: a machine
-that changes its speed changes it for all. The script prints the medians of the rounds, and the
-median of the ratios within each round. Only the ratios mean anything. "raw" is a handshake written
-out by hand with the fewest system calls.
+a process of its own, so that two versions can be compared. Every round measures each client once,
+in turn: a machine that changes its speed changes it for all. The script prints the medians of the
+rounds, and the median of the ratios within each round. Only the ratios mean anything. "raw" is a
+handshake written out by hand with the fewest system calls.
 
 The server is one process per run, on loopback, without authentication.
 """

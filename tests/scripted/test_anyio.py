@@ -18,6 +18,7 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 from socksclient import Exchange, Flow, ProxyClosed, ProxyConnectError
 from socksclient._anyio.driver import Driver
 from socksclient.anyio import connect_socket, connect_tcp
+from socksclient.protocol import start
 from socksclient.testing import Faults, SocksServer
 
 from helpers.origin import Origin
@@ -224,14 +225,11 @@ async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
         def send(self, *_args: object) -> int:
             raise OSError(113, "No route to host")
 
-    def flow() -> Flow[bytes]:
-        return (yield Exchange(b"greeting", 2))
-
     with Broken() as sock:
         with pytest.raises(
             ProxyClosed, match="the connection to the proxy broke: No route"
         ) as held:
-            await Driver(sock).run(flow())
+            await Driver(sock).run(start("socks5h://proxy.test", "origin.test", 80))
     assert held.value.errno == 113
 
 

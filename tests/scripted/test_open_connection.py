@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
@@ -319,6 +319,23 @@ class TestObserver:
             )
             channel.close()
         assert all(secret) == bool(credentials)
+
+
+@pytest.mark.anyio
+async def test_the_deadline_holds_although_a_method_catches_the_timeout(
+    echo_server: Address,
+) -> None:
+    def negotiate(_proxy: Proxy) -> Flow[None]:
+        with suppress(TimeoutError):
+            yield Exchange(b"", 2)
+        yield Exchange(b"", 2)
+
+    faults = Faults(method=0x80, stall_after=2)
+    with SocksServer(faults=faults) as server:
+        proxy = Proxy(*server.address, methods=(Method(0x80, negotiate),))
+        route = Route.through((proxy,), *echo_server)
+        with pytest.raises(ProxyTimeout):
+            await anyio_driver.open_tunnel(route, timeout=SHORT)
 
 
 class TestProtection:
