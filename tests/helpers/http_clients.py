@@ -1,4 +1,4 @@
-"""Clients of httpx and of httpx2, blocking and awaited, for tests that hold for all of them."""
+"""Clients of httpx and httpx2, blocking and awaited, for tests of all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from helpers.support import LONG, Address, eventually, serving
 
 HTTP = "http://origin.test/"
 HTTPS = "https://origin.test/"
-PROXY_HOST = "127.0.0.3"  # no other server is there
+# No other server has this address.
+PROXY_HOST = "127.0.0.3"
 # Clients come from here if a test must tell them from servers.
 CLIENT_HOST = "127.0.0.9"
 ACCOUNTS = {"user": "pass"}
@@ -37,7 +38,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Pair(NamedTuple):
-    """httpx or httpx2, its httpcore, and the module with the transports for it."""
+    """httpx or httpx2, its httpcore, and the module of socksclient for it."""
 
     httpx: Any
     httpcore: Any
@@ -80,7 +81,7 @@ if sys.version_info >= (3, 11):
 
 
 class Client:
-    """A `Client` of httpx, or an `AsyncClient` whose event loop is in another thread."""
+    """A `Client` of httpx, or an `AsyncClient` whose event loop runs in another thread."""
 
     def __init__(
         self, httpx: Any, transport: Any, portal: BlockingPortal | None, options: dict[str, Any]
@@ -118,7 +119,7 @@ class Client:
             self.run(response.close if self._portal is None else response.aclose)
 
     def digest(self, response: Any) -> str:
-        """SHA-256 of the body, read in pieces."""
+        """Return the SHA-256 of the body, which is read in pieces."""
         if self._portal is None:
             return digest_of(response.iter_raw())
 
@@ -153,7 +154,7 @@ async def _awaited(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
 
 
 class Driver:
-    """Makes clients of one of both: blocking ones, or those of one event loop."""
+    """Makes clients of one library: blocking ones, or those of one event loop."""
 
     def __init__(self, pair: Pair, portal: BlockingPortal | None, origin: Origin) -> None:
         self.httpx = pair.httpx
@@ -185,7 +186,7 @@ class Driver:
         return self.client(self.transport(proxy, **options))
 
     def wait_until_it_waits(self) -> None:
-        """Until all that is awaited there is waiting for something to come."""
+        """Wait until all tasks of the event loop wait for something."""
         if self._portal is not None:
             self._portal.call(anyio.wait_all_tasks_blocked)
 
@@ -212,7 +213,8 @@ def routes_to(origin: Origin) -> dict[Address, Address]:
 def nothing_left_open() -> Iterator[None]:
     """Check that the sockets which the client opens in the context are closed at its end.
 
-    The garbage collector is off, and what the servers have open takes its own time.
+    The garbage collector is off in the block. The sockets of the servers do not count, because they
+    are closed later.
     """
     gc.disable()
     try:
@@ -236,7 +238,7 @@ def client_sockets() -> set[int]:
 
 
 def belongs_to_a_server(sock: socket.socket) -> bool:
-    """Whether it is a proxy's or the destination's, or leads from the one to the other."""
+    """Return whether a socket belongs to a proxy or to a destination."""
     if sock.family != socket.AF_INET or sock.getsockname()[0] == PROXY_HOST:
         return True
     if sock.getsockname()[0] == CLIENT_HOST:
@@ -272,6 +274,6 @@ def answering(answer: bytes) -> Iterator[str]:
 
 @contextmanager
 def saying_nothing() -> Iterator[Address]:
-    """Where connections are let in, and then nothing is said or heard."""
+    """Yield the address of a server that accepts connections, and never reads or writes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()

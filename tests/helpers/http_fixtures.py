@@ -1,4 +1,4 @@
-"""What the tests of the transports for httpx and httpx2 share; a plugin of pytest."""
+"""Fixtures for the tests of the transports for httpx and httpx2; a plugin of pytest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from helpers.support import BACKENDS
 
 @pytest.fixture(params=list(PAIRS))
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """One test for httpx and httpx2."""
+    """Run a test with httpx and with httpx2."""
     return PAIRS[request.param]
 
 
@@ -40,7 +40,7 @@ def driver(
     portals: dict[str, BlockingPortal | None],
     origin: Origin,
 ) -> Driver:
-    """And one for the blocking transports and the awaited ones."""
+    """Run a test with the blocking transport, and with the asynchronous one on each event loop."""
     return Driver(pair, portals[request.param], origin)
 
 

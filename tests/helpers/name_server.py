@@ -29,7 +29,7 @@ from helpers.support import BACKENDS, LONG, Address
 LOOPS = ["asyncio", "trio"]
 
 
-# Addresses of name servers that are nowhere: only the proxy knows where they are.
+# Addresses of name servers that do not exist. The routes of the proxy lead to a real server.
 IPV4 = ("192.0.2.53", 53)
 IPV6 = ("2001:db8::53", 53)
 NAME = ("dns.test", 53)
@@ -60,7 +60,7 @@ def by_nameserver(
 ) -> dns.message.Message:
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [Nameserver(*server, proxy=proxy)]
-    # dnspython gives a single try two seconds, unless it is told otherwise.
+    # By default, dnspython gives a single try two seconds.
     resolver.timeout = timeout
     return resolver.resolve(name, kind, lifetime=timeout).response
 
@@ -70,9 +70,10 @@ async def by_awaited_nameserver(
 ) -> dns.message.Message:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers = [Nameserver(*server, proxy=proxy)]
-    # dnspython gives a single try two seconds, unless it is told otherwise.
+    # By default, dnspython gives a single try two seconds.
     resolver.timeout = timeout
-    backend = Backend("socks5h://nowhere.invalid")  # has only to sleep
+    # The resolver uses this backend only to sleep.
+    backend = Backend("socks5h://nowhere.invalid")
     return (await resolver.resolve(name, kind, lifetime=timeout, backend=backend)).response
 
 
@@ -96,7 +97,7 @@ async def by_backend_of_resolver(
 ) -> dns.message.Message:
     resolver = dns.asyncresolver.Resolver(configure=False)
     resolver.nameservers, resolver.port = [server[0]], server[1]
-    # dnspython gives a single try two seconds, unless it is told otherwise.
+    # By default, dnspython gives a single try two seconds.
     resolver.timeout = timeout
     answer = await resolver.resolve(name, kind, lifetime=timeout, backend=Backend(proxy))
     return answer.response
@@ -123,7 +124,7 @@ WAYS: dict[str, Callable[..., dns.message.Message]] = {
 
 @contextmanager
 def failing(*expected: type[Exception]) -> Iterator[list[Exception]]:
-    """That one of `expected` is raised, or a resolver's error that bears it; it is appended."""
+    """Check that one of `expected` is raised, maybe within the error of a resolver; append it."""
     errors: list[Exception] = []
     resolvers = (dns.resolver.NoNameservers, dns.resolver.LifetimeTimeout)
     with pytest.raises((*expected, *resolvers)) as caught:
@@ -148,10 +149,10 @@ class Elsewhere(bytes):
 
 
 class NameServer:
-    """It answers a query with what `udp` gives, or `tcp` if it came so; both have one port.
+    """A name server whose answers are what `udp` and `tcp` return. Both use the same port.
 
-    Over TCP it answers one client after the other, and one query, after which it waits for the
-    client to leave. TCP is TLS with a context.
+    Over TCP, the server serves one client after the other. It answers one query, and then waits
+    until the client closes the connection. With a context, TCP means TLS.
     """
 
     def __init__(self, udp: Answers, tcp: Answers, tls: ssl.SSLContext | None = None) -> None:
@@ -209,7 +210,7 @@ class NameServer:
 
 @contextmanager
 def one_port() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Sockets for TCP and UDP."""
+    """Yield a listening TCP socket and a UDP socket at the same port."""
     while True:
         with (
             socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -217,14 +218,15 @@ def one_port() -> Iterator[tuple[socket.socket, socket.socket]]:
         ):
             try:
                 udp.bind(tcp.getsockname())
-            except OSError:  # taken
+            except OSError:
+                # The UDP port is in use.
                 continue
             yield tcp, udp
             return
 
 
 def respond(query: bytes, *addresses: str, **changes: int) -> dns.message.Message:
-    """The response to `query`; with `changes`, attributes of its own."""
+    """Return the response to a query; `changes` are attributes to set on the response."""
     asked = dns.message.from_wire(query, keyring=KEYRING)
     [question] = asked.question
     response = dns.message.make_response(asked)
@@ -279,7 +281,7 @@ def proxied(
     faults: Faults | Iterable[Faults] = (),
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[SocksServer]:
-    """A name server behind a proxy; by default, it answers with truncation by UDP."""
+    """Yield a proxy with a name server behind it; by default, answers over UDP are truncated."""
     with NameServer(udp, tcp, tls) as address:
         routes = dict.fromkeys([IPV4, IPV6, NAME], address)
         with SocksServer(routes=routes, faults=faults) as proxy:

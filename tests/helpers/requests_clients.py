@@ -28,18 +28,18 @@ def redirected(to: str) -> str:
 
 
 def headers_of(response: requests.Response) -> list[str]:
-    """The names of those that came to the origin."""
+    """Return the names of the headers that reached the origin."""
     return [name.lower() for name, _ in response.json()["headers"]]
 
 
 def client_of(response: requests.Response) -> list[object]:
-    """What the connection had as its address, as the origin saw it."""
+    """Return the address of the client of the origin, which identifies the connection."""
     client: list[object] = response.json()["client"]
     return client
 
 
 class WithOptions(SocksAdapter):
-    """As `HTTPAdapter` is given options for its connections."""
+    """An adapter that passes `pool_kwargs` to its connections, as a user's subclass would."""
 
     pool_kwargs: dict[str, Any] = {}  # noqa: RUF012
 
@@ -51,7 +51,7 @@ class WithOptions(SocksAdapter):
 def fail(
     session: requests.Session, url: str, expected: type[requests.RequestException], **options: Any
 ) -> requests.RequestException:
-    """The error of a request that leaves nothing open behind it."""
+    """Return the error of a request, and check that the request leaves nothing open."""
     with nothing_left_open(), pytest.raises(expected) as caught:
         session.get(url, **{"timeout": 10, **options})
     assert type(caught.value) is expected

@@ -22,7 +22,8 @@ both_modes = pytest.mark.parametrize("passive", [True, False], ids=["passive", "
 Client = FTP | FTP_TLS
 REFUSING = Faults(reply=0x04)
 FAILED = "the FTP data connection failed: "
-SOON = 0.05  # seconds, of a timeout that is to pass
+# The seconds of a timeout that must pass.
+SOON = 0.05
 _touched: list[tuple[str, Address]] | None = None
 _main = threading.get_ident()
 
@@ -30,7 +31,8 @@ _main = threading.get_ident()
 def _audit(event: str, args: tuple[object, ...]) -> None:
     if _touched is None or event not in ("socket.connect", "socket.bind"):
         return
-    if threading.get_ident() == _main:  # our test server has a thread of its own
+    # The servers of the tests have threads of their own.
+    if threading.get_ident() == _main:
         assert isinstance(args[1], tuple)
         _touched.append((event, args[1][:2]))
 
@@ -40,8 +42,9 @@ sys.addaudithook(_audit)
 
 @contextmanager
 def connects_only_to(address: Address) -> Iterator[None]:
-    """That this thread connects to nothing else meanwhile, listens nowhere and resolves nothing."""
-    global _touched  # noqa: PLW0603 - an audit hook cannot be taken away
+    """Check that the main thread connects only to `address`, never listens and resolves nothing."""
+    # An audit hook cannot be removed, so it looks at this variable.
+    global _touched  # noqa: PLW0603
     seen: list[tuple[str, Address]] = []
     _touched = seen
     try:
@@ -57,13 +60,13 @@ LISTING = ["one", "two"]
 
 
 class ScriptedServer:
-    """An FTP server that says, to the commands in `answers`, what it is told; it is for LIST only.
+    """An FTP server that answers the commands in `answers` as the test says, and can do LIST.
 
-    An answer may be of more than one response, or "hang up".
+    An answer may have several responses. The answer "hang up" ends the connection.
 
     Attributes:
-        commands: What it was sent.
-        passive: Where it listens for data connections.
+        commands: The commands that the server has received.
+        passive: The address at which the server listens for data connections.
     """
 
     def __init__(self, answers: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> None:
@@ -88,7 +91,8 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        # Stopped in the middle of an accept, asyncio leaves the socket open: this is the last one.
+        # If asyncio stops in the middle of an accept, it leaves the socket open. This connection
+        # is the last one that the server accepts.
         with socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET) as last:
             last.connect(self.passive)
             last.shutdown(socket.SHUT_WR)

@@ -59,8 +59,6 @@ from helpers.support import LONG, REFUSED_PORT, Address, encode_datagram_header,
 pytest_plugins = ["helpers.dns_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_descriptor_left_open")
 
-# Tests
-
 
 @pytest.mark.parametrize("server", [IPV4, IPV6])
 def test_query_udp_and_tcp_go_through_proxy(ask: Ask, server: Address) -> None:
@@ -139,7 +137,7 @@ def test_query_when_proxy_refuses_connection(ask: Ask) -> None:
         ask(f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
-# The reset may be met with in any step, so it is done again and again.
+# The reset may arrive in any step, so the test repeats it.
 @pytest.mark.parametrize("faults", [[], [Faults(), Faults(reset_after=12)] * 5], ids=["FIN", "RST"])
 def test_query_when_tcp_connection_ends_early(ask: Ask, faults: list[Faults]) -> None:
     with proxied(tcp=hang_up, faults=faults) as proxy:

@@ -92,7 +92,8 @@ class TestBackend:
         with pytest.raises(dns.exception.Timeout):
             await backend.wait_for(anyio.sleep_forever(), 0.01)
         async with await backend.make_socket(socket.AF_INET, socket.SOCK_DGRAM):
-            pass  # nobody has been asked for anything
+            # The socket has not connected to the proxy yet.
+            pass
         assert not backend.datagram_connection_required()
         with pytest.raises(NotImplementedError, match="client with an AsyncSocksTransport"):
             backend.get_transport_class()
@@ -167,13 +168,13 @@ class TestBackend:
 
 
 class TestZoneTransfersOverAnAssociation:
-    """`dns.query.socket_factory` makes an association, and dnspython calls its connect_ex."""
+    """`dns.query.socket_factory` makes an association, whose `connect_ex` dnspython calls."""
 
     soa = "zone.test. 60 IN SOA a.test. b.test. 1 2 3 4 5"
 
     def answer_that_there_are_no_changes(self, query: bytes) -> Iterator[bytes]:
-        # Since 2.8, dnspython takes an object that is no socket.socket for TCP, and puts a length
-        # before the message. The association carries that as well.
+        # dnspython 2.8 and later take an object that is no `socket.socket` for a TCP socket, and
+        # put a length before the message. The association carries the length as well.
         framed = int.from_bytes(query[:2], "big") == len(query) - 2
         asked = dns.message.from_wire(query[2:] if framed else query)
         response = dns.message.make_response(asked)
@@ -326,7 +327,7 @@ class TestOverHTTPS:
 
         from socksclient.httpx2 import AsyncSocksTransport
 
-        # dnspython keeps using the first event loop that it has detected.
+        # dnspython keeps the backend of the event loop that it detected first.
         monkeypatch.setattr("dns.asyncbackend._default_backend", None)
         transport = AsyncSocksTransport(proxy.url, verify=origin.trust())
         with resolved_names() as names:

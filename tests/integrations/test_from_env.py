@@ -1,4 +1,4 @@
-"""The transports that go by the proxies of the environment."""
+"""`SocksTransport.from_env`: transports that use the proxies of the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HTTPS = "https://origin.test/"
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """None of the variables is set in the beginning."""
+    """Clear all variables before the test."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name == "REQUEST_METHOD":
             monkeypatch.delenv(name)
@@ -34,14 +34,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 class Make(Protocol):
-    """Makes a client that goes by the environment."""
+    """A function that makes a client which uses the proxies of the environment."""
 
     def __call__(self, **options: Any) -> Client: ...
 
 
 @pytest.fixture(params=["transport", "mounts"])
 def make(request: pytest.FixtureRequest, driver: Driver) -> Make:
-    """One test for both of the ways; `options` are those of the transport."""
+    """Make one test of `from_env` and `mounts_from_env`; `options` are for the transport."""
 
     def make(**options: Any) -> Client:
         options = {"verify": driver.origin.trust(), **options}
@@ -89,7 +89,8 @@ def test_from_env_proxy_for_each_scheme(
         assert client.get(HTTPS).status_code == 200
         with pytest.raises(client.httpx.ConnectError):
             client.get(HTTP)
-        environment.setenv("http_proxy", server.url)  # too late for this one
+        # The client has read the environment already.
+        environment.setenv("http_proxy", server.url)
         with pytest.raises(client.httpx.ConnectError):
             client.get(HTTP)
     with SocksServer(host=PROXY_HOST, routes=dict(server.routes)) as other:
@@ -163,7 +164,8 @@ def test_from_env_http_proxy_gets_absolute_url(
     ("no_proxy", "host", "direct"),
     [
         ("127.0.0.0/8", "127.0.0.1", True),
-        ("127.0.0.0/8", "localhost", False),  # nothing is resolved for it
+        # Nothing is resolved to match no_proxy.
+        ("127.0.0.0/8", "localhost", False),
         ("localhost", "localhost", True),
         ("localhost", "127.0.0.1", False),
         ("*", "localhost", True),
@@ -193,7 +195,8 @@ def test_from_env_no_proxy_with_default_ports(
     environment.setenv("all_proxy", server.url)
     environment.setenv("no_proxy", "127.0.0.1:80")
     with make() as client:
-        with suppress(client.httpx.TransportError):  # whoever listens there, or not
+        # Whether a server listens there does not matter.
+        with suppress(client.httpx.TransportError):
             client.get("http://127.0.0.1/")
         assert server.connections == []
         with suppress(client.httpx.TransportError):
@@ -209,7 +212,8 @@ def test_from_env_without_proxies(make: Make, origin: Origin) -> None:
 def test_mounts_from_env_beside_other_mounts(
     driver: Driver, server: SocksServer, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setenv("ALL_PROXY", server.url_as("socks"))  # httpx itself dies of it
+    # httpx itself fails with this URL.
+    environment.setenv("ALL_PROXY", server.url_as("socks"))
     with SocksServer(routes=dict(server.routes)) as other:
         mounts = driver.transport_class.mounts_from_env(verify=driver.origin.trust())
         mounts["http://other.test"] = driver.transport(other.url)

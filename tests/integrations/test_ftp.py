@@ -156,7 +156,7 @@ class TestNames:
             proxy.routes["ftp.test", server.passive[1]] = server.passive
             with connects_only_to(proxy.address), FTP("ftp.test", proxy=proxy.url) as client:
                 client.set_pasv(passive)
-                # The server connects, in another thread, to an address.
+                # In active mode the server, which has another thread, connects to an address.
                 assert listing(client) == LISTING
             assert {request.address_type for request in proxy.requests} == {0x03}
             asked = [(request.command, request.destination) for request in proxy.requests]

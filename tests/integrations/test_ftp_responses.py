@@ -124,7 +124,8 @@ class TestResponses:
                 ("what?", ftplib.error_proto),
                 ("hang up", EOFError),
             )
-            if (commands[0], answer[0]) != ("REST", "3")  # that is the good one
+            # 331 is the right answer to REST.
+            if (commands[0], answer[0]) != ("REST", "3")
         ],
     )
     def test_refused_command_leaves_only_control_connection_open(

@@ -1,4 +1,4 @@
-"""The transports for httpx and httpx2: what `HTTPTransport` does, all of it through a proxy."""
+"""The transports for httpx and httpx2 do through a proxy what `HTTPTransport` does directly."""
 
 from __future__ import annotations
 
@@ -191,7 +191,8 @@ def test_network_stream_of_upgraded_connection(driver: Driver) -> None:
         assert client.run(stream.read, 5) == b"first"
         assert client.run(stream.read, 100) == b" words"
         client.run(stream.write, b"and back")
-        assert client.run(stream.read, 3) == b"and"  # no more than asked for
+        # `read` returns no more octets than were asked for.
+        assert client.run(stream.read, 3) == b"and"
         assert client.run(stream.read, 100, timeout=LONG) == b" back"
         assert client.run(stream.read, 100) == b""
 
@@ -251,7 +252,7 @@ def test_pool_with_concurrent_requests(driver: Driver, server: SocksServer) -> N
 
 
 def test_http2_requests_share_one_connection(driver: Driver, server: SocksServer) -> None:
-    # The blocking HTTP/2 of httpcore is not for several threads at the same time.
+    # In httpcore, several threads cannot use a blocking HTTP/2 connection at the same time.
     count = 1 if driver.blocking else 12
     with driver.through(server.url, http2=True) as client, ThreadPoolExecutor(count) as threads:
         assert client.get(HTTPS).http_version == "HTTP/2"
@@ -361,7 +362,8 @@ def test_local_address_of_another_machine_is_connect_error(
 
 
 def test_socket_options_are_set(driver: Driver, server: SocksServer) -> None:
-    options = iter([(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)])  # good for two connections
+    # The options serve two connections, although an iterator yields them only once.
+    options = iter([(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)])
     with driver.through(server.url, socket_options=options) as client:
         for url in (HTTP, HTTPS):
             sock = client.get(url).extensions["network_stream"].get_extra_info("socket")
@@ -393,7 +395,7 @@ def test_network_stream_get_extra_info(driver: Driver, server: SocksServer) -> N
 
 
 def test_network_stream_get_extra_info_after_close(driver: Driver) -> None:
-    """Nothing of its peer, or an OSError, as the streams of httpcore."""
+    """The stream returns None or raises an OSError, as the streams of httpcore do."""
     with (
         answering(b"HTTP/1.0 200 OK\r\n\r\nuntil the end") as url,
         SocksServer(host=PROXY_HOST) as server,
@@ -421,7 +423,7 @@ def test_trace_extension(driver: Driver, server: SocksServer) -> None:
 def test_create_ssl_context_gets_keyword_arguments(
     pair: Pair, blocking: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before httpx 0.28 the first was `cert`: by position, the default would verify nothing."""
+    """Before httpx 0.28, the first parameter was `cert`, and not `verify`."""
     seen: dict[str, object] = {}
 
     def create_ssl_context(**options: object) -> ssl.SSLContext:

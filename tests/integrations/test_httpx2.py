@@ -1,4 +1,4 @@
-"""What of `socksclient.httpx2` is not as in `socksclient.httpx`: see tests/test_httpx.py."""
+"""What is special to `socksclient.httpx2`; test_httpx.py tests both libraries."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_import_error_names_extra_httpx2(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_alias_httpx_binds_transports_to_httpx2() -> None:
-    """Where `import httpx` brings httpx2, the transports for httpx are for httpx2 too."""
+    """After `httpx2.alias_httpx()`, the transports of `socksclient.httpx` are for httpx2."""
     printed = run(
         """if True:
         import httpx2
@@ -168,7 +168,7 @@ def test_client_of_other_library_is_told_transport_class(
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """Where WebSocket messages come back."""
+    """The URL of a server that sends WebSocket messages back."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
@@ -188,7 +188,7 @@ def url() -> Iterator[str]:
 
 
 def test_websocket_over_socks_transport(url: str) -> None:
-    """It reads and writes at the same time, in two threads."""
+    """httpx2 reads and writes at the same time, in two threads."""
     with SocksServer() as server, httpx2.Client(transport=SocksTransport(server.url)) as client:
         with client.websocket(url) as messages:
             messages.send_text("there")

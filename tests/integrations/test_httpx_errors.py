@@ -59,7 +59,7 @@ from helpers.turns import Played, cancelled_in_turn, playing, speak_http, speak_
 
 pytest_plugins = ["helpers.http_fixtures"]
 
-# httpx leaves the body of a request that fails to the garbage collector; trio complains of that.
+# httpx leaves the body of a failed request to the garbage collector, and trio warns of that.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'httpx._content:ResourceWarning")
 
 
@@ -188,7 +188,7 @@ def test_destination_beyond_socks_is_unsupported_protocol(
 def test_connect_timeout_is_deadline_of_every_phase(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All at the same time, so that it takes no longer than one."""
+    """All cases run at the same time, so that they take no longer than one."""
     released = threading.Event()
 
     def look_up(_name: str) -> list[str]:
@@ -218,7 +218,8 @@ def test_connect_timeout_is_deadline_of_every_phase(
             cases.append((server.url, HTTPS, stalled_phase))
         host, port = stack.enter_context(saying_nothing())
         server = stack.enter_context(SocksServer(host=PROXY_HOST))
-        cases.append((server.url, f"https://{host}:{port}/", None))  # TLS with the destination
+        # The handshake for TLS with the destination stalls.
+        cases.append((server.url, f"https://{host}:{port}/", None))
         clients = [stack.enter_context(driver.through(proxy)) for proxy, _, _ in cases]
         threads = stack.enter_context(ThreadPoolExecutor(len(cases)))
         stack.callback(released.set)
@@ -353,7 +354,7 @@ def assert_fails_alike(
 
 
 def test_write_timeout(driver: Driver, server: SocksServer) -> None:
-    """The destination does not read; somewhere on the way there is no more room."""
+    """The destination does not read, so some buffer on the way becomes full."""
     timeout = driver.httpx.Timeout(LONG, write=0.2)
     with saying_nothing() as (host, port), driver.through(server.url) as client:
         with nothing_left_open(), pytest.raises(driver.httpx.WriteTimeout) as caught:
@@ -386,7 +387,8 @@ def test_reset_by_proxy_is_read_error_or_write_error(driver: Driver) -> None:
                 stream = response.extensions["network_stream"]
                 with pytest.raises(driver.httpcore.WriteError):
                     write(client, stream)
-                # HTTP/2 does so after most reads; no response that has come may be lost by it.
+                # HTTP/2 writes nothing after most reads. That must not lose a response that has
+                # arrived.
                 client.run(stream.write, b"")
 
 
@@ -453,8 +455,8 @@ def test_request_cancelled_in_any_turn_frees_place_in_pool(
     origin.ca.issue_cert("origin.test").configure_cert(context)
     trust = origin.trust()
     timeout = pair.httpx.Timeout(LONG, pool=10.0)
-    # By itself httpcore 1.0 loses places in its pool after `Task.cancel`, when the connection is
-    # there: see findings/httpcore-cancelled-requests.sh. httpcore2 does not.
+    # After `Task.cancel`, httpcore 1.0 loses a place in its pool if the connection is ready just
+    # then: see findings/httpcore-cancelled-requests.sh. httpcore2 does not.
     checks_connecting_only = natively and pair.httpcore.__name__ == "httpcore"
     connecting = ("connection.connect_tcp.failed", "connection.start_tls.failed")
 

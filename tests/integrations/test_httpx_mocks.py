@@ -1,4 +1,4 @@
-"""The transports are httpx's own: what replaces httpx's methods meets their requests too."""
+"""Tools that replace methods of httpx's transports work with their subclasses here as well."""
 
 from __future__ import annotations
 

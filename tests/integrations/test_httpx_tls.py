@@ -1,4 +1,4 @@
-"""TLS with the destination, by the transports for httpx and httpx2."""
+"""TLS with the destination, through the transports for httpx and httpx2."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_ssl_cert_file_of_environment_and_trust_env(
 
 
 class Verifier(ssl.SSLContext):
-    """Looks at the certificate itself, as the contexts of truststore do on macOS and Windows."""
+    """A context that looks at the certificate itself, as truststore does on macOS and Windows."""
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         sock = super().wrap_socket(*args, **kwargs)
@@ -87,7 +87,7 @@ def test_verify_with_context_that_overrides_wrap_socket(
 def test_verify_with_path_of_authorities(
     driver: Driver, server: SocksServer, origin: Origin, tmp_path: Path
 ) -> None:
-    """Deprecated in httpx, and handed on all the same."""
+    """The path is deprecated in httpx, which still takes it."""
     origin.ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with (
         ignored_deprecations(),

@@ -1,4 +1,4 @@
-"""`socksclient.requests` beside niquests, which puts urllib3-future in the place of urllib3.
+"""`socksclient.requests` with urllib3-future, by which niquests replaces urllib3.
 
 requests works with urllib3-future, and then sends HTTP/2. The script runs in a venv with niquests.
 """
@@ -85,7 +85,7 @@ def tls_server(origin: Origin) -> Iterator[SocksServer]:
 
 @pytest.fixture
 def get(origin: Origin, tmp_path: Path) -> Any:
-    """Get the URLs in one session, which may connect to the first of the proxies only."""
+    """Return a function that gets URLs in one session, and checks where the session connects."""
     authority = tmp_path / "ca.pem"
     origin.ca.cert_pem.write_to_path(str(authority))
 

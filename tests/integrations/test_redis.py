@@ -34,9 +34,9 @@ NAME = "redis.test"
 
 
 class Blocking:
-    """A client of `redis`, or one of `redis.asyncio` whose event loop is in another thread.
+    """A client of `redis`, or one of `redis.asyncio` whose event loop runs in another thread.
 
-    Its commands are methods; they wait for the answer.
+    Each command is a method that waits for the answer.
     """
 
     def __init__(self, client: Any, call: Callable[..., Any]) -> None:
@@ -272,7 +272,8 @@ class TestTLS:
                 peer, _ = silent.accept()
                 with peer:
                     peer.settimeout(10)
-                    while peer.recv(4096):  # the end comes
+                    # The client closes the connection.
+                    while peer.recv(4096):
                         pass
                     assert not connection.is_connected
 

@@ -89,7 +89,7 @@ def test_session_request_and_response_bodies(session: Session, url: str) -> None
 def test_session_with_socks5_tries_every_address(
     server: SocksServer, origin: Origin, names: dict[str, list[str]]
 ) -> None:
-    """Each of its addresses is tried on a connection of its own."""
+    """The session tries each address of the name on a connection of its own."""
     names["here.test"] = ["192.0.2.7", "192.0.2.8"]
     server.routes["192.0.2.8", 80] = ("127.0.0.1", origin.http_port)
     server.misbehave([Faults(reply=0x04)])
@@ -119,7 +119,7 @@ def test_session_body_ended_by_connection_close(session: Session) -> None:
 
 
 def test_socks_adapter_in_plain_session(server: SocksServer) -> None:
-    """A plain session, and one prefix of it only."""
+    """The adapter serves one prefix of URLs in a plain session."""
     with requests.Session() as session:
         session.mount("http://origin.test", SocksAdapter(server.url))
         assert session.get(HTTP).status_code == 200
@@ -213,7 +213,7 @@ def test_socks_adapter_ignores_other_proxies(
 def test_socks_adapter_drops_proxy_authorization(
     either: requests.Session, other_proxy: str, given: bool
 ) -> None:
-    """After a redirection, requests adds them to the header by itself."""
+    """After a redirection, requests adds the header by itself."""
     proxies = {"http": other_proxy} if given else None
     response = either.get(redirected("http://other.test/"), proxies=proxies)
     assert "host" in headers_of(response)
@@ -225,7 +225,7 @@ def test_socks_adapter_drops_proxy_authorization(
 def test_session_never_calls_proxy_bypass(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python does so on macOS, where a range of addresses is to be reached directly."""
+    """On macOS, Python resolves the name if the system excepts a range of addresses."""
 
     def proxy_bypass(host: str) -> bool:
         raise AssertionError(f"on macOS, {host} would be resolved")
@@ -255,12 +255,13 @@ def test_session_heeds_netrc_and_ca_bundle(
 def test_other_adapters_keep_their_proxies(
     session: Session, other_proxy: str, origin: Origin
 ) -> None:
-    """Those that are told to them, and not those of the environment."""
+    """The other adapters get the proxies of the session, and not those of the environment."""
     session.mount("http://127.0.0.1", HTTPAdapter())
     url = f"http://127.0.0.1:{origin.http_port}/"
     header = {"Proxy-Authorization": "Basic bmFtZQ=="}
     response = session.get(f"{url}redirect", params={"to": url}, headers=header)
-    assert "proxy-authorization" not in headers_of(response)  # as ever
+    # requests always does this.
+    assert "proxy-authorization" not in headers_of(response)
     session.proxies = {"http": other_proxy}
     with pytest.raises(ProxyError) as caught:
         session.get("http://127.0.0.1:1/")
@@ -347,7 +348,7 @@ def test_source_address_option(server: SocksServer, pool_kwargs: dict[str, Any])
 
 
 def test_source_address_refuses_host_name(server: SocksServer, pool_kwargs: dict[str, Any]) -> None:
-    """It is a mistake of who made the adapter, and not of the URL."""
+    """The author of the adapter made the mistake, so the error is not about the URL."""
     pool_kwargs["source_address"] = ("localhost", 0)
     with Session(server.url) as session:
         session.mount("http://", WithOptions(server.url))
@@ -407,7 +408,7 @@ def test_socket_option_with_four_arguments(
 def test_socks_adapter_disables_http3_of_urllib3_future(
     pool_kwargs: dict[str, Any], given: set[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HTTP/3 uses UDP. test_niquests.py tests the real urllib3-future."""
+    """HTTP/3 would use UDP, past the proxy. test_niquests.py tests the real urllib3-future."""
     monkeypatch.setattr(urllib3, "HttpVersion", SimpleNamespace(h3="HTTP/3"), raising=False)
     pool_kwargs["disabled_svn"] = given
     manager: Any = WithOptions("socks5h://127.0.0.1").poolmanager
@@ -415,7 +416,7 @@ def test_socks_adapter_disables_http3_of_urllib3_future(
 
 
 def test_subclass_that_bypasses_proxy_is_refused(server: SocksServer) -> None:
-    """As those of requests_toolbelt would, which make a pool manager without asking others."""
+    """Adapters of requests_toolbelt make a pool manager in this way."""
 
     class Careless(SocksAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -477,7 +478,7 @@ def test_socks_adapter_with_context_cannot_be_pickled() -> None:
         pickle.dumps(adapter)
 
 
-# Other proxies than those of SOCKS5, and chains
+# Other schemes, and chains
 
 
 @pytest.mark.parametrize("scheme", ["socks4a", "http"])

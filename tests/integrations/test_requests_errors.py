@@ -81,13 +81,15 @@ def test_refusal_or_fault_of_proxy_is_proxy_error(
         assert error.destination == ("origin.test", 443 if url == HTTPS else 80)
         if isinstance(error, ReplyError):
             assert error.reply == faults.reply
-        assert session.get(url).ok  # on the one connection that there may be
+        # The pool has room for one connection only.
+        assert session.get(url).ok
 
 
 def test_unreachable_proxy_is_proxy_error() -> None:
     with Session(f"socks5h://127.0.0.1:{REFUSED_PORT}") as session:
         error = fail(session, HTTP, ProxyError)
-    assert isinstance(error, requests.ConnectionError)  # ProxyError is one
+    # ProxyError is a subclass.
+    assert isinstance(error, requests.ConnectionError)
     assert isinstance(error.__cause__, ProxyConnectError)
 
 
@@ -120,7 +122,7 @@ def test_ipv6_destination_with_socks4_is_invalid_url(server: SocksServer, scheme
 
 
 def test_connect_timeout_is_deadline_of_all_hops(origin: Origin) -> None:
-    """Each of them would be done in time, but not one after the other."""
+    """Each hop would end in time, but not one hop after the other."""
     drip = Faults(drip=0.03)
     with ExitStack() as stack:
         servers = [
@@ -152,7 +154,7 @@ def test_ssl_context_shared_with_proxy_is_refused() -> None:
     [
         (Faults(stall_after=0), "method selection"),
         (Faults(stall_after=2), "request"),
-        # None of the 12 octets is late by itself, but together they are.
+        # No octet of the 12 is late by itself, but all of them together are.
         (Faults(drip=0.15), "request"),
     ],
     ids=str,
@@ -211,7 +213,7 @@ def test_onion_name_with_socks5_is_invalid_url(server: SocksServer) -> None:
 
 
 def failing(error: Exception) -> Method:
-    """A method of authentication that does not come to its end."""
+    """Return a method of authentication that raises an error."""
 
     def negotiate(_proxy: Proxy) -> Flow[None]:
         yield from ()
@@ -254,7 +256,7 @@ def contexts_of(error: BaseException | None) -> Iterator[BaseException]:
 def test_error_within_tunnel_has_no_socks_error_as_cause(
     session: Session, server: SocksServer
 ) -> None:
-    """Not even if another one is being handled."""
+    """The error has no such cause even while a `SocksError` is being handled."""
     with answering(b"garbage") as url:
         server.misbehave([Faults(reply=0x05)])
         try:
@@ -268,7 +270,7 @@ def test_error_within_tunnel_has_no_socks_error_as_cause(
 
 
 class Failed(HTTPAdapter):
-    """It may have its errors from elsewhere."""
+    """An adapter that raises an error without a cause."""
 
     def send(self, *_args: Any, **_kwargs: Any) -> requests.Response:
         raise requests.ConnectionError
@@ -353,7 +355,7 @@ def test_incomplete_body_is_chunked_encoding_error(session: Session) -> None:
 def test_connect_timeout_holds_again_for_tls(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connect timeout holds once more; as in requests, it is a ReadTimeout then."""
+    """The connect timeout holds once more. As in requests, it raises a ReadTimeout then."""
     timeouts = []
 
     def look_at(sock: socket.socket, *args: Any) -> Any:

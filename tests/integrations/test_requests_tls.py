@@ -62,13 +62,14 @@ def test_verify_option(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Each of these has a pool of its own."""
+    """Each value has a pool of its own."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     assert session.get(HTTPS, verify=certificates).ok
     with pytest.warns(InsecureRequestWarning):
         assert session.get(HTTPS, verify=False).ok
     fail(session, HTTPS, SSLError)
-    fail(session, HTTPS, SSLError, verify=str(tmp_path))  # a directory without a certificate
+    # This directory has no certificate.
+    fail(session, HTTPS, SSLError, verify=str(tmp_path))
     assert len(server.connections) == 4
 
 
@@ -135,7 +136,7 @@ def test_ssl_version_options(server: SocksServer, pool_kwargs: dict[str, Any]) -
 def test_pool_manager_trusts_authorities_of_system(
     server: SocksServer, certificates: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those are what urllib3 trusts if it is not told otherwise; requests does tell it."""
+    """urllib3 trusts the authorities of the system by default. requests passes its own."""
     monkeypatch.setenv("SSL_CERT_FILE", certificates)
     manager = SocksAdapter(server.url).poolmanager
     assert manager.request("GET", HTTPS).status == 200
@@ -208,7 +209,7 @@ def test_keyboard_interrupt_in_tls_handshake_leaves_nothing_open(
     del held
 
 
-# TLS with the proxy, and within that
+# TLS with proxies, and TLS with the destination within that
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +219,7 @@ def proxy_ca() -> trustme.CA:
 
 @pytest.fixture
 def tls_proxies(proxy_ca: trustme.CA, origin: Origin) -> Iterator[list[SocksServer]]:
-    """Two of them, behind either of which the origin is; what connects to the first is ours."""
+    """Two proxies with TLS. The origin is behind each of them."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     proxy_ca.issue_cert(PROXY_HOST, "127.0.0.4").configure_cert(context)
     routes = routes_to(origin)
@@ -233,7 +234,7 @@ def tls_proxies(proxy_ca: trustme.CA, origin: Origin) -> Iterator[list[SocksServ
 def chain(
     request: pytest.FixtureRequest, proxy_ca: trustme.CA, tls_proxies: list[SocksServer]
 ) -> list[Proxy]:
-    """TLS with one proxy, or within that with another: no `ssl.SSLSocket` could do that."""
+    """A chain with TLS at one hop or at two. No `ssl.SSLSocket` can speak TLS within TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     proxy_ca.configure_trust(context)
     hops = [Proxy(*server.address, tls=context) for server in tls_proxies]
@@ -261,7 +262,8 @@ class TestTLSChain:
         with nothing_left_open():
             session = Session(chain)
             response = session.get(url, headers={"connection": "close"}, stream=True)
-            assert response.headers["connection"] == "close"  # and its body is still to come
+            # The body is still to come.
+            assert response.headers["connection"] == "close"
             assert response.json()["scheme"]
             with session.get(f"{url}download?octets=10000000", stream=True) as response:
                 assert response.ok
@@ -312,7 +314,7 @@ class TestTLSChain:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.gettimeout() is None
-            # Only TLS with the destination has such values.
+            # Only TLS with the destination has a version for users.
             assert hasattr(sock, "version") == (url == HTTPS)
 
     def test_tls_chain_pool(self, chain: list[Proxy], url: str) -> None:
@@ -370,7 +372,7 @@ class TestTLSInTLS:
         pool_kwargs: dict[str, Any],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A context is not changed, and a fingerprint is looked at."""
+        """A fingerprint is checked, and a context is left unchanged."""
         monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         certificate = ssl.get_server_certificate(("127.0.0.1", origin.https_port))
         fingerprint = sha256(ssl.PEM_cert_to_DER_cert(certificate)).hexdigest()

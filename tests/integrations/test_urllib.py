@@ -1,4 +1,4 @@
-"""`socksclient.urllib`: openers of `urllib.request` through Dante, and through a proxy of ours."""
+"""`socksclient.urllib`: openers of `urllib.request` through Dante and through `SocksServer`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What Tor has besides: RESOLVE, RESOLVE_PTR, its reserved user names, its replies, onion names.
+"""Tor's extensions: RESOLVE, RESOLVE_PTR, reserved user names, reply codes and onion names.
 
-Without Tor: by our test server, which does and says what Tor does.
+These tests run without Tor: `SocksServer` answers as Tor does.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ SOCKS5, SOCKS4 = ("socks5h", "socks5"), ("socks4a", "socks4")
 
 @pytest.fixture(scope="module", autouse=True)
 def every_event_loop_has_run() -> None:
-    """Uvloop opens descriptors for the process when it runs for the first time."""
+    """Run each event loop once: uvloop opens descriptors for the process when it first runs."""
     for options in BACKENDS.values():
         anyio.run(anyio.sleep, 0, **options)
 
 
 class Tor:
-    """`resolve` and `resolve_ptr` of one of the drivers.
+    """`resolve` and `resolve_ptr` by one driver.
 
-    When `timeout` passes, it is a TimeoutError in all of them.
+    When `timeout` passes, every driver raises a TimeoutError.
     """
 
     def __init__(self, backend: str) -> None:
@@ -84,7 +84,7 @@ class Tor:
 
 @pytest.fixture(params=["blocking", *BACKENDS])
 def tor_by(request: pytest.FixtureRequest) -> Tor:
-    """One test, every driver."""
+    """Run a test with every driver."""
     return Tor(request.param)
 
 
@@ -233,7 +233,7 @@ class TestResolveFailures:
         assert (function.upper() in str(error)) == (count == 2)
 
     def test_resolve_timeout(self, tor_by: Tor, function: str) -> None:
-        """As Tor has it, when the resolver of its exit does not answer."""
+        """Tor does not reply when the resolver at its exit does not answer."""
         with SocksServer(faults=Faults(stall_after=2)) as server:
             ask = partial(getattr(tor_by, function), "192.0.2.7", proxy=server.url, timeout=0.2)
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
@@ -282,7 +282,7 @@ def test_resolve_invalid_answer_by_socks4a(
 
 
 class TestResolveArguments:
-    """It is a ValueError before anything is sent."""
+    """An invalid argument raises a ValueError before anything is sent."""
 
     @pytest.mark.parametrize(
         ("function", "what", "scheme", "words"),
@@ -414,7 +414,7 @@ class TestIsolation:
                 dial(echo_server, proxy=proxy.isolated())
             assert len(server.connections[1].password or "") == 32
 
-    # So Tor answers a form that it does not know, where two octets are due (proposal 351).
+    # Tor sends this where two octets are due if it does not know the form (proposal 351).
     REFUSED = bytes.fromhex("05010001 00000000 0000")
 
     @pytest.mark.parametrize("octets", [REFUSED, REFUSED[:2]])
@@ -436,9 +436,9 @@ class TestIsolation:
     @pytest.mark.parametrize(
         ("username", "octets"),
         [
-            # Tor gives a meaning only to user names that begin with "<torS0X>".
+            # Tor gives a meaning only to user names that begin with "<torS0X>", and sends REFUSED.
             ("user", REFUSED),
-            ("<torS0X>1", b"\x01\x01"),  # nor is this
+            ("<torS0X>1", b"\x01\x01"),
             ("<TORS0X>1", REFUSED),
             (" <torS0X>1", REFUSED),
         ],

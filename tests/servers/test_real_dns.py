@@ -20,9 +20,6 @@ from helpers.support import LONG, Address, needs
 pytest_plugins = ["helpers.dns_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_descriptor_left_open")
 
-# Against proxies and a name server that we did not write
-
-
 PROXIES: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
     "dante": real_servers.dante,
     "v2ray": real_servers.v2ray,
@@ -42,10 +39,10 @@ MISSING = [*real_servers.missing(), *real_services.missing()]
 
 
 def patiently(ask: Callable[[float], dns.message.Message]) -> dns.message.Message:
-    """Asks again if no answer came, as whoever uses UDP has to.
+    """Ask again if no answer came, as every user of UDP must.
 
-    V2Ray sends to each address from a socket of its own, and as they all have SO_REUSEPORT, now
-    and then two have the same port. One of them is deaf then.
+    V2Ray sends to each address from a socket of its own. All of them have SO_REUSEPORT, so now and
+    then two have the same port, and one of these receives nothing.
     """
     for _ in range(4):
         with suppress(dns.exception.Timeout, TimeoutError):
@@ -89,7 +86,8 @@ class TestRealServers:
             with socksclient.udp_associate(timeout, proxy=real_proxy) as udp:
                 if not blocking:
                     udp.setblocking(False)
-                if ":" in host:  # for the family of the relay may be another
+                # The relay may have another family than the name server.
+                if ":" in host:
                     udp.connect(real_server)
                 return dns.query.udp(query, host, timeout, port, sock=udp)
 

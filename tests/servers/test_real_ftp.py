@@ -36,7 +36,7 @@ class File(NamedTuple):
 
 @pytest.fixture(scope="session")
 def big_file(tmp_path_factory: pytest.TempPathFactory) -> File:
-    """Of random octets."""
+    """A file of random octets."""
     octets = random.randbytes(SIZE)
     path = tmp_path_factory.mktemp("ftp") / "big"
     path.write_bytes(octets)
@@ -159,7 +159,7 @@ class TestRealServers:
             client.voidcmd("TYPE I")
             with client.transfercmd(f"RETR {to_read.name}") as data:
                 assert data.recv(1)
-            # One response is the transfer's, and one is that of ABOR.
+            # The first response ends the transfer, and the second one answers ABOR.
             assert client.abort()[:3] == "426"
             assert client.getmultiline()[:3] in ("225", "226")
             assert to_read.name in client.nlst()
@@ -186,7 +186,7 @@ def test_ftp_pasv_after_unreachable_epsv_port(server: FTPServer, tls: bool) -> N
     (server.directory / "here").write_bytes(b"here")
     with SocksServer(faults=[Faults(), REFUSING]) as proxy:
         with logged_in(server, tls, proxy.url) as client:
-            # PASV does not work with IPv6, but vsftpd answers it even so, with 0.0.0.0.
+            # PASV does not work with IPv6, but vsftpd answers it with 0.0.0.0.
             if ":" in server.address[0] and server.user != "anonymous":
                 with pytest.raises(ReplyError, match=FAILED):
                     client.nlst()
@@ -196,7 +196,7 @@ def test_ftp_pasv_after_unreachable_epsv_port(server: FTPServer, tls: bool) -> N
 
 
 class ByAnyName(dict[Address, Address]):
-    """Routes that lead to `host` from every host that the proxy is asked for."""
+    """Routes that lead from every host to `host`."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -254,7 +254,7 @@ def test_ftp_tls_refuses_unknown_authority(server: FTPServer, dante: str) -> Non
 @needs_servers
 @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)
 def test_constructor_logs_in_to_real_server(server: FTPServer, tls: bool) -> None:
-    # Under a name for which its certificate is.
+    # The certificate is for this name.
     with SocksServer(routes={("localhost", 21): server.address}) as socks_server:
         proxy = Proxy.from_url(socks_server.url)
         arguments = ("localhost", server.user, server.password)
