@@ -23,9 +23,9 @@ from socksclient._anyio.connect import (
     connect_tcp,
     udp_associate as async_udp_associate,
 )
+from socksclient._net.tls import server_name
 from socksclient._sync.connect import create_connection, udp_associate
 from socksclient._sync.timeouts import Deadline
-from socksclient._sync.tls import server_name
 from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.address import Host, HostPort, parse_port, socket_address
 from socksclient.protocol.exceptions import SocksError

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from typing import cast
 
 from socksclient._net.sockets import refuse_tls
+from socksclient._net.tls import server_name
 from socksclient._sync.connect import DEFAULT_TIMEOUT, Listener, bind, create_connection
-from socksclient._sync.tls import server_name, start_tls
+from socksclient._sync.tls import start_tls
 from socksclient.protocol.address import HostPort, is_address
 from socksclient.protocol.exceptions import ProtocolError, SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain

@@ -28,8 +28,8 @@ import anyio
 
 from socksclient._anyio.driver import open_tunnel
 from socksclient._net.sockets import is_internet, refuse_tls, send_at_once
+from socksclient._net.tls import server_name
 from socksclient._sync.connect import create_connection
-from socksclient._sync.tls import server_name
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
 from socksclient.protocol.route import Route
 

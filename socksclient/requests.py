@@ -16,14 +16,13 @@ from typing import Any, TypedDict, cast
 from weakref import WeakSet
 
 from socksclient._net.sockets import SocketOption
+from socksclient._net.tls import check_not_shared, server_name
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import (
     TLSChannel,
     TLSSocket,
-    check_not_shared,
     check_not_wrapped,
-    server_name,
     speaks_tls,
     start_tls,
 )

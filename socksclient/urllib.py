@@ -12,8 +12,8 @@ from urllib.error import URLError
 from urllib.request import FTPHandler, HTTPHandler, HTTPSHandler, ProxyHandler, Request
 
 from socksclient._net.sockets import refuse_tls, send_at_once
+from socksclient._net.tls import server_name
 from socksclient._sync.connect import create_connection
-from socksclient._sync.tls import server_name
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.proxy import ProxyLike, as_chain
 

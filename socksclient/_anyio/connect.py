@@ -28,7 +28,7 @@ from socksclient._net.association import Granted, associate, bind_udp, routes_of
 from socksclient._net.bound_address import HasPeer, listening_at
 from socksclient._net.log import log, placed
 from socksclient._net.sockets import check_source, refuse_tls
-from socksclient._sync.tls import server_name
+from socksclient._net.tls import server_name
 from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import SocksError

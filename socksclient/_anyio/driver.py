@@ -32,6 +32,7 @@ from socksclient._net.sockets import (
     is_internet,
     race,
 )
+from socksclient._net.tls import context_of, server_name, tls_failure
 from socksclient.protocol.address import Host
 from socksclient.protocol.exceptions import ProxyClosed
 from socksclient.protocol.flow import ConnectionEnded, Exchange
@@ -273,8 +274,6 @@ class Driver:
                 return address
 
     async def _start_tls(self, proxy: Proxy) -> None:
-        from socksclient._sync import tls
-
         try:
             stream = self.connected
             if isinstance(stream, PlainSocket):
@@ -282,13 +281,13 @@ class Driver:
             self.channel = stream = await TLSStream.wrap(
                 stream,
                 server_side=False,
-                hostname=tls.server_name(proxy.host),
-                ssl_context=tls.context_of(proxy),
+                hostname=server_name(proxy.host),
+                ssl_context=context_of(proxy),
                 # Many servers end without the closing handshake of TLS, which an SSLSocket allows.
                 standard_compatible=False,
             )
         except (OSError, ValueError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-            raise tls.tls_failure(error) from error
+            raise tls_failure(error) from error
         self._ssl_object = _ssl_object_of(stream)
 
 

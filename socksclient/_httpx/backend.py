@@ -24,9 +24,10 @@ from anyio.streams.tls import TLSAttribute, TLSStream
 
 from socksclient._anyio.driver import open_stream
 from socksclient._net.sockets import NO_DELAY
+from socksclient._net.tls import server_name
 from socksclient._sync.driver import open_tunnel
 from socksclient._sync.timeouts import Deadline
-from socksclient._sync.tls import TLSSocket, server_name, start_tls
+from socksclient._sync.tls import TLSSocket, start_tls
 from socksclient.protocol.exceptions import (
     ProxyConnectError,
     ProxyTimeout,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypedDict
 
 from socksclient._httpx.backend import AsyncBackend, Backend
 from socksclient._net.sockets import SocketOption, check_source
-from socksclient._sync.tls import check_not_shared
+from socksclient._net.tls import check_not_shared
 from socksclient.protocol.environment import Environment
 from socksclient.protocol.proxy import Proxy, ProxyLike, as_chain
 

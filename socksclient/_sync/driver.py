@@ -182,15 +182,16 @@ class Driver:
 
 def _start_tls(proxy: Proxy, channel: Channel, deadline: Deadline) -> Channel:
     # Few programs need ssl, and it takes long to import.
-    from socksclient._sync import tls
+    from socksclient._net.tls import context_of, server_name, tls_failure
+    from socksclient._sync.tls import start_tls
 
     try:
         deadline.limit(channel)
-        return tls.start_tls(channel, tls.context_of(proxy), tls.server_name(proxy.host))
+        return start_tls(channel, context_of(proxy), server_name(proxy.host))
     except (OSError, ValueError) as error:
         if is_deadline(error):
             raise
-        raise tls.tls_failure(error) from error
+        raise tls_failure(error) from error
 
 
 def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from socksclient._net.sockets import MAX_TIMEOUT
 
-if TYPE_CHECKING:
-    from socksclient._sync.tls import Channel
+
+class HasTimeout(Protocol):
+    """A socket, or an object that has a timeout as a socket has."""
+
+    def settimeout(self, timeout: float | None, /) -> None:
+        """Set the seconds for which one operation may wait; None sets no limit."""
 
 
 class Deadline:
@@ -30,7 +34,7 @@ class Deadline:
             raise TimeoutError
         return left
 
-    def limit(self, sock: Channel) -> None:
+    def limit(self, sock: HasTimeout) -> None:
         """Has the next operation of `sock` end by then; each time anew, for what is left shrinks.
 
         Without a deadline the socket stays as it is: setting a timeout is a system call.

@@ -1,77 +1,25 @@
-"""TLS on blocking sockets, within another TLS too; and the contexts for proxies."""
+"""TLS on blocking sockets, within another TLS too."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from socksclient._net.sockets import PlainSocket
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.exceptions import ProxyConnectError
 from socksclient.protocol.lazy import typing_extensions
-from socksclient.protocol.proxy import Chain, Proxy
 
 __all__ = [
     "Channel",
     "TLSSocket",
-    "check_not_shared",
-    "context_of",
-    "server_name",
     "speaks_tls",
     "start_tls",
-    "tls_failure",
 ]
 
 T = TypeVar("T")
-
-
-def context_of(proxy: Proxy) -> ssl.SSLContext:
-    """The context to speak TLS with `proxy`; it may be shared, so nothing changes it."""
-    return _default_context() if proxy.tls is True else cast("ssl.SSLContext", proxy.tls)
-
-
-@functools.cache
-def _default_context() -> ssl.SSLContext:
-    return ssl.create_default_context()  # reads all certificates of the system: 20 ms
-
-
-def check_not_shared(name: str, context: object, chain: Chain) -> None:
-    """Raises a ValueError if the context for the destination is one for a proxy too.
-
-    HTTP libraries change theirs: they set ALPN on it, which is not for the proxy (RFC 7301), and
-    may have it verify nothing.
-    """
-    if any(hop.tls is context for hop in chain if hop.tls not in (None, True)):
-        raise ValueError(f"{name} is also the context for TLS with the proxy; make it another")
-
-
-def server_name(host: str) -> str:
-    """Return the name for SNI and for the check of the certificate: `host` in the form of TLS.
-
-    That has no zone id, which means something on this machine only, and no trailing dot
-    (RFC 6066 §3).
-    """
-    return host.partition("%")[0].removesuffix(".")
-
-
-def tls_failure(error: BaseException) -> ProxyConnectError:
-    """What an error in the TLS handshake with a proxy means."""
-    cause: BaseException = error
-    if not isinstance(error, OSError):  # anyio says no more than that the stream is broken
-        cause = error.__cause__ or error
-    text = getattr(cause, "strerror", None) or str(cause) or "the proxy hung up"
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        text += "; for authorities of your own there is Proxy(tls=context)"
-    elif isinstance(cause, ssl.SSLError):
-        text += "; does the proxy speak TLS?"
-    # The errno of an SSLError is a number of OpenSSL's.
-    plain = isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError)
-    number = cause.errno if plain and isinstance(cause, OSError) else None
-    return ProxyConnectError(f"TLS with the proxy failed: {text}", number)
 
 
 # The two functions below look at the methods of an object, and never at `ssl.SSLContext` and

@@ -178,7 +178,7 @@ BY_DEFAULT = """
 import sys
 import anyio
 import httpx
-import socksclient, socksclient.anyio, socksclient._sync.tls
+import socksclient, socksclient.anyio, socksclient._net.tls
 
 proxy, host, port = socksclient.Proxy.from_url(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 assert proxy.tls is True
@@ -193,8 +193,8 @@ async def main():
             print((await stream.receive()).decode())
 
 anyio.run(main)
-context = socksclient._sync.tls.context_of(proxy)
-assert context is socksclient._sync.tls.context_of(socksclient.Proxy("other.test", tls=True))
+context = socksclient._net.tls.context_of(proxy)
+assert context is socksclient._net.tls.context_of(socksclient.Proxy("other.test", tls=True))
 """
 
 
