@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 
-from socksclient._net.sockets import MAX_TIMEOUT
+from socksclient._sync.timeouts import MAX_TIMEOUT
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.exceptions import (
     AssociationClosed,

@@ -30,9 +30,6 @@ A program may replace `socket.socket` later, for example by a `SocksSocket`, whi
 CONNECTION_ATTEMPT_DELAY = 0.25
 """Seconds from one attempt to connect to the next, if the first has not ended (RFC 8305 §5)."""
 
-MAX_TIMEOUT = 0x7FFFFFFF // 1000
-"""The longest timeout in seconds, 24 days. Systems take at most 31 bits of milliseconds."""
-
 PEEK_SIZE = 16 * 1024
 """The most octets that one call looks at, before it takes those that belong to a message."""
 
@@ -101,6 +98,18 @@ def the_one_proxy(proxy: ProxyLike) -> Proxy:
             "start TLS with the proxy on the connection first, and then give the URL without TLS"
         )
     return chain[0]
+
+
+def address_pair(address: HostPort) -> HostPort:
+    """Return the host and the port of an address that a caller has passed.
+
+    Raises:
+        TypeError: The address is not a (host, port) pair.
+    """
+    if not isinstance(address, tuple | list) or len(address) != 2:
+        raise TypeError(f"address must be a (host, port) pair, not {address!r}")
+    host, port = address
+    return host, port
 
 
 def check_source(host: str | None, path: str | None = None) -> None:

@@ -9,14 +9,13 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
 
 from socksclient._net.association import Granted, associate, bind_udp, routes_of
 from socksclient._net.bound_address import listening_at
 from socksclient._net.log import log, placed
-from socksclient._net.sockets import MAX_TIMEOUT, SocketOption, check_source
+from socksclient._net.sockets import SocketOption, address_pair, check_source
 from socksclient._sync.driver import exchange, open_socket, open_tunnel
-from socksclient._sync.timeouts import Deadline
+from socksclient._sync.timeouts import DEFAULT_TIMEOUT, Deadline, checked_timeout, is_default
 from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
@@ -35,8 +34,6 @@ __all__ = [
     "resolve_ptr",
     "udp_associate",
 ]
-
-DEFAULT_TIMEOUT: Any = object()
 
 
 def create_connection(
@@ -75,8 +72,8 @@ def create_connection(
         AuthenticationError: The proxy accepts no method offered, or not the credentials.
         ReplyError: The proxy refused the request; `reply` is its code.
     """
-    route = Route.through(as_chain(proxy), *_pair(address))
-    timeout = _checked(timeout)
+    route = Route.through(as_chain(proxy), *address_pair(address))
+    timeout = checked_timeout(timeout)
     sock, _ = open_socket(route, Deadline(timeout), source_address)
     sock.settimeout(timeout)
     return sock
@@ -114,7 +111,7 @@ def bind(
             serves SOCKS (3proxy 0.9.6 to 1.0.0 replies so).
         SocksError: The other errors of `create_connection`.
     """
-    return listen(as_chain(proxy), _pair(address), _checked(timeout), source_address)
+    return listen(as_chain(proxy), address_pair(address), checked_timeout(timeout), source_address)
 
 
 def listen(
@@ -173,11 +170,11 @@ def udp_associate(
         AuthenticationError: The proxy accepts no method offered, or it refused the credentials.
     """
     chain = as_chain(proxy)
-    timeout = _checked(timeout)
+    timeout = checked_timeout(timeout)
     udp = None
     source = NOT_KNOWN
     if local_address is not None:
-        check_source(_pair(local_address)[0])
+        check_source(address_pair(local_address)[0])
         udp = bind_udp(chain, local_address)
         source = udp.getsockname()[:2]
     granted: list[Granted] = []
@@ -229,7 +226,7 @@ def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy:
 
 
 def _ask(route: Route, timeout: float | None) -> str:
-    channel, grant = open_tunnel(route, Deadline(_checked(timeout)))
+    channel, grant = open_tunnel(route, Deadline(checked_timeout(timeout)))
     channel.close()
     return grant.bound_address[0]
 
@@ -273,7 +270,7 @@ class Listener:
             OSError: EINVAL if the peer has been accepted before, EBADF if the listener is closed,
                 EBUSY if another thread waits for the peer.
         """
-        timeout = self._timeout if _is_default(timeout) else _checked(timeout)
+        timeout = self._timeout if is_default(timeout) else checked_timeout(timeout)
         if not self._accepting.acquire(blocking=False):
             raise OSError(errno.EBUSY, "another thread waits for the peer")
         try:
@@ -334,29 +331,3 @@ class Listener:
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _pair(address: HostPort) -> HostPort:
-    if not isinstance(address, tuple | list) or len(address) != 2:
-        raise TypeError(f"address must be a (host, port) pair, not {address!r}")
-    host, port = address
-    return host, port
-
-
-def _checked(timeout: float | None) -> float | None:
-    """The seconds that are meant, if they can be."""
-    if _is_default(timeout):
-        timeout = socket.getdefaulttimeout()
-    if not isinstance(timeout, int | float | None):
-        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__!r}")
-    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-        raise ValueError(
-            f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None: {timeout};"
-            " for non-blocking sockets see socksclient.anyio"
-        )
-    return timeout
-
-
-def _is_default(timeout: object) -> bool:
-    """Ours, or the standard library's, which http.client hands on: either is a bare object."""
-    return type(timeout) is object

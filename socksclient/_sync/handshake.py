@@ -6,9 +6,9 @@ from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from socksclient._net.log import report_to
-from socksclient._net.sockets import MAX_TIMEOUT, PlainSocket, the_one_proxy
+from socksclient._net.sockets import PlainSocket, the_one_proxy
 from socksclient._sync.driver import Driver
-from socksclient._sync.timeouts import Deadline
+from socksclient._sync.timeouts import MAX_TIMEOUT, Deadline
 from socksclient.protocol import tunnel
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.proxy import Proxy

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import TypeAlias, overload
 
 from socksclient._net.association import Association, Received
-from socksclient._net.sockets import MAX_TIMEOUT
 from socksclient._sync.driver import find_target
-from socksclient._sync.timeouts import Deadline
+from socksclient._sync.timeouts import MAX_TIMEOUT, Deadline
 from socksclient.protocol.address import Host, host_port, is_address, socket_address
 from socksclient.protocol.route import Route
 from socksclient.protocol.tunnel import SocketAddress
