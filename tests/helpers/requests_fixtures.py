@@ -16,7 +16,7 @@ from helpers.requests_clients import WithOptions
 
 @pytest.fixture(scope="module")
 def certificates(origin: Origin, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a file with the authority of the origin."""
+    """Return the path of a file with the authority of the origin."""
     path = str(tmp_path_factory.mktemp("requests") / "ca.pem")
     origin.ca.cert_pem.write_to_path(path)
     return path

@@ -168,7 +168,7 @@ def test_client_of_other_library_is_told_transport_class(
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """The URL of a server that sends WebSocket messages back."""
+    """Yield the URL of a server that sends WebSocket messages back."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = wsproto.WSConnection(wsproto.ConnectionType.SERVER)

@@ -234,7 +234,7 @@ def tls_proxies(proxy_ca: trustme.CA, origin: Origin) -> Iterator[list[SocksServ
 def chain(
     request: pytest.FixtureRequest, proxy_ca: trustme.CA, tls_proxies: list[SocksServer]
 ) -> list[Proxy]:
-    """A chain with TLS at one hop or at two. No `ssl.SSLSocket` can speak TLS within TLS."""
+    """Return a chain with TLS at one hop or at two. No `ssl.SSLSocket` can speak TLS within TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     proxy_ca.configure_trust(context)
     hops = [Proxy(*server.address, tls=context) for server in tls_proxies]

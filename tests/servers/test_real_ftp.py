@@ -36,7 +36,7 @@ class File(NamedTuple):
 
 @pytest.fixture(scope="session")
 def big_file(tmp_path_factory: pytest.TempPathFactory) -> File:
-    """A file of random octets."""
+    """Return a file of random octets."""
     octets = random.randbytes(SIZE)
     path = tmp_path_factory.mktemp("ftp") / "big"
     path.write_bytes(octets)
