@@ -1,0 +1,55 @@
+"""The examples of the documentation, as they stand in its pages.
+
+A comment above an example says what a test has to know about it, and no reader sees the comment:
+
+    <!-- name: socket; requests: 1 -->
+    ```python
+    ...
+    ```
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+"""The folder of the project."""
+
+_SNIPPET = re.compile(
+    r"(?:^<!-- (?P<notes>.*?) -->\n)?^```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+class Snippet(NamedTuple):
+    """An example.
+
+    Attributes:
+        code: Its text.
+        line: The number of its first line in the page.
+        notes: What the comment above it says: for each key, the value.
+    """
+
+    code: str
+    line: int
+    notes: Mapping[str, str]
+
+
+def snippets(page: str) -> list[Snippet]:
+    """Return the Python examples of a page, which is named by its path within the project."""
+    text = ROOT.joinpath(page).read_text(encoding="utf-8")
+    return [
+        Snippet(
+            found["code"],
+            text[: found.start("code")].count("\n") + 1,
+            dict(note.split(": ", 1) for note in (found["notes"] or "").split("; ") if note),
+        )
+        for found in _SNIPPET.finditer(text)
+    ]
+
+
+def named_snippets(page: str) -> dict[str, str]:
+    """Return the code of all examples of a page by their names."""
+    return {found.notes["name"]: found.code for found in snippets(page)}
