@@ -189,6 +189,19 @@ class _ForwardsAll(asyncssh.SSHServer):
 
 
 @contextmanager
+def ssh_gateway(host_key: asyncssh.SSHKey) -> Iterator[Address]:
+    """Run an SSH server that forwards connections, to users with any key or none."""
+
+    async def listen() -> _Listener:
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_host_keys=[host_key], server_factory=_ForwardsAll
+        )
+
+    with _serving(listen) as address:
+        yield address
+
+
+@contextmanager
 def asyncssh_socks() -> Iterator[str]:
     """Run asyncssh's counterpart of `ssh -D`, and yield the URL of that proxy."""
 

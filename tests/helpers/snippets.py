@@ -11,9 +11,13 @@ A comment above an example says what a test has to know about it, and no reader 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from helpers.support import LONG
 
 ROOT = Path(__file__).parents[2]
 """The folder of the project."""
@@ -53,3 +57,23 @@ def snippets(page: str) -> list[Snippet]:
 def named_snippets(page: str) -> dict[str, str]:
     """Return the code of all examples of a page by their names."""
     return {found.notes["name"]: found.code for found in snippets(page)}
+
+
+def run(
+    code: str, env: Mapping[str, str] | None = None, *options: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an example in a process of its own, in which every warning is an error.
+
+    Args:
+        code: The example.
+        env: The environment of the process; by default it is empty.
+        options: More options for Python.
+    """
+    return subprocess.run(
+        [sys.executable, "-W", "error", *options, "-c", code],
+        capture_output=True,
+        text=True,
+        env=dict(env or {}),
+        timeout=2 * LONG,
+        check=False,
+    )

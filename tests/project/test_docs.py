@@ -6,10 +6,16 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import asyncssh
 import pytest
 
-from helpers.snippets import ROOT
+from socksclient.testing import Faults, SocksServer
+
+from helpers.library_servers import ssh_gateway
+from helpers.origin import Origin
+from helpers.snippets import ROOT, named_snippets, run
 
 PAGES = [
     *sorted(ROOT.glob("docs/*.md")),
@@ -17,6 +23,11 @@ PAGES = [
     *sorted(ROOT.glob(".github/*.md")),
     ROOT / "tests" / "README.md",
 ]
+
+
+OWN_IO = named_snippets("docs/bring-your-own-io.md")
+
+WEB = ("example.com", 80)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -34,6 +45,89 @@ class TestLinks:
             if target.endswith(".py") and (name := re.fullmatch(r"`([\w.]+)`", text)):
                 defined = definitions((page.parent / target).read_text(encoding="utf-8"))
                 assert name[1] in defined or name[1] == Path(target).name, (text, target)
+
+
+class TestBringYourOwnIO:
+    """The examples of docs/bring-your-own-io.md, each in a process of its own."""
+
+    def test_a_handshake_without_a_connection(self) -> None:
+        exec(OWN_IO["flow"], {})
+
+    @pytest.mark.parametrize(
+        ("name", "hops"),
+        [("socket", 1), ("asyncio", 1), ("paramiko", 1), ("handshake", 2), ("anyio", 1)],
+    )
+    def test_goes_through_the_proxy(
+        self, name: str, hops: int, origin: Origin, gateway: Gateway
+    ) -> None:
+        with SocksServer(routes={WEB: ("127.0.0.1", origin.http_port)}) as server:
+            server.routes["inner.example", 3128] = server.address
+            ran = run(gateway.localized(OWN_IO[name], server), gateway.env)
+            assert (ran.stderr, ran.stdout) == ("", "b'HTTP/1.1 200'\n")
+            assert [seen.destination for seen in server.requests][-1] == WEB
+            assert len(server.requests) == hops
+
+    def test_handshake_works_on_a_channel_of_paramiko(
+        self, origin: Origin, gateway: Gateway
+    ) -> None:
+        flow = 'drive(start("socks5h://127.0.0.1:1080", "example.com", 80), channel)'
+        call = 'handshake(channel, "example.com", 80, proxy="socks5h://127.0.0.1:1080", timeout=5)'
+        assert flow in OWN_IO["paramiko"]
+        code = OWN_IO["paramiko"].replace(flow, f"__import__('socksclient').{call}")
+        with SocksServer(routes={WEB: ("127.0.0.1", origin.http_port)}) as server:
+            ran = run(gateway.localized(code, server), gateway.env)
+        assert (ran.stderr, ran.stdout) == ("", "b'HTTP/1.1 200'\n")
+
+    @pytest.mark.parametrize("name", ["socket", "asyncio", "paramiko", "handshake", "anyio"])
+    @pytest.mark.parametrize(
+        ("faults", "error"),
+        [
+            (Faults(reply=0x05), r"ConnectionRefused: .*\(REP 05\)"),
+            (Faults(close_after=5), "ProxyClosed: .*: got 3 of 5 octets"),
+            (Faults(close_after=0), "ProxyClosed: .*: got 0 of 2 octets"),
+        ],
+    )
+    def test_raises_the_errors_of_the_library(
+        self, name: str, faults: Faults, error: str, gateway: Gateway
+    ) -> None:
+        with SocksServer(faults=faults) as server:
+            server.routes[WEB] = server.routes["inner.example", 3128] = server.address
+            ran = run(gateway.localized(OWN_IO[name], server), gateway.env)
+        assert ran.returncode == 1
+        assert re.search(error, ran.stderr.splitlines()[-1]), ran.stderr
+
+
+class Gateway(NamedTuple):
+    """An SSH server, and a user who knows it.
+
+    Attributes:
+        port: Where the server listens.
+        home: The directory of the user, who has a key and knows that of the server.
+    """
+
+    port: int
+    home: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"HOME": str(self.home), "LOGNAME": "user"}
+
+    def localized(self, code: str, server: SocksServer) -> str:
+        """Return the code of an example with the ports of the servers on loopback."""
+        code = code.replace("1080", str(server.address[1]))
+        return code.replace('"gateway.example", port=22', f'"127.0.0.1", port={self.port}')
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    home = tmp_path_factory.mktemp("home")
+    user, host = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    (home / ".ssh").mkdir()
+    user.write_private_key(home / ".ssh" / "id_ed25519")
+    with ssh_gateway(host) as (address, port):
+        known = f"[{address}]:{port} {host.export_public_key().decode()}"
+        (home / ".ssh" / "known_hosts").write_text(known)
+        yield Gateway(port, home)
 
 
 def links(page: Path) -> Iterator[tuple[str, str]]:
