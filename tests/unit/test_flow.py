@@ -7,9 +7,34 @@ import traceback
 
 import pytest
 
-from socksclient import ProxyClosed
-from socksclient.protocol import ConnectionEnded, Exchange, Method, Proxy, start
+from socksclient import NO_AUTHENTICATION, ProxyClosed
+from socksclient.exceptions import ConnectionNotAllowed
+from socksclient.protocol import (
+    Command,
+    ConnectionEnded,
+    Exchange,
+    HostPort,
+    Method,
+    Phase,
+    Proxy,
+    start,
+)
 from socksclient.protocol.flow import Flow
+
+from helpers.flow_player import (
+    BASIC,
+    BOUND,
+    GRANTED_BY_SOCKS4,
+    GRANTED_BY_SOCKS5,
+    HTTP,
+    OPEN,
+    SOCKS4,
+    SOCKS4A,
+    USER,
+    connecting,
+    octet_by_octet,
+    play,
+)
 
 
 def negotiate_nothing_well(proxy: Proxy) -> Flow[None]:
@@ -17,7 +42,7 @@ def negotiate_nothing_well(proxy: Proxy) -> Flow[None]:
     yield Exchange(b"token", 3)
 
 
-TOKEN = Proxy("h", methods=(Method(0x80, negotiate_nothing_well),))
+TOKEN = Proxy("h", methods=(NO_AUTHENTICATION, Method(0x80, negotiate_nothing_well)))
 
 
 def test_a_step_does_not_show_its_octets() -> None:
@@ -49,7 +74,7 @@ def test_steps_with_credentials_are_marked(
     assert found == secrets
 
 
-def a_step_of(proxy: Proxy, answer: bytes = b"") -> Flow[tuple[str, int]]:
+def a_step_of(proxy: Proxy, answer: bytes = b"") -> Flow[HostPort]:
     """Return a flow that waits for an answer."""
     flow = start(proxy, "example.com", 443)
     next(flow)
@@ -104,3 +129,87 @@ def test_what_came_before_the_end_is_in_no_text() -> None:
     assert (ended.received, ended.broken_by) == (octets, None)
     assert str(ended) == "the connection ended after 6 octets"
     assert "s3cret" not in "".join(traceback.format_exception(ended)) + repr(ended)
+
+
+@octet_by_octet
+@pytest.mark.parametrize("proxy", [OPEN, SOCKS4, SOCKS4A], ids=str)
+def test_the_second_reply_to_bind_answers_nothing_and_is_read_exactly(
+    proxy: Proxy, least: bool
+) -> None:
+    reply = bytes.fromhex(GRANTED_BY_SOCKS5 if proxy is OPEN else GRANTED_BY_SOCKS4)
+    played = play(proxy.kind.next_reply(Command.BIND), reply + b"behind", least=least)
+    assert played == (BOUND, [], b"behind")
+    closed = play(proxy.kind.next_reply(Command.BIND), reply[:-1], least=least).ends
+    assert type(closed) is ProxyClosed
+    assert closed.received == reply[len(reply) - 1 - len(closed.received) : -1]
+    assert "offer" not in str(closed)
+
+
+@pytest.mark.parametrize("proxy", [OPEN, SOCKS4A], ids=str)
+def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> None:
+    for command in Command:
+        for octets in (b"", b"\x05" if proxy is OPEN else b"\x00"):
+            method = b"\x05\x00" if proxy is OPEN else b""
+            try:
+                flow = start(proxy, "192.0.2.1", 80, command)
+            except ValueError:
+                assert proxy is not OPEN
+                assert command in (Command.UDP_ASSOCIATE, Command.RESOLVE_PTR)
+                continue
+            error = play(flow, method + octets, least=True).ends
+            assert type(error) is ProxyClosed
+            if command == Command.CONNECT or octets:
+                assert "offer" not in str(error)
+            else:
+                assert str(error).endswith(f" that do not offer {command.text}")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "wanted"),
+    [
+        (OPEN, "got 0 of 2 octets, as servers do that do not speak SOCKS5"),
+        (USER, ", or that accept none of the methods offered (00, 02)"),
+        (TOKEN, ", or that accept none of the methods offered (00, 80)"),
+        (
+            SOCKS4,
+            ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect",
+        ),
+        (HTTP, ", as HTTP proxies do that cannot connect to the destination, and as servers do"),
+    ],
+    ids=str,
+)
+def test_hanging_up_on_the_first_message_is_told_with_what_it_may_mean(
+    proxy: Proxy, wanted: str
+) -> None:
+    error = play(start(proxy, "192.0.2.1", 80), b"", least=True).ends
+    assert type(error) is ProxyClosed
+    assert wanted in str(error)
+
+
+@pytest.mark.parametrize("proxy", [OPEN, USER], ids=str)
+def test_a_ruleset_may_mean_the_credentials(proxy: Proxy) -> None:
+    # 3proxy accepts every password, and clients without one, and then replies REP 02.
+    method = b"\x05\x00" if proxy is OPEN else b"\x05\x02\x01\x00"
+    error = play(connecting(proxy), method + b"\x05\x02", least=True).ends
+    assert type(error) is ConnectionNotAllowed
+    assert "(REP 02); some proxies also reply this to wrong or missing credentials" in str(error)
+    # The second reply to BIND refuses a peer.
+    error = play(proxy.kind.next_reply(Command.BIND), b"\x05\x02", least=True).ends
+    assert type(error) is ConnectionNotAllowed
+    assert "credentials" not in str(error)
+
+
+@pytest.mark.parametrize("proxy", [SOCKS4, SOCKS4A, HTTP, BASIC], ids=str)
+def test_without_a_method_to_select_there_is_one_phase(proxy: Proxy) -> None:
+    entered: list[Phase] = []
+    play(start(proxy, "192.0.2.1", 443, begin_phase=entered.append), b"", least=True)
+    assert entered == ["request"]
+
+
+def test_an_exchange_shows_none_of_its_octets() -> None:
+    steps = connecting(USER)
+    next(steps)
+    credentials = steps.send(b"\x05\x02")
+    assert credentials.send == b"\x01\x04user\x04pass"
+    assert repr(credentials) == "<Exchange: send 11 octets, read 2>"
+    assert str(credentials) == f"{credentials}" == repr(credentials)

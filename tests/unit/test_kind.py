@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from socksclient import Proxy, SocksError
-from socksclient.flows import next_reply
 from socksclient.protocol import Command, ConnectionEnded, start
 from socksclient.protocol.address import Host
 from socksclient.protocol.proxy import as_chain
@@ -122,8 +121,3 @@ class TestANewKind:
 def test_without_it_nobody_knows_its_scheme() -> None:
     with pytest.raises(ValueError, match="proxy scheme 'plain' is not one of"):
         Proxy.from_url("plain://h")
-
-
-def test_http_has_no_second_reply() -> None:
-    with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
-        next_reply(Proxy("h", scheme="http"), Command.BIND)

@@ -1,16 +1,32 @@
-"""The messages of SOCKS4 and 4A, and which addresses they carry."""
+"""SOCKS4 and 4A: their messages, which addresses they carry, their flow, and their proxies."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
 
-from socksclient import ProtocolError, ReplyError
+from socksclient import ProtocolError, Proxy, ProxyClosed, ReplyError
+from socksclient.exceptions import ConnectionNotAllowed
 from socksclient.protocol import socks4
-from socksclient.protocol.address import Host
+from socksclient.protocol.address import Host, HostPort
 from socksclient.protocol.codes import Command, Socks4Reply
+from socksclient.protocol.socks4 import REPLY_SIZE
+
+from helpers.flow_player import (
+    BOUND,
+    GRANTED_BY_SOCKS4,
+    SOCKS4A,
+    Case,
+    Fails,
+    check_conversation,
+    connecting,
+    hang_ups,
+    octet_by_octet,
+    play,
+)
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
@@ -68,3 +84,101 @@ def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
 )
 def test_which_addresses_socks4_carries(host: str, carried: bool) -> None:
     assert socks4.Socks4().carries(Host.of(host)) == carried
+
+
+# The flow
+
+# CONNECT example.com:443
+REQUEST = "040101bb00000001006578616d706c652e636f6d00"
+
+
+def replied(name: str, answer: str, ends: HostPort | Fails) -> Case:
+    return Case(f"SOCKS4, {name}", SOCKS4A, [REQUEST], [answer], ends)
+
+
+def refused(code: int, text: str, kind: type[ReplyError] = ReplyError) -> Case:
+    return replied(f"CD {code:02X}", f"00{code:02x}", Fails(kind, f"{text} (SOCKS4 CD {code:02X})"))
+
+
+CASES = [
+    replied("granted", GRANTED_BY_SOCKS4, BOUND),
+    replied("nothing bound", "005a000000000000", ("0.0.0.0", 0)),
+    replied("all bits", "005affffffffffff", ("255.255.255.255", 65535)),
+    refused(0x5B, "rejected or failed"),
+    refused(0x5C, "no identd", ConnectionNotAllowed),
+    refused(0x5D, "identd reports another user", ConnectionNotAllowed),
+    refused(0x5E, "unassigned 5e"),
+    refused(0x00, "unassigned 00"),
+    replied("of version 04", "045a", Fails(ProtocolError, "it answered with 04 5a")),
+    replied(
+        "HTTP",
+        "4854",
+        Fails(ProtocolError, "this is an HTTP proxy or server, not a SOCKS4"),
+    ),
+    replied("SOCKS5", "05ff", Fails(ProtocolError, "this is a SOCKS5 server, not a SOCKS4 proxy")),
+    replied("TLS", "1503", Fails(ProtocolError, "not a plain SOCKS4 proxy")),
+]
+
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@every_case
+@octet_by_octet
+@pytest.mark.parametrize("behind", ["", "00", "0001000000000000", b"SSH-2.0-OpenSSH\r\n".hex()])
+def test_socks4_flow_sends_its_request_and_reads_no_octet_too_many(
+    case: Case, least: bool, behind: str
+) -> None:
+    check_conversation(case, bytes.fromhex(behind), least=least)
+
+
+@every_case
+@octet_by_octet
+def test_socks4_hang_up_is_told_with_the_octets_got_and_wanted(case: Case, least: bool) -> None:
+    for _, _, got, text in hang_ups(case, least=least):
+        assert f"got {got} of {REPLY_SIZE} octets" in text
+
+
+def test_every_cd_is_known_by_two_octets() -> None:
+    for code in range(256):
+        played = play(connecting(SOCKS4A), bytes([0x00, code]), least=True)
+        if code == Socks4Reply.GRANTED:
+            assert type(played.ends) is ProxyClosed
+        else:
+            assert isinstance(played.ends, ReplyError)
+            assert (type(played.ends.reply), played.ends.reply) == (Socks4Reply, code)
+
+
+# The proxies
+
+SOCKS5 = Proxy("h", 1081, scheme="socks5", username="us3r", password="p4ss")
+
+
+class TestPasswordOfSOCKS4:
+    @pytest.mark.parametrize("scheme", ["socks4", "socks4a", "SOCKS4A", "socks4+tls"])
+    def test_in_a_url_is_dropped_with_a_warning(
+        self, scheme: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        proxy = Proxy.from_url(f"{scheme}://us3r:p4ss@h:1")
+        assert proxy == Proxy("h", 1, scheme=scheme, username="us3r")
+        [record] = caplog.records
+        assert (record.name, record.levelname) == ("socksclient", "WARNING")
+        assert record.getMessage() == (
+            f"{proxy}: the URL has a password, which a SOCKS4 proxy does not take; the password"
+            " is dropped"
+        )
+        for secret in ("us3r", "p4ss"):
+            assert secret not in caplog.text
+            assert secret not in repr(vars(record))
+        assert proxy.isolated("token") == Proxy("h", 1, scheme=scheme, username="token")
+
+    def test_that_is_empty_needs_no_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        assert Proxy.from_url("socks4://us3r:@h") == Proxy.from_url("socks4://us3r@h")
+        assert caplog.records == []
+
+    def test_in_the_constructor_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="proxy password is given, and a SOCKS4 proxy"):
+            Proxy("h", scheme="socks4a", username="us3r", password="p4ss")
+        with pytest.raises(ValueError, match="a SOCKS4 proxy takes none") as caught:
+            replace(SOCKS5, scheme="socks4")
+        assert "p4ss" not in str(caught.value)

@@ -1,18 +1,44 @@
-"""The messages of SOCKS5: those of the RFCs, and garbage."""
+"""SOCKS5: its messages, as RFC 1928 and RFC 1929 write them and as garbage; and its flows."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from socksclient import AuthenticationError, ProtocolError, Reply, ReplyError
-from socksclient.protocol import socks5
+from socksclient import (
+    NO_AUTHENTICATION,
+    USERNAME_PASSWORD,
+    AuthenticationError,
+    Exchange,
+    Flow,
+    Method,
+    ProtocolError,
+    Proxy,
+    Reply,
+    ReplyError,
+)
+from socksclient.exceptions import ConnectionNotAllowed, ConnectionRefused, Phase, TTLExpired
+from socksclient.protocol import socks5, start
 from socksclient.protocol.address import Host, decode_address
 from socksclient.protocol.codes import Command
-from socksclient.protocol.fields import encode_credential
+
+from helpers.flow_player import (
+    BOUND,
+    GRANTED_BY_SOCKS5 as GRANTED,
+    OPEN,
+    USER,
+    Case,
+    Fails,
+    check_conversation,
+    connecting,
+    hang_ups,
+    octet_by_octet,
+    play,
+)
 
 PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
 
@@ -103,22 +129,6 @@ def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
         socks5.encode_credentials(fits, fits + "!")
 
 
-def test_a_credential_of_http_has_any_length() -> None:
-    assert encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
-    with pytest.raises(
-        ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries 10$"
-    ):
-        encode_credential("password", "x" * 11, 10)
-
-
-def test_a_credential_with_a_surrogate_is_refused_and_appears_in_no_text() -> None:
-    with pytest.raises(ValueError, match="password cannot be encoded as UTF-8") as caught:
-        encode_credential("password", "secret\ud800")
-    # A UnicodeEncodeError would have the password in it.
-    assert type(caught.value) is ValueError
-    assert caught.value.__context__ is None
-
-
 def test_a_status_other_than_00_is_a_refusal_under_either_version() -> None:
     for pair in PAIRS:
         version, status = pair
@@ -191,3 +201,143 @@ def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
             )
             is expected
         ), pair
+
+
+# The flows
+
+
+def negotiate_token(proxy: Proxy) -> Flow[None]:
+    """Negotiate by a private method: the proxy answers a token with three octets."""
+    if (yield Exchange(b"token", 3)) != b"yes":
+        raise AuthenticationError("the proxy refused the token")
+
+
+NO_PASSWORD = Proxy("proxy.example", username="user")
+STRICT = replace(USER, methods=(USERNAME_PASSWORD,))
+EAGER = replace(USER, methods=(USERNAME_PASSWORD, NO_AUTHENTICATION))
+TOKEN = replace(OPEN, methods=(NO_AUTHENTICATION, Method(0x80, negotiate_token)))
+
+# What the client says
+OFFER_00, OFFER_00_02, OFFER_02, OFFER_02_00 = "050100", "05020002", "050102", "05020200"
+OFFER_00_80 = "05020080"
+CREDENTIALS, EMPTY_PASSWORD, THE_TOKEN = "0104757365720470617373", "01047573657200", "746f6b656e"
+# CONNECT example.com:443
+REQUEST = "050100030b6578616d706c652e636f6d01bb"
+
+# What the proxy says
+YES, NAY = b"yes".hex(), b"nay".hex()
+REFUSED_TOKEN = Fails(AuthenticationError, "the proxy refused the token")
+
+
+def no_method(name: str, proxy: Proxy, offer: str, answer: str, ends: Fails) -> Case:
+    return Case(name, proxy, [offer], [answer], ends)
+
+
+def no_login(name: str, status: str, ends: Fails) -> Case:
+    return Case(name, USER, [OFFER_00_02, CREDENTIALS], ["0502", status], ends)
+
+
+def replied(name: str, reply: str, ends: tuple[str, int] | Fails) -> Case:
+    return Case(name, OPEN, [OFFER_00, REQUEST], ["0500", reply], ends)
+
+
+def refused(rep: int, text: str, kind: type[ReplyError] = ReplyError) -> Case:
+    return replied(f"REP {rep:02X}", f"05{rep:02x}", Fails(kind, f"{text} (REP {rep:02X})"))
+
+
+CASES = [
+    Case("no authentication", OPEN, [OFFER_00, REQUEST], ["0500", GRANTED], BOUND),
+    Case("offered, not wanted", USER, [OFFER_00_02, REQUEST], ["0500", GRANTED], BOUND),
+    *(
+        Case(name, proxy, [offer, credentials, REQUEST], ["0502", status, GRANTED], BOUND)
+        for name, proxy, offer, credentials, status in [
+            ("password", USER, OFFER_00_02, CREDENTIALS, "0100"),
+            ("password alone", STRICT, OFFER_02, CREDENTIALS, "0100"),
+            ("password first", EAGER, OFFER_02_00, CREDENTIALS, "0100"),
+            ("empty password", NO_PASSWORD, OFFER_00_02, EMPTY_PASSWORD, "0100"),
+            ("status of version 05", USER, OFFER_00_02, CREDENTIALS, "0500"),
+        ]
+    ),
+    Case("token", TOKEN, [OFFER_00_80, THE_TOKEN, REQUEST], ["0580", YES, GRANTED], BOUND),
+    Case("token refused", TOKEN, [OFFER_00_80, THE_TOKEN], ["0580", NAY], REFUSED_TOKEN),
+    no_method("none", USER, OFFER_00_02, "05ff", Fails(AuthenticationError, "none of the methods")),
+    no_method("not offered", OPEN, OFFER_00, "0502", Fails(ProtocolError, "02, which was not")),
+    no_method("GSSAPI", USER, OFFER_00_02, "0501", Fails(ProtocolError, "not offered (00, 02)")),
+    no_method("HTTP", OPEN, OFFER_00, "4854", Fails(ProtocolError, "an HTTP proxy")),
+    no_method("SOCKS4", OPEN, OFFER_00, "005b", Fails(ProtocolError, "a SOCKS4 server")),
+    no_login("STATUS 01", "0101", Fails(AuthenticationError, "(STATUS 01)")),
+    no_login("STATUS FF", "01ff", Fails(AuthenticationError, "(STATUS FF)")),
+    no_login("STATUS of version 05", "0501", Fails(AuthenticationError, "(STATUS 01)")),
+    no_login("STATUS of version 02", "0200", Fails(ProtocolError, "version 02")),
+    refused(0x01, "general SOCKS server failure"),
+    refused(0x02, "connection not allowed by ruleset", ConnectionNotAllowed),
+    refused(0x03, "network unreachable"),
+    refused(0x04, "host unreachable"),
+    refused(0x05, "connection refused", ConnectionRefused),
+    refused(0x06, "TTL expired", TTLExpired),
+    refused(0x07, "command not supported"),
+    refused(0x08, "address type not supported"),
+    refused(0x5A, ""),
+    refused(0xF0, ""),
+    replied("reply of version 04", "0400", Fails(ProtocolError, "version 04")),
+    replied("ATYP 00", "0500000000", Fails(ProtocolError, "address type 00")),
+    replied("ATYP 05", "0500000500", Fails(ProtocolError, "address type 05")),
+    replied("RSV other than 00", "0500ff01000000000000", ("0.0.0.0", 0)),
+    replied("IPv6", "05000004" + "20010db8" + "00" * 11 + "011f90", ("2001:db8::1", 8080)),
+    *(
+        replied(f"name of {size}", f"05000003{size:02x}{'6e' * size}0050", ("n" * size, 80))
+        for size in (0, 1, 2, 3, 254, 255)
+    ),
+]
+
+
+every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+@every_case
+@octet_by_octet
+@pytest.mark.parametrize("behind", ["", "00", "0001000000000000", b"SSH-2.0-OpenSSH\r\n".hex()])
+def test_socks5_flow_sends_each_message_and_reads_no_octet_too_many(
+    case: Case, least: bool, behind: str
+) -> None:
+    check_conversation(case, bytes.fromhex(behind), least=least)
+
+
+@every_case
+@octet_by_octet
+def test_socks5_hang_up_is_told_with_the_octets_got_and_wanted(case: Case, least: bool) -> None:
+    for sent, answer, got, text in hang_ups(case, least=least):
+        if sent == THE_TOKEN:
+            # The method of the user's own does not catch ConnectionEnded.
+            assert f"got {got} octets in the sub-negotiation of method 80" in text
+        else:
+            # The first five octets of a reply tell how many there are.
+            wanted = 5 if sent == REQUEST and got < 5 else len(answer)
+            assert f"got {got} of {wanted} octets" in text
+
+
+@octet_by_octet
+def test_a_bound_name_of_any_length_is_read_exactly(least: bool) -> None:
+    for size in range(256):
+        reply = b"\x05\x00\x00\x03%c%b\x00\x50" % (size, b"n" * size)
+        played = play(connecting(OPEN), b"\x05\x00" + reply + b"behind", least=least)
+        assert played.ends == ("n" * size, 80)
+        assert played.left == b"behind"
+
+
+@pytest.mark.parametrize(
+    ("answers", "phases"),
+    [
+        ("", ["method selection"]),
+        ("05ff", ["method selection"]),
+        ("0502", ["method selection", "authentication"]),
+        ("05020101", ["method selection", "authentication"]),
+        ("0500", ["method selection", "request"]),
+        ("05020100" + GRANTED, ["method selection", "authentication", "request"]),
+    ],
+)
+def test_each_phase_is_told_as_it_begins(answers: str, phases: list[Phase]) -> None:
+    entered: list[Phase] = []
+    flow = start(USER, "example.com", 443, begin_phase=entered.append)
+    play(flow, bytes.fromhex(answers), least=True)
+    assert entered == phases
