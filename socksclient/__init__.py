@@ -20,15 +20,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from socksclient._sync.connect import (
         Listener as Listener,
-        UDPAssociation as UDPAssociation,
         bind as bind,
         create_connection as create_connection,
         resolve as resolve,
         resolve_ptr as resolve_ptr,
-        udp_associate as udp_associate,
     )
     from socksclient._sync.handshake import handshake as handshake
     from socksclient._sync.socks_socket import SocksSocket as SocksSocket
+    from socksclient._sync.udp import (
+        UDPAssociation as UDPAssociation,
+        udp_associate as udp_associate,
+    )
     from socksclient.httpx import (
         AsyncSocksTransport as AsyncSocksTransport,
         SocksTransport as SocksTransport,
@@ -62,15 +64,17 @@ if TYPE_CHECKING:
 _NAMES = {
     "socksclient._sync.connect": (
         "Listener",
-        "UDPAssociation",
         "bind",
         "create_connection",
         "resolve",
         "resolve_ptr",
-        "udp_associate",
     ),
     "socksclient._sync.handshake": ("handshake",),
     "socksclient._sync.socks_socket": ("SocksSocket",),
+    "socksclient._sync.udp": (
+        "UDPAssociation",
+        "udp_associate",
+    ),
     "socksclient.httpx": (
         "AsyncSocksTransport",
         "SocksTransport",

@@ -4,17 +4,15 @@ uvloop works too. No function here has a timeout argument: use `anyio.fail_after
 """
 
 from socksclient._anyio.connect import (
-    ConnectedUDPAssociation,
     Listener,
-    UDPAssociation,
     bind,
     connect_socket,
     connect_tcp,
     resolve,
     resolve_ptr,
-    udp_associate,
 )
 from socksclient._anyio.handshake import handshake
+from socksclient._anyio.udp import ConnectedUDPAssociation, UDPAssociation, udp_associate
 
 __all__ = [
     "ConnectedUDPAssociation",

@@ -18,15 +18,15 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSAttribute
 
-from socksclient._anyio.connect import (
+from socksclient._anyio.connect import connect_tcp
+from socksclient._anyio.udp import (
     UDPAssociation as AsyncUDPAssociation,
-    connect_tcp,
     udp_associate as async_udp_associate,
 )
 from socksclient._net.tls import server_name
-from socksclient._sync.connect import create_connection, udp_associate
+from socksclient._sync.connect import create_connection
 from socksclient._sync.timeouts import Deadline
-from socksclient._sync.udp import UDPAssociation
+from socksclient._sync.udp import UDPAssociation, udp_associate
 from socksclient.protocol.address import Host, HostPort, parse_port, socket_address
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
-from socksclient._anyio.driver import find_target, first_ready
-from socksclient._net.association import Association
+from socksclient._anyio.driver import find_target, first_ready, open_tunnel
+from socksclient._net.association import (
+    Association,
+    Granted,
+    associate,
+    bind_udp,
+    routes_of,
+)
+from socksclient._net.sockets import check_source
 from socksclient.protocol.address import HostPort
-from socksclient.protocol.route import Route
+from socksclient.protocol.proxy import ProxyLike, as_chain
+from socksclient.protocol.route import NOT_KNOWN, Route
 
-__all__ = ["ConnectedUDPAssociation", "UDPAssociation"]
+__all__ = ["ConnectedUDPAssociation", "UDPAssociation", "udp_associate"]
 
 
 class _Awaited:
@@ -208,3 +216,61 @@ class ConnectedUDPAssociation(_Awaited, ConnectedUDPSocket):
         """
         octets, _ = await self._receive()
         return octets
+
+
+async def udp_associate(
+    *,
+    proxy: ProxyLike,
+    local_host: str | None = None,
+    local_port: int = 0,
+    trust_relay_address: bool = True,
+) -> UDPAssociation:
+    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
+
+    As `socksclient.udp_associate`; used as ``async with await udp_associate(…) as udp``.
+
+    Args:
+        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
+            for the next.
+        local_host: The local IP address to send from, which is told to the proxy; with None it is
+            left open, as it must be behind a NAT.
+        local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
+        trust_relay_address: Whether to send to where the proxy says that its relay is, and not to
+            the address of the proxy itself, at the port that it says. When the relay is at a
+            private address that is not the proxy's own, errors and the log (DEBUG) say so.
+
+    Returns:
+        An `anyio.abc.UDPSocket`.
+
+    Raises:
+        ValueError: The proxy, `local_host` or `local_port` is not valid, or a hop cannot relay
+            UDP. Nothing has been sent.
+        ReplyError: The proxy refused; many do not offer UDP.
+        ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
+            `local_host` and `local_port` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or it cannot make
+            the UDP socket or what waits for it (EAFNOSUPPORT without IPv6, EMFILE). `errno` says
+            which.
+        ProtocolError: The proxy does not speak as it should, or the relay's address is a multicast
+            or reserved address or a name, or its port is 0; nothing has been sent there.
+            `ProxyClosed` if the proxy hung up.
+        AuthenticationError: The proxy accepts no method offered, or not the credentials.
+    """
+    chain = as_chain(proxy)
+    check_source(local_host)
+    udp = None
+    source = NOT_KNOWN
+    if local_host is not None:
+        udp = bind_udp(chain, (local_host, local_port))
+        source = udp.getsockname()[:2]
+    granted: list[Granted] = []
+    try:
+        for route in routes_of(chain, source):
+            control, grant = await open_tunnel(route)
+            granted.append(Granted(route, cast("socket.socket", control), grant))
+    except BaseException:
+        for sock in (udp, *(one.control for one in granted)):
+            if sock is not None:
+                sock.close()
+        raise
+    association = associate(granted, udp, trust_relay_address)
+    return UDPAssociation(association)

@@ -10,29 +10,25 @@ from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 
-from socksclient._net.association import Granted, associate, bind_udp, routes_of
 from socksclient._net.bound_address import listening_at
 from socksclient._net.log import log, placed
-from socksclient._net.sockets import SocketOption, address_pair, check_source
+from socksclient._net.sockets import SocketOption, address_pair
 from socksclient._sync.driver import exchange, open_socket, open_tunnel
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT, Deadline, checked_timeout, is_default
-from socksclient._sync.udp import UDPAssociation
 from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError
 from socksclient.protocol.flow import ConnectionEnded
 from socksclient.protocol.proxy import Chain, ProxyLike, as_chain
-from socksclient.protocol.route import NOT_KNOWN, Route
+from socksclient.protocol.route import Route
 
 __all__ = [
     "Listener",
-    "UDPAssociation",
     "bind",
     "create_connection",
     "listen",
     "resolve",
     "resolve_ptr",
-    "udp_associate",
 ]
 
 
@@ -131,65 +127,6 @@ def listen(
     except BaseException:
         sock.close()
         raise
-
-
-def udp_associate(
-    timeout: float | None = DEFAULT_TIMEOUT,
-    *,
-    proxy: ProxyLike,
-    local_address: HostPort | None = None,
-    trust_relay_address: bool = True,
-) -> UDPAssociation:
-    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
-
-    Args:
-        timeout: Seconds for all of it, as of `create_connection`; the association has it set.
-        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
-            for the next.
-        local_address: The (IP address, port) to send from, which is told to the proxy: some relay
-            nothing else then. By default that is left open, as it must be behind a NAT.
-        trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
-            it is taken to be at the address of the proxy itself, at the port that it says:
-            v2ray, for one, tells whatever address is in its configuration. When the relay is at a
-            private address that is not the proxy's own, errors and the log (DEBUG) say so.
-
-    Returns:
-        A `UDPAssociation`, which is used like a socket.
-
-    Raises:
-        ValueError: The timeout, the proxy or `local_address` is not valid, or a hop cannot relay
-            UDP. Nothing has been sent.
-        ReplyError: The proxy refused; many do not offer UDP.
-        ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
-            `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot make the UDP
-            socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
-        ProxyTimeout: The `timeout` passed.
-        ProtocolError: The proxy does not speak as it should, or the relay's address is multicast,
-            reserved or a name, or its port is 0. Nothing has been sent to the relay.
-        ProxyClosed: The proxy hung up.
-        AuthenticationError: The proxy accepts no method offered, or it refused the credentials.
-    """
-    chain = as_chain(proxy)
-    timeout = checked_timeout(timeout)
-    udp = None
-    source = NOT_KNOWN
-    if local_address is not None:
-        check_source(address_pair(local_address)[0])
-        udp = bind_udp(chain, local_address)
-        source = udp.getsockname()[:2]
-    granted: list[Granted] = []
-    try:
-        deadline = Deadline(timeout)
-        for route in routes_of(chain, source):
-            control, grant = open_socket(route, deadline)
-            granted.append(Granted(route, control, grant))
-    except BaseException:
-        for sock in (udp, *(one.control for one in granted)):
-            if sock is not None:
-                sock.close()
-        raise
-    association = associate(granted, udp, trust_relay_address)
-    return UDPAssociation(association, timeout)
 
 
 def resolve(name: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
