@@ -18,15 +18,11 @@ from socksclient.protocol.lazy import load_on_use
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from socksclient._sync.connect import (
-        Listener as Listener,
-        bind as bind,
-        create_connection as create_connection,
-        resolve as resolve,
-        resolve_ptr as resolve_ptr,
-    )
+    from socksclient._sync.connect import create_connection as create_connection
     from socksclient._sync.handshake import handshake as handshake
+    from socksclient._sync.listener import Listener as Listener, bind as bind
     from socksclient._sync.socks_socket import SocksSocket as SocksSocket
+    from socksclient._sync.tor import resolve as resolve, resolve_ptr as resolve_ptr
     from socksclient._sync.udp import (
         UDPAssociation as UDPAssociation,
         udp_associate as udp_associate,
@@ -62,15 +58,17 @@ if TYPE_CHECKING:
     )
 
 _NAMES = {
-    "socksclient._sync.connect": (
+    "socksclient._sync.connect": ("create_connection",),
+    "socksclient._sync.listener": (
         "Listener",
         "bind",
-        "create_connection",
+    ),
+    "socksclient._sync.socks_socket": ("SocksSocket",),
+    "socksclient._sync.tor": (
         "resolve",
         "resolve_ptr",
     ),
     "socksclient._sync.handshake": ("handshake",),
-    "socksclient._sync.socks_socket": ("SocksSocket",),
     "socksclient._sync.udp": (
         "UDPAssociation",
         "udp_associate",

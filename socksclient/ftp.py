@@ -17,7 +17,8 @@ from typing import cast
 
 from socksclient._net.sockets import refuse_tls
 from socksclient._net.tls import server_name
-from socksclient._sync.connect import Listener, bind, create_connection
+from socksclient._sync.connect import create_connection
+from socksclient._sync.listener import Listener, bind
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT
 from socksclient._sync.tls import start_tls
 from socksclient.protocol.address import HostPort, is_address

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import selectors
 import socket
 from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple, TypeAlias, TypeGuard
@@ -150,14 +149,6 @@ def make_socket(
         sock.close()
         raise
     return sock
-
-
-def writable(sockets: Iterable[socket.socket], seconds: float | None) -> list[socket.socket]:
-    """Wait until any of the sockets is writable, for at most `seconds`; return those that are."""
-    with selectors.DefaultSelector() as selector:
-        for sock in sockets:
-            selector.register(sock, selectors.EVENT_WRITE, sock)
-        return [key.data for key, _ in selector.select(seconds)]
 
 
 class Wait(NamedTuple):

@@ -1,35 +1,35 @@
-"""The blocking driver: it carries out the steps of a tunnel, and the exchanges of a flow."""
+"""Blocking: open the way through a chain, by the steps of `socksclient.protocol.tunnel`.
+
+The generator decides what comes next, and this driver does that: resolve a name, connect, exchange
+octets with a hop, start TLS. An error goes back into the generator, which decides whether another
+address is worth a try.
+"""
 
 from __future__ import annotations
 
-import queue
+import selectors
 import socket
-import threading
 from collections.abc import Iterable
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from socksclient._net.log import Observer, placed, report_to
-from socksclient._net.resolver import look_up
 from socksclient._net.sockets import (
-    PEEK_SIZE,
     SocketOption,
-    can_peek,
     check_source,
-    has_ended,
     make_socket,
     race,
     refuse_tls,
-    writable,
 )
+from socksclient._sync.exchange import exchange
+from socksclient._sync.resolver import addresses_of
+from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.address import Host, HostPort
-from socksclient.protocol.flow import ConnectionEnded, Exchange
+from socksclient.protocol.flow import Exchange
 from socksclient.protocol.tunnel import (
     Connect,
     Grant,
-    Resolve,
     ServerAddress,
-    SocketAddress,
     StartTLS,
     Step,
     Steps,
@@ -41,7 +41,6 @@ from socksclient.protocol.tunnel import (
 if TYPE_CHECKING:
     import ssl
 
-    from socksclient._sync.timeouts import Deadline
     from socksclient._sync.tls import Channel
     from socksclient.protocol.proxy import Proxy
     from socksclient.protocol.route import Route
@@ -60,10 +59,10 @@ def open_tunnel(
 
     Args:
         route: The requests to the hops.
-        deadline: The instant by which all must be done.
+        deadline: The instant by which the way is open.
         source_address: The (IP address, port) to connect to the nearest hop from.
         socket_options: The options for the socket to the nearest hop.
-        observer: A function that gets each event on the way.
+        observer: A function that gets each event on the way, and the time of the event.
 
     Raises:
         ValueError: The source is not an IP address, or the nearest hop is a unix socket, to which
@@ -89,8 +88,12 @@ def open_socket(
 ) -> tuple[socket.socket, Grant]:
     """Return what `open_tunnel` returns, with a socket as the connection.
 
+    With TLS at one hop, the socket is an `ssl.SSLSocket` that refuses TLS within that TLS.
+
     Raises:
-        ValueError: More than one hop speaks TLS, and no `ssl.SSLSocket` speaks TLS within TLS.
+        ValueError: More than one hop speaks TLS, because an `ssl.SSLSocket` cannot speak TLS within
+            TLS; or `open_tunnel` raises it.
+        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
     """
     chain = [request.proxy for request in route.requests]
     refuse_tls(chain, "a socket", "socksclient.anyio, httpx or requests", allowed=1)
@@ -114,10 +117,10 @@ def find_target(route: Route, deadline: Deadline) -> tuple[Host, int]:
 
 
 class Driver:
-    """Carries out steps on one connection.
+    """A driver, which carries out steps on one connection.
 
     Args:
-        deadline: The instant by which all must be done.
+        deadline: The instant by which the last step is done.
         channel: The connection that is there already, if there is one.
         source_address: The (IP address, port) to connect to the nearest hop from.
         socket_options: The options for the socket to the nearest hop.
@@ -140,11 +143,14 @@ class Driver:
 
     @property
     def connected(self) -> Channel:
-        """The connection. A tunnel asks for one before it asks for anything else of it."""
+        """The connection. A tunnel yields `Connect` before every step that needs a connection."""
         return cast("Channel", self.channel)
 
     def run(self, steps: Steps[T]) -> T:
-        """Carry out all steps, and return the result."""
+        """Carry out all steps, close the generator, and return its result.
+
+        An OSError of a step goes back into the generator, which may go on.
+        """
         with closing(steps):
             try:
                 step = next(steps)
@@ -169,7 +175,7 @@ class Driver:
         if isinstance(step, StartTLS):
             self.channel = _start_tls(step.proxy, self.connected, self._deadline)
             return None
-        return _resolve(step, self._deadline)
+        return addresses_of(step, self._deadline)
 
     def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
         if self.channel is not None:
@@ -194,69 +200,16 @@ def _start_tls(proxy: Proxy, channel: Channel, deadline: Deadline) -> Channel:
         raise tls_failure(error) from error
 
 
-def exchange(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Do what one step of a flow asks for, and return the octets to send into the flow.
-
-    Raises:
-        ConnectionEnded: The connection has ended. The caller throws this into the flow.
-        TimeoutError: The deadline has passed.
-    """
-    octets = b""
-    try:
-        if step.send:
-            deadline.limit(sock)
-            try:
-                # The repr of a memoryview hides the octets where a traceback shows variables.
-                sock.sendall(memoryview(step.send))
-            except OSError as error:
-                if not has_ended(error):
-                    raise
-                octets = _arrived(step, sock, deadline)
-                if not octets:
-                    raise
-        while len(octets) < (step.enough or step.read):
-            received = _receive(step, octets, sock, deadline)
-            if not received:
-                raise ConnectionResetError("it hung up")
-            octets += received
-    except OSError as error:
-        if is_deadline(error):
-            raise
-        raise ConnectionEnded(octets) from error
-    return octets
-
-
-def _arrived(step: Exchange, sock: Channel, deadline: Deadline) -> bytes:
-    """Return what the proxy sent before it closed the connection and a write failed.
-
-    A proxy may answer and close the connection before it has read everything. Its answer has
-    arrived then, and tells more than the error of the write.
-    """
-    with suppress(OSError):
-        return _receive(step, b"", sock, deadline)
-    return b""
-
-
-def _receive(step: Exchange, octets: bytes, sock: Channel, deadline: Deadline) -> bytes:
-    """Receive more of what the step asks for, of which `octets` have been received."""
-    count = step.read - len(octets)
-    if step.belonging is not None and can_peek(sock):
-        deadline.limit(sock)
-        arrived = sock.recv(PEEK_SIZE, socket.MSG_PEEK)
-        count = max(count, step.belonging(octets + arrived) - len(octets))
-    deadline.limit(sock)
-    return sock.recv(count)
-
-
 def _connect(
     addresses: list[ServerAddress],
     deadline: Deadline,
     source_address: HostPort | None,
     socket_options: Iterable[SocketOption],
 ) -> tuple[socket.socket, ServerAddress]:
-    """Return a socket connected to the first address that answers, and that address."""
+    """Return a socket that is connected to the first address that answers, and that address."""
     if len(addresses) > 1:
         return _race(addresses, deadline, source_address, socket_options)
+    # A race with one address costs a selector and three more system calls.
     [address] = addresses
     sock = make_socket(address, source_address, socket_options)
     try:
@@ -280,45 +233,16 @@ def _race(
             while True:
                 left = deadline.left()
                 seconds = min((s for s in (step.seconds, left) if s is not None), default=None)
-                step = steps.send(writable(step.sockets, seconds))
+                step = steps.send(_writable(step.sockets, seconds))
         except StopIteration as won:
             sock, address = won.value
             sock.setblocking(True)
             return sock, address
 
 
-def _resolve(step: Resolve, deadline: Deadline) -> list[SocketAddress]:
-    """Return the addresses of a name.
-
-    getaddrinfo cannot be interrupted. If there is a deadline, it runs in a thread of its own, which
-    is left to itself when the deadline passes. Where no thread can be started, it runs in the
-    caller's thread, and may take longer than the deadline allows.
-    """
-    left = deadline.left()
-    if left is None:
-        return look_up(*step)
-    answers: queue.SimpleQueue[list[SocketAddress] | BaseException] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            answers.put(look_up(*step))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller waits for it
-            answers.put(error)
-
-    try:
-        threading.Thread(target=ask, name=f"resolve {step.host}", daemon=True).start()
-    except RuntimeError:
-        # A container may limit threads; CPython 3.12 starts none in an atexit handler, and an
-        # isolated subinterpreter starts no daemon thread.
-        return look_up(*step)
-    try:
-        answer = answers.get(timeout=left)
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, list):
-        return answer
-    try:
-        raise answer
-    finally:
-        # Otherwise the error and this frame would keep each other alive.
-        del answer
+def _writable(sockets: Iterable[socket.socket], seconds: float | None) -> list[socket.socket]:
+    """Wait until any of the sockets is writable, for at most `seconds`; return those that are."""
+    with selectors.DefaultSelector() as selector:
+        for sock in sockets:
+            selector.register(sock, selectors.EVENT_WRITE, sock)
+        return [key.data for key, _ in selector.select(seconds)]

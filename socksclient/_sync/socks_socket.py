@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from socksclient._net.sockets import PlainSocket, check_source, is_internet, refuse_tls
-from socksclient._sync.connect import Listener, listen
 from socksclient._sync.driver import open_socket
+from socksclient._sync.listener import Listener, listen
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.address import HostPort, socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain

@@ -1,0 +1,64 @@
+"""Blocking: ask Tor for an address or a name, by the extensions that Tor has made to SOCKS.
+
+Tor's socks-extensions.txt describes RESOLVE (F0) and RESOLVE_PTR (F1).
+"""
+
+from __future__ import annotations
+
+from socksclient._sync.driver import open_tunnel
+from socksclient._sync.timeouts import DEFAULT_TIMEOUT, Deadline, checked_timeout
+from socksclient.protocol.codes import Command
+from socksclient.protocol.proxy import ProxyLike, as_chain
+from socksclient.protocol.route import Route
+
+__all__ = ["resolve", "resolve_ptr"]
+
+
+def resolve(name: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
+    """Ask Tor for an IP address of `name` (RESOLVE, socks-extensions.txt).
+
+    This process never resolves the name, whatever the scheme of the proxy.
+
+    Args:
+        name: The name to resolve.
+        timeout: The seconds for the whole call, as in `create_connection`.
+        proxy: Tor's URL, or a `Proxy`; or a chain with Tor as its last hop.
+
+    Returns:
+        An IPv4 or IPv6 address, as text.
+
+    Raises:
+        ValueError: The name, the timeout or the proxy is not valid, or a hop cannot carry its
+            request. Nothing has been sent.
+        ReplyError: The name does not exist (REP 04), or the proxy is not Tor (mostly REP 07).
+        SocksError: The other errors of `create_connection`.
+    """
+    return _ask(Route.through(as_chain(proxy), name, 0, Command.RESOLVE), timeout)
+
+
+def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy: ProxyLike) -> str:
+    """Ask Tor for the name of an IP address (RESOLVE_PTR, socks-extensions.txt).
+
+    Args:
+        address: An IPv4 or IPv6 address, as text.
+        timeout: The seconds for the whole call, as in `create_connection`.
+        proxy: Tor's URL, or a `Proxy`; or a chain with Tor as its last hop. The scheme of the last
+            hop is one of SOCKS5, because a reply of SOCKS4 has no field for a name.
+
+    Returns:
+        The name of the host that has the address.
+
+    Raises:
+        ValueError: The address is not an IP address, the timeout or the proxy is not valid, or a
+            hop cannot carry its request. Nothing has been sent.
+        ReplyError: The address has no name (REP 04), or the proxy is not Tor (mostly REP 07).
+        SocksError: The other errors of `create_connection`.
+    """
+    return _ask(Route.through(as_chain(proxy), address, 0, Command.RESOLVE_PTR), timeout)
+
+
+def _ask(route: Route, timeout: float | None) -> str:
+    channel, grant = open_tunnel(route, Deadline(checked_timeout(timeout)))
+    channel.close()
+    host, _ = grant.bound_address
+    return host
