@@ -20,7 +20,7 @@ from socksclient._net.sockets import SocketOption, address_pair
 from socksclient._sync.driver import open_socket
 from socksclient._sync.exchange import exchange
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT, Deadline, checked_timeout, is_default
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import ProxyTimeout, SocksError
 from socksclient.protocol.flow import ConnectionEnded
@@ -31,9 +31,9 @@ __all__ = ["Listener", "bind", "listen"]
 
 
 def bind(
-    address: tuple[str, int],
+    address: HostPort,
     timeout: float | None = DEFAULT_TIMEOUT,
-    source_address: tuple[str, int] | None = None,
+    source_address: HostPort | None = None,
     *,
     proxy: ProxyLike,
 ) -> Listener:
@@ -72,9 +72,9 @@ def bind(
 
 def listen(
     chain: Chain,
-    address: tuple[str, int],
+    address: HostPort,
     timeout: float | None,
-    source_address: tuple[str, int] | None,
+    source_address: HostPort | None,
     socket_options: Iterable[SocketOption] = (),
 ) -> Listener:
     """Do what `bind` does, with options for the socket to the nearest proxy."""
@@ -101,7 +101,7 @@ class Listener:
     """
 
     def __init__(
-        self, sock: socket.socket, address: tuple[str, int], route: Route, timeout: float | None
+        self, sock: socket.socket, address: HostPort, route: Route, timeout: float | None
     ) -> None:
         self.address = address
         self._sock = sock
@@ -115,9 +115,7 @@ class Listener:
         self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
 
-    def accept(
-        self, timeout: float | None = DEFAULT_TIMEOUT
-    ) -> tuple[socket.socket, tuple[str, int]]:
+    def accept(self, timeout: float | None = DEFAULT_TIMEOUT) -> tuple[socket.socket, HostPort]:
         """Wait until the peer has connected to the proxy, and return the connection.
 
         The peer may have connected long before this call. A listener accepts one peer only, because
@@ -167,7 +165,7 @@ class Listener:
         self._sock.settimeout(timeout)
         return self._sock, peer
 
-    def _second_reply(self, deadline: Deadline) -> tuple[str, int]:
+    def _second_reply(self, deadline: Deadline) -> HostPort:
         """Drive the flow of the second reply to its end, and return the address of the peer."""
         try:
             while True:
@@ -178,7 +176,7 @@ class Listener:
                 else:
                     self._step = self._flow.send(octets)
         except StopIteration as stop:
-            peer: tuple[str, int] = stop.value
+            peer: HostPort = stop.value
             log(self._route, -1, f"accepted {host_port(*peer)!r}")
             return peer
 

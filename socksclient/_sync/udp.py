@@ -410,7 +410,7 @@ def udp_associate(
     timeout: float | None = DEFAULT_TIMEOUT,
     *,
     proxy: ProxyLike,
-    local_address: tuple[str, int] | None = None,
+    local_address: HostPort | None = None,
     trust_relay_address: bool = True,
 ) -> UDPAssociation:
     """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
