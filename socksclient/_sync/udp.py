@@ -21,7 +21,7 @@ from socksclient._net.association import (
 from socksclient._net.sockets import address_pair, check_source
 from socksclient._sync.driver import find_target, open_socket
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT, MAX_TIMEOUT, Deadline, checked_timeout
-from socksclient.protocol.address import Host, host_port, is_address, socket_address
+from socksclient.protocol.address import Host, HostPort, host_port, is_address, socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
 from socksclient.protocol.tunnel import SocketAddress
