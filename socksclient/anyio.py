@@ -3,15 +3,10 @@
 uvloop works too. No function here has a timeout argument: use `anyio.fail_after`.
 """
 
-from socksclient._anyio.connect import (
-    Listener,
-    bind,
-    connect_socket,
-    connect_tcp,
-    resolve,
-    resolve_ptr,
-)
+from socksclient._anyio.connect import connect_socket, connect_tcp
 from socksclient._anyio.handshake import handshake
+from socksclient._anyio.listener import Listener, bind
+from socksclient._anyio.tor import resolve, resolve_ptr
 from socksclient._anyio.udp import ConnectedUDPAssociation, UDPAssociation, udp_associate
 
 __all__ = [

@@ -66,7 +66,7 @@ def placed(route: Route, phase: Phase, hop: int = -1) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+    except Exception as error:  # noqa: BLE001 - raised with its place
         hop %= len(route.requests)
         failure = place(error, route, hop, phase)
         try:

@@ -32,7 +32,7 @@ def addresses_of(step: Resolve, deadline: Deadline) -> list[SocketAddress]:
     def ask() -> None:
         try:
             answers.put(look_up(*step))
-        except BaseException as error:  # noqa: BLE001 - the caller waits for every error
+        except BaseException as error:  # noqa: BLE001 - raised below
             answers.put(error)
 
     try:

@@ -29,7 +29,8 @@ from socksclient import (
     Socks4Reply,
     SocksError,
 )
-from socksclient._anyio import driver as anyio_driver
+from socksclient._anyio import driver as anyio_driver, exchange as anyio_exchange
+from socksclient._anyio.streams import Stream
 from socksclient._sync import driver
 from socksclient._sync.timeouts import Deadline
 from socksclient.flows import next_reply, reply, socks4_reply
@@ -254,9 +255,9 @@ class AsksForKeys:
 
 @pytest.mark.anyio
 async def test_new_tls_keys_amid_a_write() -> None:
-    stream = cast("anyio_driver.Stream", AsksForKeys())
+    stream = cast("Stream", AsksForKeys())
     with pytest.raises(ConnectionEnded) as caught:
-        await anyio_driver.exchange(Exchange(b"x", 1), stream)
+        await anyio_exchange.exchange(Exchange(b"x", 1), stream)
     closed = ProxyClosed.within(caught.value, 1)
     assert "with TLS, it asked for new keys" in str(closed)
     assert closed.errno == errno.EPROTO
