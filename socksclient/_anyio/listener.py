@@ -17,7 +17,7 @@ from socksclient._anyio.exchange import exchange
 from socksclient._anyio.streams import Stream, close
 from socksclient._net.bound_address import HasPeer, listening_at
 from socksclient._net.log import log, placed
-from socksclient.protocol.address import host_port
+from socksclient.protocol.address import HostPort, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.exceptions import SocksError
 from socksclient.protocol.flow import ConnectionEnded
@@ -85,9 +85,9 @@ class Listener:
             returned.
     """
 
-    def __init__(self, stream: Stream, address: tuple[str, int], route: Route) -> None:
+    def __init__(self, stream: Stream, address: HostPort, route: Route) -> None:
         self.address = address
-        self.peer_address: tuple[str, int] | None = None
+        self.peer_address: HostPort | None = None
         self._stream = stream
         self._closed = False
         self._route = route
@@ -96,7 +96,7 @@ class Listener:
         # which came before a cancellation are not lost for the next call.
         self._flow = route.last.proxy.kind.next_reply(Command.BIND)
         self._step = next(self._flow)
-        self._peer: tuple[str, int] | None = None
+        self._peer: HostPort | None = None
 
     async def accept(self) -> SocketStream | TLSStream:
         """Wait until the peer has connected to the proxy, and return the connection.
