@@ -27,6 +27,7 @@ from socksclient import (
     SocksError,
 )
 from socksclient._anyio import driver as anyio_driver
+from socksclient._anyio.streams import close
 from socksclient._sync import driver
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol import Protection
@@ -289,7 +290,7 @@ class TestObserver:
             channel, _ = await anyio_driver.open_tunnel(
                 route, observer=lambda event, _: hops.append(event.hop)
             )
-            await anyio_driver.close(channel)
+            await close(channel)
         assert hops == sorted(hops)
         assert set(hops) == {0, 1}
 
