@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,20 +60,34 @@ def named_snippets(page: str) -> dict[str, str]:
 
 
 def run(
-    code: str, env: Mapping[str, str] | None = None, *options: str
+    code: str, env: Mapping[str, str] | None = None, directory: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run an example in a process of its own, in which every warning is an error.
 
     Args:
         code: The example.
         env: The environment of the process; by default it is empty.
-        options: More options for Python.
+        directory: The working directory, whose modules the example can import.
     """
+    return _run(["-c", code], env, directory)
+
+
+def run_pytest(
+    file: str, env: Mapping[str, str], directory: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run the tests in a file of a directory, in a process of its own."""
+    return _run(["-m", "pytest", "-q", "-p", "no:cacheprovider", file], env, directory)
+
+
+def _run(
+    arguments: Sequence[str], env: Mapping[str, str] | None, directory: Path | None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", *options, "-c", code],
+        [sys.executable, "-W", "error", *arguments],
         capture_output=True,
         text=True,
         env=dict(env or {}),
+        cwd=directory,
         timeout=2 * LONG,
         check=False,
     )

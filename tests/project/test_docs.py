@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +18,8 @@ from socksclient.testing import Faults, SocksServer
 
 from helpers.library_servers import ssh_gateway
 from helpers.origin import Origin
-from helpers.snippets import ROOT, named_snippets, run
+from helpers.snippets import ROOT, named_snippets, run, run_pytest
+from helpers.support import GREETING, serving
 
 PAGES = [
     *sorted(ROOT.glob("docs/*.md")),
@@ -25,8 +29,12 @@ PAGES = [
 ]
 
 
+METHOD = named_snippets("docs/add-a-method.md")
+KIND = named_snippets("docs/add-a-kind-of-hop.md")
+INTEGRATION = named_snippets("docs/add-an-integration.md")
 OWN_IO = named_snippets("docs/bring-your-own-io.md")
 
+PACKAGE = ROOT / "socksclient"
 WEB = ("example.com", 80)
 
 
@@ -42,7 +50,9 @@ class TestLinks:
 
     def test_a_link_to_code_leads_to_the_file_that_defines_it(self, page: Path) -> None:
         for text, target in links(page):
-            if target.endswith(".py") and (name := re.fullmatch(r"`([\w.]+)`", text)):
+            if target.endswith(".py") and (
+                name := re.fullmatch(r"`(?:socksclient\.)?([\w.]+)`", text)
+            ):
                 defined = definitions((page.parent / target).read_text(encoding="utf-8"))
                 assert name[1] in defined or name[1] == Path(target).name, (text, target)
 
@@ -95,6 +105,82 @@ class TestBringYourOwnIO:
             ran = run(gateway.localized(OWN_IO[name], server), gateway.env)
         assert ran.returncode == 1
         assert re.search(error, ran.stderr.splitlines()[-1]), ran.stderr
+
+
+class TestAddAMethod:
+    """The examples of docs/add-a-method.md."""
+
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        for name in ("token_method.py", "test_token_method.py"):
+            (tmp_path / name).write_text(METHOD[name])
+
+    def test_the_tests_of_the_page_pass(self, tmp_path: Path) -> None:
+        ran = run_pytest("test_token_method.py", {"PYTHONPATH": str(ROOT)}, tmp_path)
+        assert ran.returncode == 0, ran.stdout
+
+    def test_it_authenticates(self, tmp_path: Path, origin: Origin) -> None:
+        faults = Faults(method=0x80, answers={"authentication": b"\x01\x00"})
+        routes = {WEB: ("127.0.0.1", origin.http_port)}
+        with SocksServer(faults=faults, routes=routes) as server:
+            code = METHOD["use"].replace("1080", str(server.address[1]))
+            ran = run(code, {"PYTHONPATH": os.pathsep.join([str(ROOT), "."])}, tmp_path)
+            assert (ran.stderr, ran.stdout) == ("", "b'HTTP/1.1 200'\n")
+            assert b"s3cret" in server.connections[0].received
+
+
+class TestAddAKindOfHop:
+    """The example of docs/add-a-kind-of-hop.md, in a copy of the library."""
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        """Add the file and the lines of the page, and nothing else."""
+        copy = tmp_path / "socksclient"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "protocol" / "line.py").write_text(KIND["line.py"])
+        table = copy / "protocol" / "url.py"
+        head, *lines, end = KIND["SCHEMES"].splitlines(keepends=True)
+        added = "".join(line for line in lines if "#" not in line)
+        before, found, after = table.read_text().partition(head)
+        assert found
+        table.write_text(before + head + added + after)
+        assert end == "}\n"
+        (tmp_path / "test_line.py").write_text(KIND["test_line.py"])
+        return tmp_path
+
+    def test_the_tests_of_the_page_pass(self, directory: Path) -> None:
+        ran = run_pytest("test_line.py", {"PYTHONPATH": str(directory)}, directory)
+        assert ran.returncode == 0, ran.stdout
+
+    def test_it_is_a_hop_of_a_chain(self, directory: Path) -> None:
+        code = (
+            "import socksclient; chain = [{!r}, 'line://line.test']\n"
+            "with socksclient.create_connection(('site.test', 80), 9, proxy=chain) as sock:\n"
+            "    print(sock.recv(99))"
+        )
+        with serving(line_proxy) as address, SocksServer() as server:
+            server.routes["line.test", 4000] = address
+            ran = run(code.format(server.url), {"PYTHONPATH": str(directory)}, directory)
+        assert (ran.stderr, ran.stdout) == ("", f"{GREETING!r}\n")
+
+
+class TestAddAnIntegration:
+    """The example of docs/add-an-integration.md."""
+
+    @pytest.fixture(autouse=True)
+    def files(self, tmp_path: Path) -> None:
+        for name in ("proxied_http.py", "test_proxied_http.py"):
+            (tmp_path / name).write_text(INTEGRATION[name])
+
+    def test_the_tests_of_the_page_pass(self, tmp_path: Path) -> None:
+        ran = run_pytest("test_proxied_http.py", {"PYTHONPATH": str(ROOT)}, tmp_path)
+        assert ran.returncode == 0, ran.stdout
+
+
+async def line_proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    assert await reader.readline() == b"site.test:80\n"
+    writer.write(b"+" + GREETING)
+    await writer.drain()
 
 
 class Gateway(NamedTuple):
