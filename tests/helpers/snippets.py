@@ -55,8 +55,8 @@ def snippets(page: str) -> list[Snippet]:
 
 
 def named_snippets(page: str) -> dict[str, str]:
-    """Return the code of all examples of a page by their names."""
-    return {found.notes["name"]: found.code for found in snippets(page)}
+    """Return the code of the examples of a page that have names, by these names."""
+    return {found.notes["name"]: found.code for found in snippets(page) if "name" in found.notes}
 
 
 def run(

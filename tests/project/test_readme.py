@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -18,16 +16,12 @@ from socksclient.testing import SocksServer
 
 from helpers.origin import Origin
 from helpers.real_services import FTPServer, pyftpdlib
-from helpers.support import LONG, Address
+from helpers.snippets import ROOT, run, snippets
+from helpers.support import Address
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text()
-REQUESTS = [1, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 2, 0, 0, 2, 2, 1, 1, 0]
-"""How many each example makes through the proxy that the test gives it."""
-OTHERS = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
-"""What is in test_recipes."""
-EXAMPLES = re.findall(
-    r"^```python\n(.*?)^```$", README.replace(OTHERS, ""), flags=re.MULTILINE | re.DOTALL
-)
+README = snippets("README.md")
+EXAMPLES = {found.line: found for found in README if "requests" in found.notes}
+"""The examples by their lines. The comment above each says how many requests it makes."""
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +54,17 @@ def ftp_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FTPServer]:
         yield server
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+@pytest.mark.parametrize("line", EXAMPLES)
 def test_an_example(
-    number: int,
+    line: int,
     origin: Origin,
     greeter: Address,
     name_server: Address,
     ftp_server: FTPServer,
     tmp_path: Path,
 ) -> None:
-    if "httpx2" in EXAMPLES[number] and sys.version_info < (3, 11):
+    code = EXAMPLES[line].code
+    if "httpx2" in code and sys.version_info < (3, 11):
         pytest.skip("httpx2 needs Python 3.11")
     certificates = tmp_path / "ca.pem"
     origin.ca.cert_pem.write_to_path(str(certificates))
@@ -87,33 +82,34 @@ def test_an_example(
         SocksServer(routes=routes, accounts={"user": "pass"}) as locked,
     ):
         server.routes["inner.example", 3128] = server.address
-        code = EXAMPLES[number]
         code = code.replace("socks5h://127.0.0.1:1080", server.url)
         code = code.replace("socks5h://127.0.0.1:9050", server.url)
         code = code.replace('"anonymous", "guest"', f"{ftp_server.user!r}, {ftp_server.password!r}")
         code = code.replace("socks5h://user:pass@127.0.0.1:1080", locked.url)
-        run = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            capture_output=True,
-            text=True,
-            # The environment's proxy is for the one example which asks for it.
-            env={
+        # The environment's proxy is for the one example which asks for it.
+        ran = run(
+            code,
+            {
                 "SSL_CERT_FILE": str(certificates),
                 "REQUESTS_CA_BUNDLE": str(certificates),
                 "ALL_PROXY": server.url_as("socks"),
             },
-            timeout=LONG,
-            check=False,
         )
-        assert (run.returncode, run.stderr) == (0, "")
-        assert len(server.requests) + len(locked.requests) == REQUESTS[number]
+        assert (ran.returncode, ran.stderr) == (0, "")
+        expected = int(EXAMPLES[line].notes["requests"])
+        assert len(server.requests) + len(locked.requests) == expected
+
+
+def test_every_example_is_tested() -> None:
+    for found in README:
+        # The examples with names are in test_recipes.
+        assert {"requests", "name"} & found.notes.keys(), f"README.md:{found.line}"
 
 
 def test_the_first_screen() -> None:
-    lines = README.splitlines()
+    lines = ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
     first = lines.index("```python")
     assert lines.index("```") <= 35
     assert lines.index("```") - first - 1 <= 8
-    assert "    make demo " in README
-    assert "    make test " in README
-    assert len(EXAMPLES) == len(REQUESTS)
+    assert any(line.startswith("    make demo ") for line in lines)
+    assert any(line.startswith("    make test ") for line in lines)

@@ -22,12 +22,12 @@ from socksclient.testing import Faults, SocksServer
 
 from helpers import library_servers, real_servers
 from helpers.origin import Origin
+from helpers.snippets import ROOT, named_snippets
 from helpers.support import LONG, Address, needs
 
-README = Path(__file__).parents[2].joinpath("README.md").read_text()
-SECTION = README.partition("\n## Other libraries\n")[2].partition("\n## ")[0]
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTALL)
-BLOCKING, ASYNCIO, URLLIB, MAIL, REDIS = EXAMPLES
+README = ROOT.joinpath("README.md").read_text(encoding="utf-8")
+EXAMPLES = named_snippets("README.md")
+BLOCKING, MAIL = EXAMPLES["blocking"], EXAMPLES["mail"]
 PROXY = "socks5h://127.0.0.1:1080"
 
 WEB, WS, SSH = ("example.com", 443), ("ws.example", 443), ("ssh.example", 22)
@@ -51,7 +51,7 @@ def between(code: str, start: str, end: str) -> str:
 IMPORTS, SHUT = "import", "connection.close()\n"
 HTTP_CLIENT = between(BLOCKING, "connection = ", SHUT) + SHUT
 AGAIN = between(HTTP_CLIENT, "connection.request", SHUT) + SHUT
-IN_TRIO = re.findall(r"`(trio\.SocketStream\(.*?\))`", SECTION)[0]
+IN_TRIO = re.findall(r"`(trio\.SocketStream\(.*?\))`", README)[0]
 
 # What the section tells in passing, with what its examples define.
 CONNECTS_AGAIN = between(BLOCKING, IMPORTS, "sock = ") + HTTP_CLIENT + AGAIN
@@ -78,13 +78,13 @@ trio.run(main)
 RECIPES = {
     "blocking": Recipe(BLOCKING, [WEB, WEB, WS, SSH], r"TLSv1\.3\n200\nhello\nb'done\\n'\n"),
     "http.client again": Recipe(CONNECTS_AGAIN, [WEB, WEB], r"200\n200\n"),
-    "asyncio": Recipe(ASYNCIO, [WEB, WS, SSH], r"hello\ndone\n\n"),
+    "asyncio": Recipe(EXAMPLES["asyncio"], [WEB, WS, SSH], r"hello\ndone\n\n"),
     "trio": Recipe(TRIO, [SSH], r"b'SSH-2\.0'\n"),
-    "urllib": Recipe(URLLIB, [WEB], r"200\n"),
+    "urllib": Recipe(EXAMPLES["urllib"], [WEB], r"200\n"),
     "mail": Recipe(MAIL, [SMTPS, IMAPS], r"\('OK', \[b'0'\]\)\n"),
     "imaplib": Recipe(IMAPLIB, [IMAPS], r"\('OK', \[b'0'\]\)\n"),
     "STARTTLS": Recipe(STARTTLS, [SMTP], ""),
-    "redis": Recipe(REDIS, [REDISS], r"True\n"),
+    "redis": Recipe(EXAMPLES["redis"], [REDISS], r"True\n"),
 }
 
 MISSING = [*real_servers.missing(["danted"]), *library_servers.missing()]
