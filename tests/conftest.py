@@ -150,7 +150,7 @@ def origin() -> Iterator[Origin]:
 
 @pytest.fixture(scope="session")
 def tor(pytestconfig: pytest.Config) -> TorNetwork:
-    """Return the Tor network of the whole run, which is for test_tor*.py only."""
+    """Return the Tor network of the whole run, which is for servers/test_tor*.py only."""
     plugin = pytestconfig.pluginmanager.get_plugin("tor_network")
     assert isinstance(plugin, Plugin)
     return plugin.wait()

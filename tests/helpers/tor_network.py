@@ -5,10 +5,10 @@ proxies for the tests; and two onion services. It knows nothing of the public ne
 root.
 
 It takes some sixteen seconds to start. So `Plugin` starts it as soon as it is known that tests of a
-file test_tor*.py are to run, and has these run last; with pytest-xdist, the controller does so for
-all the workers. The network is a process of its own: this file, as a script. That ends what it has
-started, and removes every file of it, as soon as its standard input ends: because the run closed
-it, or because the run is no more, in whatever way it ended.
+file servers/test_tor*.py are to run, and has these run last; with pytest-xdist, the controller does
+so for all the workers. The network is a process of its own: this file, as a script. That ends what
+it has started, and removes every file of it, as soon as its standard input ends: because the run
+closed it, or because the run is no more, in whatever way it ended.
 """
 
 from __future__ import annotations
@@ -244,7 +244,7 @@ class Plugin:
 
 
 def _needs_network(nodeid: str) -> bool:
-    return Path(nodeid.partition("::")[0]).match("test_tor*.py")
+    return Path(nodeid.partition("::")[0]).match("servers/test_tor*.py")
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
