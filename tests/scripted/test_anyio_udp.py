@@ -1,4 +1,4 @@
-"""UDP ASSOCIATE, awaited: what `tests/test_udp.py` does not show of all drivers alike."""
+"""UDP ASSOCIATE, awaited: what `test_udp.py` does not show of all drivers alike."""
 
 from __future__ import annotations
 

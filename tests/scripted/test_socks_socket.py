@@ -757,7 +757,7 @@ class TestWhatItRefuses:
                 sock.accept()
 
     def test_to_be_made_from_a_class_without_the_methods_of_sockets(self) -> None:
-        """The class of eventlet is one of these, as tests/test_green_threads.py shows."""
+        """The class of eventlet is one of these, as integrations/test_green_threads.py shows."""
         with pytest.raises(NotImplementedError, match="cannot be made from eventlet's sockets"):
             SocksSocket.__new__(type("GreenSocket", (), {}))
 
