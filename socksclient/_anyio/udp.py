@@ -11,13 +11,8 @@ import anyio.lowlevel
 from anyio.abc import ConnectedUDPSocket, SocketAttribute, UDPSocket
 
 from socksclient._anyio.driver import find_target, first_ready, open_tunnel
-from socksclient._net.association import (
-    Association,
-    Granted,
-    associate,
-    bind_udp,
-    routes_of,
-)
+from socksclient._net.association import Association, Granted
+from socksclient._net.relay import associate, bind_udp, close_all, routes_of
 from socksclient._net.sockets import check_source
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.proxy import ProxyLike, as_chain
@@ -49,16 +44,17 @@ class _Awaited:
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         """As of anyio's sockets; the remote address is the destination's, not the relay's."""
-        udp, peer = self._association.udp, self._association.peer
+        udp, destination = self._association.udp, self._association.destination
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: udp.family,
             SocketAttribute.local_address: lambda: udp.getsockname()[:2],
             SocketAttribute.local_port: lambda: udp.getsockname()[1],
             SocketAttribute.raw_socket: lambda: self._raw_socket,
         }
-        if peer is not None:
-            attributes[SocketAttribute.remote_address] = lambda: peer
-            attributes[SocketAttribute.remote_port] = lambda: peer[1]
+        if destination is not None:
+            host, port = destination
+            attributes[SocketAttribute.remote_address] = lambda: (host.text, port)
+            attributes[SocketAttribute.remote_port] = lambda: port
         return attributes
 
     @property
@@ -148,10 +144,10 @@ class UDPAssociation(_Awaited, UDPSocket):
         """
         await anyio.lowlevel.checkpoint()
         data, address = item
-        header = self._association.headers.get(address)
+        header = self._association.header_for(address)
         if header is None:
             route = Route.of_datagram(self._association.chain, *address)
-            header = self._association.learn(address, *await find_target(route))
+            header = self._association.learn(address, await find_target(route))
         await self._send(header, data)
 
     async def receive(self) -> tuple[bytes, HostPort]:
@@ -182,10 +178,10 @@ class UDPAssociation(_Awaited, UDPSocket):
         """
         await anyio.lowlevel.checkpoint()
         route = Route.of_datagram(self._association.chain, host, port)
-        target_host, target_port = await find_target(route)
+        target = await find_target(route)
         self._check_open()
-        self._association.connect(target_host.text, target_port)
-        header = self._association.learn((host, port), target_host, target_port)
+        self._association.connect(target)
+        header = self._association.learn((host, port), target)
         return ConnectedUDPAssociation(self._association, header)
 
 
@@ -268,9 +264,7 @@ async def udp_associate(
             control, grant = await open_tunnel(route)
             granted.append(Granted(route, cast("socket.socket", control), grant))
     except BaseException:
-        for sock in (udp, *(one.control for one in granted)):
-            if sock is not None:
-                sock.close()
+        close_all(udp, granted)
         raise
     association = associate(granted, udp, trust_relay_address)
     return UDPAssociation(association)

@@ -1,4 +1,4 @@
-"""Blocking: `UDPAssociation`, in the manner of `socket.socket`."""
+"""`UDPAssociation`: UDP through a proxy in blocking code, in the manner of `socket.socket`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ import time
 from collections.abc import Sequence
 from typing import TypeAlias, overload
 
-from socksclient._net.association import (
-    Association,
-    Granted,
-    Received,
-    associate,
-    bind_udp,
-    routes_of,
-)
-from socksclient._net.sockets import address_pair, check_source
+from socksclient._net.association import Association, Granted, Received
+from socksclient._net.datagrams import Target
+from socksclient._net.relay import associate, bind_udp, close_all, routes_of
+from socksclient._net.sockets import address_pair, check_source, family_of
 from socksclient._sync.driver import find_target, open_socket
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT, MAX_TIMEOUT, Deadline, checked_timeout
-from socksclient.protocol.address import Host, HostPort, host_port, is_address, socket_address
+from socksclient.protocol.address import HostPort, host_port, socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
 from socksclient.protocol.tunnel import SocketAddress
@@ -30,7 +25,8 @@ Data: TypeAlias = bytes | bytearray | memoryview
 
 __all__ = ["UDPAssociation", "udp_associate"]
 
-_SLICE = 0.5  # seconds
+_SLICE = 0.5
+"""The most seconds of one wait, since epoll does not notice that another thread closes."""
 
 # Systems other than Linux have only some of these flags. With a plain int, `&` takes a tenth of the
 # time that it takes with the enum.
@@ -73,8 +69,7 @@ class UDPAssociation:
         self.relay_address = association.relay_address
         self._association = association
         self._udp = association.udp
-        self._headers = association.headers
-        self._peer_header = b""
+        self._connected_header = b""
         self.settimeout(timeout)
 
     @property
@@ -89,10 +84,10 @@ class UDPAssociation:
     @property
     def family(self) -> int:
         """The address family of the destination once connected to an address, else the relay's."""
-        peer = self._association.peer
-        if peer is None or not is_address(peer[0]):
+        destination = self._association.destination
+        if destination is None or destination[0].is_name:
             return self._udp.family
-        return socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+        return family_of(destination[0].text)
 
     @overload
     def sendto(self, data: Data, address: SocketAddress, /) -> int: ...
@@ -132,7 +127,10 @@ class UDPAssociation:
             address, flags = flags, 0  # type: ignore[assignment]
         if flags != 0:
             _check_flags(flags, _TO_SEND)
-        header = self._headers.get(address) or self._header(address)  # type: ignore[arg-type]
+        header = self._association.header_for(address)
+        if header is None:
+            target = self._target(address)  # type: ignore[arg-type]
+            header = self._association.learn(address, target)
         return self._send(header, data, flags)  # type: ignore[arg-type]
 
     def send(self, data: Data, flags: int = 0) -> int:
@@ -143,10 +141,10 @@ class UDPAssociation:
         """
         if flags != 0:
             _check_flags(flags, _TO_SEND)
-        if not self._peer_header:
+        if not self._connected_header:
             self._association.check_open()
             raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
-        return self._send(self._peer_header, data, flags)
+        return self._send(self._connected_header, data, flags)
 
     def recvfrom(self, bufsize: int = 0xFFFF, flags: int = 0) -> tuple[bytes, SocketAddress]:
         """Receive the next good datagram; those before it are dropped.
@@ -242,9 +240,9 @@ class UDPAssociation:
             OSError: EBADF if the association is closed.
         """
         self._association.check_open()
-        host, port = self._target(address)
-        self._peer_header = self._association.learn(address, host, port)
-        self._association.connect(host.text, port)
+        target = self._target(address)
+        self._connected_header = self._association.learn(address, target)
+        self._association.connect(target)
 
     def connect_ex(self, address: SocketAddress) -> int:
         """Connect as `connect` does, but return the number of an error, or 0 if there is none.
@@ -267,9 +265,10 @@ class UDPAssociation:
             OSError: ENOTCONN if there is none.
         """
         self._association.check_open()
-        if self._association.peer is None:
+        if self._association.destination is None:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return socket_address(*self._association.peer)
+        host, port = self._association.destination
+        return socket_address(host.text, port)
 
     def getsockname(self) -> SocketAddress:
         """The local address from which the datagrams go to the relay."""
@@ -328,7 +327,7 @@ class UDPAssociation:
         relay = host_port(*self.relay_address)
         return f"<UDPAssociation {closed}{self._association.chain[-1]}, relay {relay}>"
 
-    def _target(self, address: SocketAddress) -> tuple[Host, int]:
+    def _target(self, address: SocketAddress) -> Target:
         """Return the host and the port to send to the proxy for an address."""
         if not isinstance(address, tuple) or len(address) not in (2, 4):
             raise TypeError(f"address must be a (host, port) pair, not {address!r}")
@@ -338,9 +337,6 @@ class UDPAssociation:
         # Without end if it is non-blocking: so it is with sockets, which resolve names too.
         route = Route.of_datagram(self._association.chain, host, port)
         return find_target(route, Deadline(self._timeout or None))
-
-    def _header(self, address: SocketAddress) -> bytes:
-        return self._association.learn(address, *self._target(address))
 
     def _send(self, header: bytes, data: Data, flags: int) -> int:
         association, timeout = self._association, self._timeout
@@ -457,9 +453,7 @@ def udp_associate(
             control, grant = open_socket(route, deadline)
             granted.append(Granted(route, control, grant))
     except BaseException:
-        for sock in (udp, *(one.control for one in granted)):
-            if sock is not None:
-                sock.close()
+        close_all(udp, granted)
         raise
     association = associate(granted, udp, trust_relay_address)
     return UDPAssociation(association, timeout)

@@ -125,6 +125,12 @@ class Host:
         """Whether the host is 0.0.0.0 or ::, which stand for "not known"."""
         return self.ip is not None and self.ip.is_unspecified
 
+    @property
+    def unmapped(self) -> Host:
+        """The IPv4 address that an IPv4-mapped address stands for; any other host is itself."""
+        mapped = self.ip.ipv4_mapped if isinstance(self.ip, ipaddress.IPv6Address) else None
+        return self if mapped is None else Host(str(mapped), mapped)
+
     def __str__(self) -> str:
         return self.text
 
@@ -177,9 +183,7 @@ def without_mapping(text: str) -> str:
     An IPv4-mapped IPv6 address such as ``::ffff:192.0.2.1`` stands for 192.0.2.1 (RFC 4291
     §2.5.5.2). Systems with one socket for IPv4 and IPv6 write IPv4 addresses so.
     """
-    ip = _ip_address(text) if ":" in text else None
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return text if mapped is None else str(mapped)
+    return Host.of(text).unmapped.text if ":" in text else text
 
 
 def parse_port(port: int, *, least: int = 1) -> int:

@@ -21,7 +21,8 @@ import anyio
 import pytest
 
 from socksclient import Proxy, ProxyLike
-from socksclient._net.association import Association, Granted, routes_of
+from socksclient._net.association import Association, Granted
+from socksclient._net.relay import routes_of
 from socksclient.protocol import socks5
 from socksclient.protocol.address import Host, encode_address, host_port
 from socksclient.protocol.tunnel import Grant
@@ -284,7 +285,7 @@ def unix_association() -> Iterator[tuple[Association, socket.socket]]:
         relay.settimeout(LONG)
         [route] = routes_of((Proxy("127.0.0.1"),), ("0.0.0.0", 0))
         granted = Granted(route, control, Grant(("127.0.0.1", 1), None))
-        association = Association([granted], udp, [("127.0.0.1", 1)])
+        association = Association([granted], udp, [(Host.of("127.0.0.1"), 1)])
         stack.callback(association.close)
         yield association, relay
 

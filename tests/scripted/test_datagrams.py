@@ -142,7 +142,7 @@ def test_connected_to_an_address_that_alone_is_heard(
     addresses = [(Host.parse(host).text, port) for host, port in addresses]
     peer, peer_port = data.draw(st.sampled_from(addresses))
     with unix_association() as (udp, relay):
-        udp.connect(peer, peer_port)
+        udp.connect((Host.parse(peer), peer_port))
         for host, port in addresses * 2:
             relay.send(encode_datagram_header(host, port) + b"payload")
             same = known_as(host) == known_as(peer) or (is_address(host) and not is_address(peer))

@@ -42,7 +42,8 @@ from socksclient import (
     SocksError,
     UDPAssociation,
 )
-from socksclient._net.association import Association, Granted, _advice, _is_private, routes_of
+from socksclient._net.association import Association, Granted
+from socksclient._net.relay import _advice, _is_private, routes_of
 from socksclient.protocol.address import AddressType, Host, encode_address, host_port
 from socksclient.protocol.codes import Command
 from socksclient.protocol.tunnel import Grant
@@ -1214,7 +1215,7 @@ class TestWhatTheSystemLacks:
                         raise OSError(number, os.strerror(number))
                     super().__init__(of, kind, *args, **others)
 
-            monkeypatch.setattr("socksclient._net.association.PlainSocket", Socket)
+            monkeypatch.setattr("socksclient._net.relay.PlainSocket", Socket)
 
         return refuse
 
@@ -2155,7 +2156,7 @@ def test_what_is_remembered_is_bounded(played: PlayedProxy) -> None:
             played.say(*from_((host, 54), (host, 53)))
             assert udp.recvfrom()[1] == (host, 53)
         assert udp.dropped == 10_000
-        assert len(udp._association.headers) <= 4096
+        assert len(udp._association._headers) <= 4096
         assert len(udp._association._sources) <= 4096
         assert udp.send(b"the peer is not forgotten") == 25
 
