@@ -1,4 +1,4 @@
-"""Awaited: UDP associations in the manner of `anyio`'s UDP sockets."""
+"""The two classes of awaited UDP associations, in the manner of anyio's UDP sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ConnectedUDPAssociation", "UDPAssociation", "udp_associate"]
 
 
 class _Awaited:
-    """What both kinds of association do alike."""
+    """The part that both kinds of association have in common."""
 
     def __init__(self, association: Association) -> None:
         self._association = association
@@ -34,16 +34,20 @@ class _Awaited:
 
     @property
     def dropped(self) -> int:
-        """How many datagrams came from the relay and were not delivered.
+        """How many datagrams have come from the relay and were not delivered.
 
-        Those were shorter than their header, fragments, not of RFC 1928's form, or not from where
-        `UDPAssociation.connected` says.
+        An association drops a datagram that is shorter than its header, that is a fragment, whose
+        header has no form of RFC 1928, or whose source is not the destination of
+        `UDPAssociation.connected`.
         """
         return self._association.dropped
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        """As of anyio's sockets; the remote address is the destination's, not the relay's."""
+        """The typed attributes that anyio's UDP sockets have.
+
+        The remote address and port are those of the connected destination, and not of the relay.
+        """
         udp, destination = self._association.udp, self._association.destination
         attributes: dict[Any, Callable[[], Any]] = {
             SocketAttribute.family: lambda: udp.family,
@@ -57,12 +61,16 @@ class _Awaited:
             attributes[SocketAttribute.remote_port] = lambda: port
         return attributes
 
+    # anyio's base classes ask for this attribute.
     @property
-    def _raw_socket(self) -> socket.socket:  # anyio's base classes ask for it
+    def _raw_socket(self) -> socket.socket:
         return self._association.udp
 
     async def aclose(self) -> None:
-        """Ends the association: the UDP socket and the connection to the proxy."""
+        """End the association: close the UDP socket and the control connections.
+
+        A task that waits in the association then raises `anyio.ClosedResourceError`.
+        """
         association = self._association
         if not association.closed:
             if association.pollable >= 0:
@@ -79,14 +87,17 @@ class _Awaited:
             try:
                 self._association.send(header, data)
             except BlockingIOError:
-                pass  # and waits outside of `except`: a cancellation is not to have it as context
+                pass
             else:
                 return
+            # This task waits outside of `except`, so that a cancellation does not have the
+            # BlockingIOError as its context.
             await anyio.wait_writable(self._association.udp)
 
     async def _receive(self) -> tuple[bytes, HostPort]:
         association = self._association
-        await anyio.lowlevel.checkpoint_if_cancelled()  # asyncio might receive before it cancels
+        # Without this, asyncio might receive a datagram before it delivers the cancellation.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         while True:
             self._check_open()
             # Wait before every datagram, so that garbage without end does not keep other tasks from
@@ -98,7 +109,8 @@ class _Awaited:
                     sockets = (association.udp, *association.controls)
                     await first_ready(anyio.wait_readable, sockets, None)
             except Exception:
-                self._check_open()  # or else there was nothing to wait for
+                # If another task has closed the association, there was nothing to wait for.
+                self._check_open()
                 raise
             self._check_open()
             try:
@@ -118,29 +130,34 @@ class _Awaited:
 class UDPAssociation(_Awaited, UDPSocket):
     """UDP through a proxy (RFC 1928 §7), as an `anyio.abc.UDPSocket`.
 
-    `socksclient.anyio.udp_associate` makes it. It sends to and receives from any number of
-    destinations, each with its own (host, port): IPv4, IPv6 and, with ``socks5h``, names, which
-    the proxy resolves; with ``socks5`` a name is resolved here when it is first used.
+    `socksclient.anyio.udp_associate` makes it. An association sends to and receives from any number
+    of destinations: IPv4 addresses, IPv6 addresses and names. With ``socks5h`` the proxy resolves a
+    name; with ``socks5`` this process resolves the name when the name is first used.
 
-    UDP promises no more through a proxy than without: datagrams get lost, doubled, reordered.
+    UDP promises no more through a proxy than without one: datagrams can be lost, doubled or
+    reordered.
 
-    The association lives by a TCP connection to the proxy. When the proxy ends that, a waiting
-    receive is woken with `socksclient.AssociationClosed`, and so ends every later send and
-    receive. Once closed here, they raise `anyio.ClosedResourceError`.
+    The association lasts as long as its control connection, a TCP connection to the proxy. When the
+    proxy ends that connection, a waiting receive raises `socksclient.AssociationClosed`, and so
+    does every later send and receive. When this process has closed the association, they raise
+    `anyio.ClosedResourceError`.
     """
 
     async def send(self, item: tuple[bytes, HostPort]) -> None:
-        """Sends one datagram.
+        """Send one datagram.
 
         Args:
-            item: The payload, which may be empty, and the (host, port) of the destination.
+            item: The payload, which may be empty, and the (host, port) of the destination. With its
+                header the payload has at most 65,507 octets. The header has 10 octets for an IPv4
+                address, 22 for an IPv6 address, and 7 more than the name for a name. A chain adds a
+                header for each further hop.
 
         Raises:
-            ValueError: Host or port cannot be.
+            ValueError: The host or the port is not valid. Nothing has been sent.
             AssociationClosed: The proxy has ended the association.
+            anyio.ClosedResourceError: This process has closed the association.
             ResolveError: The name has no address (``socks5`` only).
-            OSError: EMSGSIZE if it has more than 65,507 octets with its header, which takes 10
-                (IPv4), 22 (IPv6) or 7 and the name's length; and what else the system says.
+            OSError: The datagram is too long (EMSGSIZE), or the system reports another error.
         """
         await anyio.lowlevel.checkpoint()
         data, address = item
@@ -151,30 +168,38 @@ class UDPAssociation(_Awaited, UDPSocket):
         await self._send(header, data)
 
     async def receive(self) -> tuple[bytes, HostPort]:
-        """Receives one datagram.
+        """Receive the next good datagram, and drop the bad ones before it.
 
         Returns:
-            The payload, and the (host, port) it came from, as the proxy says. A proxy may say the
-            name that was sent to, or the address behind it.
+            The payload and its source, a (host, port). The proxy says what the source is. If the
+            caller has sent to a name, the proxy may give that name or its address.
 
         Raises:
             AssociationClosed: The proxy has ended the association.
-            OSError: What else the system says.
+            anyio.ClosedResourceError: This process has closed the association.
+            anyio.BusyResourceError: Another task receives already.
+            OSError: The system reports another error.
         """
         return await self._receive()
 
     async def connected(self, host: str, port: int) -> ConnectedUDPAssociation:
-        """The same association for one destination only.
+        """Return the same association for one destination only.
 
-        What others send is dropped from now on. Of a name that the proxy resolves only the port
-        is known here, so it alone is compared, and the name if the proxy answers with one.
+        From now on, the association drops the datagrams of other sources. If the proxy resolves the
+        name `host`, this process does not know the address behind that name. It then compares the
+        port only, and also the name if the proxy gives a name as the source.
+
+        Args:
+            host: The host of the destination: a name or an IP address.
+            port: The port of the destination.
 
         Returns:
             An `anyio.abc.ConnectedUDPSocket`. Closing it ends the association.
 
         Raises:
-            ValueError: Host or port cannot be.
+            ValueError: The host or the port is not valid.
             ResolveError: The name has no address (``socks5`` only).
+            anyio.ClosedResourceError: This process has closed the association.
         """
         await anyio.lowlevel.checkpoint()
         route = Route.of_datagram(self._association.chain, host, port)
@@ -193,22 +218,31 @@ class ConnectedUDPAssociation(_Awaited, ConnectedUDPSocket):
         self._header = header
 
     async def send(self, item: bytes) -> None:
-        """Sends one datagram, as `UDPAssociation.send`.
+        """Send one datagram to the destination, otherwise as `UDPAssociation.send` does.
+
+        Args:
+            item: The payload, which may be empty.
 
         Raises:
-            ConnectionRefusedError: Nobody listens at the destination, if the proxy passes that on
-                as Dante does, or at the relay.
-            OSError: As `UDPAssociation.send` does.
+            AssociationClosed: The proxy has ended the association.
+            anyio.ClosedResourceError: This process has closed the association.
+            ConnectionRefusedError: Nobody listens at the relay; or nobody listens at the
+                destination, and the proxy says so, as Dante does.
+            OSError: The datagram is too long (EMSGSIZE), or the system reports another error.
         """
         await anyio.lowlevel.checkpoint()
         await self._send(self._header, item)
 
     async def receive(self) -> bytes:
-        """Receives one datagram of the destination, as `UDPAssociation.receive`.
+        """Receive the next datagram of the destination, and drop all others before it.
 
         Raises:
-            ConnectionRefusedError: As of `send`.
-            OSError: As `UDPAssociation.receive` does.
+            AssociationClosed: The proxy has ended the association.
+            anyio.ClosedResourceError: This process has closed the association.
+            anyio.BusyResourceError: Another task receives already.
+            ConnectionRefusedError: Nobody listens at the relay; or nobody listens at the
+                destination, and the proxy says so, as Dante does.
+            OSError: The system reports another error.
         """
         octets, _ = await self._receive()
         return octets

@@ -38,21 +38,25 @@ _TO_RECEIVE = ("MSG_DONTWAIT",)
 class UDPAssociation:
     """UDP through a proxy (RFC 1928 §7), in the manner of a `socket.socket`.
 
-    `socksclient.udp_associate` makes it. It sends to and receives from any number of
-    destinations, each with its own (host, port): IPv4, IPv6 and, with ``socks5h``, names, which
-    the proxy resolves; with ``socks5`` a name is resolved here when it is first used.
+    `socksclient.udp_associate` makes it. An association sends to and receives from any number of
+    destinations: IPv4 addresses, IPv6 addresses and names. With ``socks5h`` the proxy resolves a
+    name; with ``socks5`` this process resolves the name when the name is first used.
 
-    UDP promises no more through a proxy than without: datagrams get lost, doubled, reordered.
+    UDP promises no more through a proxy than without one: datagrams can be lost, doubled or
+    reordered.
 
-    The association lasts as long as a TCP connection to the proxy. When the proxy ends that, a
-    waiting receive raises `AssociationClosed`, and so does every later send and receive. A program
-    that waits for `fileno` with a selector learns of the end only by its next call.
+    The association lasts as long as its control connection, a TCP connection to the proxy. When the
+    proxy ends that connection, a waiting receive raises `AssociationClosed`, and so does every
+    later send and receive. A program that waits for `fileno` with a selector learns of the end only
+    by its next call.
 
-    Several threads may use it at once; when one closes it, those that wait wake within a second.
-    Green threads of gevent and eventlet may use it too, but with eventlet only one may receive at a
-    time, as with eventlet's sockets. It is a context manager that closes itself. It has those
-    methods of a socket that make sense here, and they take those flags that do: MSG_DONTWAIT, with
-    which the call does not wait, and for sending also MSG_CONFIRM and MSG_NOSIGNAL.
+    Several threads may use one association at once. When one thread closes the association, the
+    waiting threads wake within a second. Green threads of gevent and eventlet may use it too, but
+    with eventlet only one of them may receive at a time, as with eventlet's sockets.
+
+    The association is a context manager that closes itself. It has those methods of a socket that
+    mean something for an association. Of the flags it takes MSG_DONTWAIT, with which a call does
+    not wait, and for sending also MSG_CONFIRM and MSG_NOSIGNAL.
 
     Attributes:
         relay_address: The (host, port) at the proxy to which all datagrams go.
@@ -74,16 +78,20 @@ class UDPAssociation:
 
     @property
     def dropped(self) -> int:
-        """How many datagrams came from the relay and were not delivered.
+        """How many datagrams have come from the relay and were not delivered.
 
-        Those were shorter than their header, fragments, not of RFC 1928's form, or not from where
-        `connect` says.
+        An association drops a datagram that is shorter than its header, that is a fragment, whose
+        header has no form of RFC 1928, or whose source is not the destination of `connect`.
         """
         return self._association.dropped
 
     @property
     def family(self) -> int:
-        """The address family of the destination once connected to an address, else the relay's."""
+        """The address family: AF_INET or AF_INET6.
+
+        It is the family of the connected destination, if that is an IP address. Otherwise it is the
+        family of the relay.
+        """
         destination = self._association.destination
         if destination is None or destination[0].is_name:
             return self._udp.family
@@ -101,29 +109,32 @@ class UDPAssociation:
         """Send one datagram: ``sendto(data, address)`` or ``sendto(data, flags, address)``.
 
         Args:
-            data: At most 65,507 octets with its header, which takes 10 (IPv4), 22 (IPv6) or 7 and
-                the name's length. It may be empty.
+            data: The payload, which may be empty. With its header it has at most 65,507 octets. The
+                header has 10 octets for an IPv4 address, 22 for an IPv6 address, and 7 more than
+                the name for a name. A chain adds a header for each further hop.
             flags: Any of MSG_CONFIRM, MSG_DONTWAIT and MSG_NOSIGNAL, or 0, which is the default.
-            address: The (host, port) of the destination; a host name with ``socks5h`` goes to the
-                proxy as it is, with ``socks5`` it is resolved when it is first used.
+            address: The (host, port) of the destination. With ``socks5h`` a name goes to the proxy
+                as it is; with ``socks5`` this process resolves a name when the name is first used.
 
         Returns:
-            How many octets of `data` were sent: all.
+            The number of octets of `data`, all of which are sent.
 
         Raises:
-            ValueError: Host or port are not valid, or the association cannot honour the flags.
-                Nothing has been sent.
+            ValueError: The host or the port is not valid, or the association cannot honour the
+                flags. Nothing has been sent.
+            TypeError: The address is not a (host, port) pair, or `data` is not bytes-like.
             AssociationClosed: The proxy has ended the association.
-            ConnectionRefusedError: The association is connected, and nobody listens at the relay,
-                or at the destination, if the proxy passes that on as Dante does.
+            ConnectionRefusedError: The association is connected, and nobody listens at the relay;
+                or nobody listens at the destination, and the proxy says so, as Dante does.
             ResolveError: The name has no address (``socks5`` only).
-            TimeoutError: The system had no room for the datagram before the timeout.
+            ProxyTimeout: This process has not resolved the name in time (``socks5`` only).
+            TimeoutError: The system had no room for the datagram before the timeout passed.
             BlockingIOError: The system has no room now, and the call must not wait.
-            OSError: EMSGSIZE if the datagram is too long, EBADF if the association is closed, and
-                whatever else the system reports.
+            OSError: The datagram is too long (EMSGSIZE), the association is closed (EBADF), or the
+                system reports another error.
         """
         if address is None:
-            # With two arguments, the second one is the address; `_target` refuses all else.
+            # With two arguments, the second one is the address. `_target` refuses anything else.
             address, flags = flags, 0  # type: ignore[assignment]
         if flags != 0:
             _check_flags(flags, _TO_SEND)
@@ -136,8 +147,23 @@ class UDPAssociation:
     def send(self, data: Data, flags: int = 0) -> int:
         """Send one datagram to the connected destination, otherwise as `sendto` does.
 
+        Args:
+            data: The payload, which may be empty.
+            flags: Any of MSG_CONFIRM, MSG_DONTWAIT and MSG_NOSIGNAL, or 0.
+
+        Returns:
+            The number of octets of `data`, all of which are sent.
+
         Raises:
-            OSError: EDESTADDRREQ if there is none, and whatever `sendto` raises.
+            ValueError: The association cannot honour the flags.
+            TypeError: `data` is not bytes-like.
+            AssociationClosed: The proxy has ended the association.
+            ConnectionRefusedError: Nobody listens at the relay; or nobody listens at the
+                destination, and the proxy says so, as Dante does.
+            TimeoutError: The system had no room for the datagram before the timeout passed.
+            BlockingIOError: The system has no room now, and the call must not wait.
+            OSError: The association is not connected (EDESTADDRREQ), the datagram is too long
+                (EMSGSIZE), the association is closed (EBADF), or the system reports another error.
         """
         if flags != 0:
             _check_flags(flags, _TO_SEND)
@@ -147,25 +173,27 @@ class UDPAssociation:
         return self._send(self._connected_header, data, flags)
 
     def recvfrom(self, bufsize: int = 0xFFFF, flags: int = 0) -> tuple[bytes, SocketAddress]:
-        """Receive the next good datagram; those before it are dropped.
+        """Receive the next good datagram, and drop the bad ones before it.
 
         Args:
-            bufsize: The most octets to return; a longer payload is cut off.
+            bufsize: The most octets to return; the call cuts off a longer payload.
             flags: MSG_DONTWAIT, or 0.
 
         Returns:
-            The payload, and the address that it came from according to the proxy. If the caller
-            sent to a name, the proxy may give that name or its address.
+            The payload and its source: (host, port), or (host, port, 0, 0) for an IPv6 address. The
+            proxy says what the source is. If the caller has sent to a name, the proxy may give that
+            name or its address.
 
         Raises:
             ValueError: `bufsize` is negative, or the association cannot honour the flags.
-            TimeoutError: No datagram came before the timeout. If none has ever come from the relay,
-                and its address is a private one that is not the proxy's own, the text says so.
+            TimeoutError: No datagram came before the timeout passed. If no datagram has ever come
+                from the relay, and the relay has a private address that is not the proxy's own, the
+                text says so.
             BlockingIOError: No datagram is there, and the call must not wait.
             AssociationClosed: The proxy has ended the association.
-            ConnectionRefusedError: The association is connected, and nobody listens at the relay,
-                or at the destination, if the proxy passes that on as Dante does.
-            OSError: EBADF if the association is closed, and whatever else the system reports.
+            ConnectionRefusedError: The association is connected, and nobody listens at the relay;
+                or nobody listens at the destination, and the proxy says so, as Dante does.
+            OSError: The association is closed (EBADF), or the system reports another error.
         """
         if flags != 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -177,7 +205,16 @@ class UDPAssociation:
     def recv(self, bufsize: int = 0xFFFF, flags: int = 0) -> bytes:
         """Receive one datagram without its source, otherwise as `recvfrom` does.
 
-        If `bufsize` is 0, nothing is received, as with sockets.
+        If `bufsize` is 0, the call receives nothing, as with sockets.
+
+        Args:
+            bufsize: The most octets to return; the call cuts off a longer payload.
+            flags: MSG_DONTWAIT, or 0.
+
+        Raises:
+            ValueError: `bufsize` is negative, or the association cannot honour the flags.
+            OSError: `recvfrom` raises it: a TimeoutError, a BlockingIOError, an `AssociationClosed`
+                or another OSError.
         """
         if bufsize == 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -190,17 +227,19 @@ class UDPAssociation:
         """Receive one datagram into a buffer, otherwise as `recvfrom` does.
 
         Args:
-            buffer: Takes the payload; any writable buffer will do.
-            nbytes: The most octets to take; 0 means as many as the buffer has room for.
+            buffer: The writable buffer for the payload.
+            nbytes: The most octets to write; 0 stands for the size of the buffer.
             flags: MSG_DONTWAIT, or 0.
 
         Returns:
-            The number of octets, and the address that they came from.
+            The number of octets written, and the source as `recvfrom` returns it.
 
         Raises:
-            ValueError: `nbytes` is negative or more than the buffer has room for, or the
+            ValueError: `nbytes` is negative, the buffer has less room than `nbytes`, or the
                 association cannot honour the flags.
-            OSError: Whatever `recvfrom` raises.
+            TypeError: The buffer is not writable, or its octets are not contiguous.
+            OSError: `recvfrom` raises it: a TimeoutError, a BlockingIOError, an `AssociationClosed`
+                or another OSError.
         """
         if flags != 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -219,7 +258,22 @@ class UDPAssociation:
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int = 0, flags: int = 0) -> int:
         """Receive one datagram into a buffer, without its source, as `recvfrom_into` does.
 
-        If the buffer has no room, nothing is received, as with sockets.
+        If the buffer has no room, the call receives nothing, as with sockets.
+
+        Args:
+            buffer: The writable buffer for the payload.
+            nbytes: The most octets to write; 0 stands for the size of the buffer.
+            flags: MSG_DONTWAIT, or 0.
+
+        Returns:
+            The number of octets written.
+
+        Raises:
+            ValueError: `nbytes` is negative, the buffer has less room than `nbytes`, or the
+                association cannot honour the flags.
+            TypeError: The buffer is not writable, or its octets are not contiguous.
+            OSError: `recvfrom` raises it: a TimeoutError, a BlockingIOError, an `AssociationClosed`
+                or another OSError.
         """
         if len(buffer) == 0:
             _check_flags(flags, _TO_RECEIVE)
@@ -229,15 +283,19 @@ class UDPAssociation:
     def connect(self, address: SocketAddress) -> None:
         """Make `address` the destination of `send`, and the only source to receive from.
 
-        Datagrams of other sources are dropped from now on. If the proxy resolves the name in
-        `address`, this process does not know its address: it compares the port, and also the name
-        if the proxy gives one as the source.
+        From now on, the association drops the datagrams of other sources. If the proxy resolves the
+        name in `address`, this process does not know the address behind that name. It then compares
+        the port only, and also the name if the proxy gives a name as the source.
+
+        Args:
+            address: The (host, port) of the destination.
 
         Raises:
-            ValueError: Host or port are not valid.
+            ValueError: The host or the port is not valid.
+            TypeError: The address is not a (host, port) pair.
             ResolveError: The name has no address (``socks5`` only).
-            ProxyTimeout: The name was not resolved in time (``socks5`` only).
-            OSError: EBADF if the association is closed.
+            ProxyTimeout: This process has not resolved the name in time (``socks5`` only).
+            OSError: The association is closed (EBADF).
         """
         self._association.check_open()
         target = self._target(address)
@@ -247,10 +305,15 @@ class UDPAssociation:
     def connect_ex(self, address: SocketAddress) -> int:
         """Connect as `connect` does, but return the number of an error, or 0 if there is none.
 
-        EIO stands for an error without a number of the system: a name without an address has none.
+        EIO stands for an error that has no number of the system, such as that of a name without an
+        address.
+
+        Args:
+            address: The (host, port) of the destination.
 
         Raises:
-            ValueError: Host or port are not valid.
+            ValueError: The host or the port is not valid.
+            TypeError: The address is not a (host, port) pair.
         """
         try:
             self.connect(address)
@@ -259,10 +322,10 @@ class UDPAssociation:
         return 0
 
     def getpeername(self) -> SocketAddress:
-        """The destination that it is connected to.
+        """Return the connected destination: (host, port), or four values for an IPv6 address.
 
         Raises:
-            OSError: ENOTCONN if there is none.
+            OSError: The association is not connected (ENOTCONN) or is closed (EBADF).
         """
         self._association.check_open()
         if self._association.destination is None:
@@ -271,49 +334,68 @@ class UDPAssociation:
         return socket_address(host.text, port)
 
     def getsockname(self) -> SocketAddress:
-        """The local address from which the datagrams go to the relay."""
+        """Return the local address from which the datagrams go to the relay.
+
+        Raises:
+            OSError: The association is closed (EBADF).
+        """
         self._association.check_open()
         address: SocketAddress = self._udp.getsockname()
         return address
 
     def fileno(self) -> int:
-        """The descriptor of the UDP socket, to wait for; -1 when closed."""
+        """Return the descriptor of the UDP socket, to wait for; -1 if the association is closed."""
         return -1 if self._association.closed else self._udp.fileno()
 
     def getsockopt(self, level: int, optname: int) -> int:
-        """An option of the UDP socket."""
+        """Return an option of the UDP socket, as `socket.socket.getsockopt` does.
+
+        Raises:
+            OSError: The association is closed (EBADF), or the socket has no such option.
+        """
         self._association.check_open()
         return self._udp.getsockopt(level, optname)
 
     def setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
-        """Sets an option of the UDP socket, such as the size of its buffers."""
+        """Set an option of the UDP socket, such as the size of its buffers.
+
+        Raises:
+            OSError: The association is closed (EBADF), or the socket has no such option.
+        """
         self._association.check_open()
         self._udp.setsockopt(level, optname, value)
 
     def gettimeout(self) -> float | None:
-        """The seconds that a send or receive may take; None is without end, 0 non-blocking."""
+        """Return how many seconds a send or a receive may take.
+
+        None means that the call may wait without end, and 0 that the call must not wait.
+        """
         return self._timeout
 
     def settimeout(self, value: float | None) -> None:
-        """Sets what `gettimeout` returns.
+        """Set what `gettimeout` returns.
+
+        Args:
+            value: The seconds, None or 0.
 
         Raises:
-            ValueError: It is negative, or not a number.
+            ValueError: The value is negative, or it is NaN.
         """
-        if value is not None and not value >= 0:  # nor is it NaN
+        # The negation refuses NaN too.
+        if value is not None and not value >= 0:
             raise ValueError("Timeout value out of range")
         self._timeout = None if value is None else min(float(value), MAX_TIMEOUT)
 
     def getblocking(self) -> bool:
-        """Whether the timeout is not 0."""
+        """Return whether calls may wait: whether the timeout is not 0."""
         return self._timeout != 0
 
     def setblocking(self, flag: bool) -> None:
-        """Sets no timeout, or 0."""
+        """Set no timeout if `flag` is true, and otherwise a timeout of 0."""
         self.settimeout(None if flag else 0.0)
 
     def close(self) -> None:
-        """Ends the association: the UDP socket and the connection to the proxy."""
+        """End the association: close the UDP socket and the control connections."""
         self._association.close()
 
     def __enter__(self) -> UDPAssociation:
@@ -328,13 +410,20 @@ class UDPAssociation:
         return f"<UDPAssociation {closed}{self._association.chain[-1]}, relay {relay}>"
 
     def _target(self, address: SocketAddress) -> Target:
-        """Return the host and the port to send to the proxy for an address."""
+        """Return the host and the port to send to the proxy for an address.
+
+        Raises:
+            TypeError: The address is not a (host, port) pair.
+            ValueError: The host or the port is not valid.
+            ResolveError: The name has no address.
+            ProxyTimeout: This process has not resolved the name in time.
+        """
         if not isinstance(address, tuple) or len(address) not in (2, 4):
             raise TypeError(f"address must be a (host, port) pair, not {address!r}")
         host, port, *zone = address
         if any(zone[1:]):
             raise ValueError(f"address {address!r} has a scope id, which means nothing to a proxy")
-        # Without end if it is non-blocking: so it is with sockets, which resolve names too.
+        # A non-blocking socket waits without end while it resolves a name, so an association does.
         route = Route.of_datagram(self._association.chain, host, port)
         return find_target(route, Deadline(self._timeout or None))
 
@@ -359,7 +448,7 @@ class UDPAssociation:
         if timeout == 0 or flags & _MSG_DONTWAIT:
             return association.receive(size) or association.receive_behind(size)
         end = None if timeout is None else time.monotonic() + timeout
-        # To ask epoll costs less than a receive that finds nothing. To ask otherwise costs more.
+        # To ask epoll costs less than a receive that finds nothing. Any other way costs more.
         ask = association.pollable >= 0
         while True:
             if ask:
@@ -389,11 +478,16 @@ def _check_flags(flags: object, known: Sequence[str]) -> None:
 
 
 def _slice(seconds: float | None) -> float:
-    """Limit a wait to half a second: epoll does not notice that another thread closes."""
+    """Return how long to wait at once: `seconds`, but no longer than `_SLICE`."""
     return _SLICE if seconds is None else min(seconds, _SLICE)
 
 
 def _left(end: float | None, advice: str = "") -> float | None:
+    """Return the seconds until `end`; None if there is no end.
+
+    Raises:
+        TimeoutError: The end has passed. If there is advice, it stands in the text.
+    """
     if end is None:
         return None
     left = end - time.monotonic()
