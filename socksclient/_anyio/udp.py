@@ -255,35 +255,41 @@ async def udp_associate(
     local_port: int = 0,
     trust_relay_address: bool = True,
 ) -> UDPAssociation:
-    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
+    """Ask a proxy to relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
 
-    As `socksclient.udp_associate`; used as ``async with await udp_associate(…) as udp``.
+    Use the result as a context manager: ``async with await udp_associate(...) as udp``.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
-            for the next.
-        local_host: The local IP address to send from, which is told to the proxy; with None it is
-            left open, as it must be behind a NAT.
-        local_port: The port to send from, if `local_host` is given; 0 lets the system choose.
-        trust_relay_address: Whether to send to where the proxy says that its relay is, and not to
-            the address of the proxy itself, at the port that it says. When the relay is at a
-            private address that is not the proxy's own, errors and the log (DEBUG) say so.
+        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, the nearest hop first,
+            each of which relays for the next.
+        local_host: The IP address to send from. The proxy is told of it, and some proxies then
+            relay nothing else. By default the proxy is told that the address is not known, as must
+            be so behind a NAT.
+        local_port: The port to send from, which counts only together with `local_host`; 0 lets the
+            system choose.
+        trust_relay_address: Whether to send to the address at which the proxy says that its relay
+            is. If not, datagrams go to the proxy's own address, at the port of the relay. When a
+            relay has a private address that is not the proxy's own, errors and the log (DEBUG) say
+            so.
 
     Returns:
-        An `anyio.abc.UDPSocket`.
+        A `UDPAssociation`, which is an `anyio.abc.UDPSocket`.
 
     Raises:
-        ValueError: The proxy, `local_host` or `local_port` is not valid, or a hop cannot relay
-            UDP. Nothing has been sent.
-        ReplyError: The proxy refused; many do not offer UDP.
+        ValueError: The proxy, `local_host` or `local_port` is not valid, or a hop cannot relay UDP.
+            Nothing has been sent.
+        ReplyError: A proxy refused the request. Many proxies do not offer UDP.
+        ResolveError: A hop with the scheme ``socks5`` needs the address of the next hop, and this
+            process has found none.
         ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
-            `local_host` and `local_port` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or it cannot make
-            the UDP socket or what waits for it (EAFNOSUPPORT without IPv6, EMFILE). `errno` says
+            `local_host` and `local_port` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot
+            make the UDP socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says
             which.
-        ProtocolError: The proxy does not speak as it should, or the relay's address is a multicast
-            or reserved address or a name, or its port is 0; nothing has been sent there.
-            `ProxyClosed` if the proxy hung up.
-        AuthenticationError: The proxy accepts no method offered, or not the credentials.
+        ProtocolError: A proxy does not speak SOCKS5 as it should; or the relay's port is 0, or its
+            address is a name or one that no host can have. Nothing has been sent to the relay.
+        ProxyClosed: A proxy closed the connection before it had replied.
+        AuthenticationError: A proxy accepts no method that was offered, or it refused the
+            credentials.
     """
     chain = as_chain(proxy)
     check_source(local_host)

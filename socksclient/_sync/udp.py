@@ -503,18 +503,20 @@ def udp_associate(
     local_address: HostPort | None = None,
     trust_relay_address: bool = True,
 ) -> UDPAssociation:
-    """Has `proxy` relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
+    """Ask a proxy to relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
 
     Args:
-        timeout: Seconds for all of it, as of `create_connection`; the association has it set.
-        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, each of which relays
-            for the next.
-        local_address: The (IP address, port) to send from, which is told to the proxy: some relay
-            nothing else then. By default that is left open, as it must be behind a NAT.
-        trust_relay_address: Whether to send to where the proxy says that its relay is. If not,
-            it is taken to be at the address of the proxy itself, at the port that it says:
-            v2ray, for one, tells whatever address is in its configuration. When the relay is at a
-            private address that is not the proxy's own, errors and the log (DEBUG) say so.
+        timeout: The seconds that all of the call may take; None means without end. The association
+            then has this timeout set. The default is that of `socket.getdefaulttimeout`.
+        proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, the nearest hop first,
+            each of which relays for the next.
+        local_address: The (IP address, port) to send from; port 0 lets the system choose. The proxy
+            is told of it, and some proxies then relay nothing else. By default the proxy is told
+            that the address is not known, as must be so behind a NAT.
+        trust_relay_address: Whether to send to the address at which the proxy says that its relay
+            is. If not, datagrams go to the proxy's own address, at the port of the relay. V2ray,
+            for one, gives whatever address is in its configuration. When a relay has a private
+            address that is not the proxy's own, errors and the log (DEBUG) say so.
 
     Returns:
         A `UDPAssociation`, which is used like a socket.
@@ -522,15 +524,19 @@ def udp_associate(
     Raises:
         ValueError: The timeout, the proxy or `local_address` is not valid, or a hop cannot relay
             UDP. Nothing has been sent.
-        ReplyError: The proxy refused; many do not offer UDP.
+        TypeError: `local_address` is not a (host, port) pair.
+        ReplyError: A proxy refused the request. Many proxies do not offer UDP.
+        ResolveError: A hop with the scheme ``socks5`` needs the address of the next hop, and this
+            process has found none.
         ProxyConnectError: The proxy or its relay cannot be reached, this system cannot send from
             `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot make the UDP
             socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
-        ProxyTimeout: The `timeout` passed.
-        ProtocolError: The proxy does not speak as it should, or the relay's address is multicast,
-            reserved or a name, or its port is 0. Nothing has been sent to the relay.
-        ProxyClosed: The proxy hung up.
-        AuthenticationError: The proxy accepts no method offered, or it refused the credentials.
+        ProxyTimeout: The timeout has passed.
+        ProtocolError: A proxy does not speak SOCKS5 as it should; or the relay's port is 0, or its
+            address is a name or one that no host can have. Nothing has been sent to the relay.
+        ProxyClosed: A proxy closed the connection before it had replied.
+        AuthenticationError: A proxy accepts no method that was offered, or it refused the
+            credentials.
     """
     chain = as_chain(proxy)
     timeout = checked_timeout(timeout)
