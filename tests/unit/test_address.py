@@ -30,7 +30,7 @@ ADDRESSES = st.ip_addresses().map(str)
 
 @given(NAMES.filter(lambda name: not is_address(name)) | ADDRESSES, st.integers(0, 0xFFFF))
 @example("n" * 255, 0xFFFF)
-def test_an_address_survives_the_wire(host: str, port: int) -> None:
+def test_encode_address_and_decode_destination_are_inverse(host: str, port: int) -> None:
     octets = encode_address(Host.of(host), port)
     assert decode_destination(octets) == (host, port)
     assert decode_address(octets) == (without_mapping(host), port)
@@ -38,7 +38,7 @@ def test_an_address_survives_the_wire(host: str, port: int) -> None:
 
 
 @given(st.binary(min_size=2), st.sampled_from([b"", b"\x01", b"\x03", b"\x04"]))
-def test_whatever_a_proxy_sends_as_an_address_is_one_or_a_protocol_error(
+def test_decode_address_of_any_octets_is_an_address_or_a_protocol_error(
     garbage: bytes, atyp: bytes
 ) -> None:
     octets = atyp + garbage
@@ -52,7 +52,7 @@ def test_whatever_a_proxy_sends_as_an_address_is_one_or_a_protocol_error(
     assert port.to_bytes(2, "big") == octets[-2:]
 
 
-def test_a_bound_name_may_be_empty_or_not_ascii() -> None:
+def test_decode_address_takes_a_name_that_is_empty_or_not_ascii() -> None:
     assert decode_address(bytes.fromhex("03 00 0050")) == ("", 80)
     assert decode_address(bytes.fromhex("03 02 c3bc 0050")) == (r"\xc3\xbc", 80)
 
@@ -78,7 +78,7 @@ def test_a_bound_name_may_be_empty_or_not_ascii() -> None:
         "127.0.0.1.",
     ],
 )
-def test_an_ascii_name_goes_as_it_is(name: str) -> None:
+def test_host_parse_keeps_an_ascii_name_as_it_is(name: str) -> None:
     assert Host.parse(name).text == name
     assert encode_address(Host.parse(name), 80) == b"\x03%c%b\x00\x50" % (len(name), name.encode())
 
@@ -95,7 +95,7 @@ def test_an_ascii_name_goes_as_it_is(name: str) -> None:
         ("１２７。０。０。１", "127.0.0.1"),
     ],
 )
-def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
+def test_host_parse_of_an_ip_address_is_an_address(host: str, address: str) -> None:
     assert Host.parse(host).text == address
     assert is_address(address)
     assert encode_address(Host.parse(address), 80)[0] == (0x04 if ":" in address else 0x01)
@@ -119,7 +119,9 @@ def test_an_ip_address_goes_as_an_address(host: str, address: str) -> None:
         ("ü" * 57 + ".example", f"xn--tda{'a' * 56}.example"),  # its label has 63 octets
     ],
 )
-def test_other_labels_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name: str) -> None:
+def test_host_parse_encodes_a_label_by_idna_2008_with_the_mapping_of_uts_46(
+    host: str, name: str
+) -> None:
     assert Host.parse(host).text == name
 
 
@@ -137,7 +139,7 @@ def test_other_labels_go_by_idna_2008_with_the_mapping_of_uts_46(host: str, name
         ("xn--n3h.bücher.example", "xn--n3h.xn--bcher-kva.example"),  # ☃, encoded by the caller
     ],
 )
-def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: str) -> None:
+def test_host_parse_keeps_an_ascii_label_beside_one_that_is_not(host: str, name: str) -> None:
     assert Host.parse(host).text == name
 
 
@@ -177,13 +179,13 @@ def test_a_label_of_ascii_goes_as_it_is_beside_one_that_is_not(host: str, name: 
         ("[]", "host '[]' is in brackets but is no IPv6 address"),
     ],
 )
-def test_a_host_that_socks_cannot_carry_is_refused(host: str, text: str) -> None:
+def test_host_parse_refuses_a_host_that_socks_cannot_carry(host: str, text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         Host.parse(host)
 
 
 @given(st.text(max_size=300) | st.text("aÜß1１.。-_[]:%\0\u200d", max_size=20))
-def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None:
+def test_host_parse_of_any_text_is_a_host_or_a_value_error(text: str) -> None:
     try:
         host = Host.parse(text)
     except ValueError:
@@ -194,13 +196,13 @@ def test_any_text_is_a_host_that_can_be_sent_or_a_value_error(text: str) -> None
 
 
 @pytest.mark.parametrize("host", [b"example.com", None, 2130706433])
-def test_a_host_that_is_no_str_is_a_type_error(host: str) -> None:
+def test_host_parse_of_another_type_is_a_type_error(host: str) -> None:
     with pytest.raises(TypeError, match=rf"^host must be a str, not {type(host).__name__}$"):
         Host.parse(host)
 
 
 @pytest.mark.parametrize(("port", "number"), [(1, 1), (65535, 65535), (True, 1), (Reply(5), 5)])
-def test_a_port_is_an_integer(port: int, number: int) -> None:
+def test_parse_port_takes_an_integer(port: int, number: int) -> None:
     assert parse_port(port) == number
 
 
@@ -215,7 +217,7 @@ def test_a_port_is_an_integer(port: int, number: int) -> None:
         (None, "port must be an integer, not None"),
     ],
 )
-def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
+def test_parse_port_refuses_a_port_out_of_range_or_of_another_type(port: int, text: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         parse_port(port)
 
@@ -232,7 +234,7 @@ def test_a_port_that_cannot_be_is_refused(port: int, text: str) -> None:
         ("64:ff9b::c000:201", "64:ff9b::c000:201"),
     ],
 )
-def test_a_mapped_address_of_a_proxy_is_that_of_ipv4(host: str, plain: str) -> None:
+def test_without_mapping_and_decode_address_return_the_ipv4_address(host: str, plain: str) -> None:
     assert without_mapping(host) == plain
     assert decode_address(encode_address(Host.parse(host), 80)) == (plain, 80)
     as_name = b"\x03%c%b\x00\x50" % (len(host), host.encode())
@@ -240,7 +242,7 @@ def test_a_mapped_address_of_a_proxy_is_that_of_ipv4(host: str, plain: str) -> N
     assert decode_destination(as_name) == (host, 80)
 
 
-def test_what_the_caller_gives_as_an_address_of_ipv6_goes_as_one() -> None:
+def test_encode_address_keeps_the_ipv4_mapped_address_of_a_caller() -> None:
     host = Host.parse("::ffff:192.0.2.1")
     octets = bytes.fromhex("04 00000000000000000000ffffc0000201 0050")
     assert encode_address(host, 80) == octets
@@ -251,7 +253,7 @@ def test_what_the_caller_gives_as_an_address_of_ipv6_goes_as_one() -> None:
     ("host", "unspecified"),
     [("0.0.0.0", True), ("::", True), ("::1", False), ("example.com", False)],
 )
-def test_which_addresses_stand_for_not_known(host: str, unspecified: bool) -> None:
+def test_host_is_unspecified(host: str, unspecified: bool) -> None:
     assert Host.parse(host).is_unspecified == unspecified
 
 
@@ -259,10 +261,10 @@ def test_which_addresses_stand_for_not_known(host: str, unspecified: bool) -> No
     ("host", "text"),
     [("h", "h:80"), ("192.0.2.1", "192.0.2.1:80"), ("::1", "[::1]:80"), ("[::1]", "[::1]:80")],
 )
-def test_a_host_and_a_port_as_people_write_them(host: str, text: str) -> None:
+def test_host_port_puts_an_ipv6_address_in_brackets(host: str, text: str) -> None:
     assert host_port(host, 80) == text
 
 
-def test_a_host_and_a_port_as_sockets_have_them() -> None:
+def test_socket_address_of_ipv6_has_four_values() -> None:
     assert socket_address("192.0.2.1", 80) == ("192.0.2.1", 80)
     assert socket_address("::1", 80) == ("::1", 80, 0, 0)

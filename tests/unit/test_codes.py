@@ -10,21 +10,21 @@ import pytest
 from socksclient.protocol.codes import Command, HTTPReply, Reply, ReplyCode, Socks4Reply
 
 
-def test_commands_as_the_rfc_and_tor_write_them() -> None:
+def test_command_texts_are_those_of_the_rfc_and_of_tor() -> None:
     assert [*Command] == [0x01, 0x02, 0x03, 0xF0, 0xF1]
     texts = ["CONNECT", "BIND", "UDP ASSOCIATE", "RESOLVE", "RESOLVE_PTR"]
     assert [command.text for command in Command] == texts
 
 
 @pytest.mark.parametrize("kind", [Reply, Socks4Reply, HTTPReply])
-def test_the_three_enums_have_one_base(kind: type[ReplyCode]) -> None:
+def test_reply_code_is_the_base_of_three_enums(kind: type[ReplyCode]) -> None:
     for code in kind:
         assert isinstance(code, ReplyCode)
         assert kind(int(code)) is code
         assert code.text.startswith(f"{code.meaning} (")
 
 
-def test_the_numbers_of_the_three_kinds_overlap_and_their_classes_do_not() -> None:
+def test_reply_codes_overlap_and_their_classes_do_not() -> None:
     codes = {Reply(0x5B): "SOCKS5", Socks4Reply(0x5B): "SOCKS4"}
     assert len(codes) == 1  # as for every IntEnum
     assert not isinstance(Socks4Reply(0x5B), Reply | HTTPReply)
@@ -37,7 +37,7 @@ def test_the_numbers_of_the_three_kinds_overlap_and_their_classes_do_not() -> No
         (HTTPReply, [100, 200, 300, 302, 401, 407, 418, 599, 600, 999], "UNASSIGNED_{}"),
     ],
 )
-def test_so_do_those_of_the_other_kinds(
+def test_socks4_and_http_reply_keep_an_unassigned_number(
     kind: type[Socks4Reply | HTTPReply], numbers: list[int], name: str
 ) -> None:
     members = len(kind)
@@ -58,14 +58,14 @@ def test_so_do_those_of_the_other_kinds(
         *((HTTPReply, number) for number in (-1, 0, 99, 1000, "x", None)),
     ],
 )
-def test_what_is_no_number_of_theirs_is_none_of_them(
+def test_socks4_and_http_reply_refuse_a_number_out_of_range(
     kind: type[Socks4Reply | HTTPReply], number: int
 ) -> None:
     with pytest.raises(ValueError, match=f"is not a valid {kind.__name__}"):
         kind(number)
 
 
-def test_a_reply_that_nobody_has_assigned_keeps_its_number() -> None:
+def test_socks5_reply_keeps_an_unassigned_number() -> None:
     for number in (*range(0x09, 0xF0), *range(0xF8, 0x100)):
         reply = Reply(number)
         assert isinstance(reply, Reply)
@@ -79,6 +79,6 @@ def test_a_reply_that_nobody_has_assigned_keeps_its_number() -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 256, "x", None])
-def test_what_is_no_octet_is_no_reply(number: int) -> None:
+def test_socks5_reply_refuses_a_number_out_of_range(number: int) -> None:
     with pytest.raises(ValueError, match="is not a valid Reply"):
         Reply(number)

@@ -35,24 +35,28 @@ def proxy_of(setting: Setting | None) -> Proxy | None:
 
 
 class TestFromEnv:
-    def test_nothing_is_set(self) -> None:
+    def test_from_env_is_none_if_no_variable_is_set(self) -> None:
         assert Proxy.from_env() is None
         assert Proxy.from_env("site.test") is None
 
     @pytest.mark.parametrize("destination", [None, "site.test", "::1", ("site.test", 80)])
-    def test_a_proxy(
+    def test_from_env_returns_the_proxy_of_all_proxy(
         self, destination: str | tuple[str, int] | None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks5h://user:p%40ss@proxy.test:1081")
         expected = Proxy("proxy.test", 1081, username="user", password="p@ss")
         assert Proxy.from_env(destination) == expected
 
-    def test_only_that_for_all_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_from_env_ignores_http_proxy_and_https_proxy(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
             monkeypatch.setenv(name, A)
         assert Proxy.from_env(("site.test", 443)) is None
 
-    def test_a_destination_that_needs_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_from_env_is_none_for_a_destination_in_no_proxy(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("all_proxy", A)
         monkeypatch.setenv("no_proxy", "near.test,192.0.2.0/24,port.test:80")
         assert Proxy.from_env("near.test") is None
@@ -62,13 +66,17 @@ class TestFromEnv:
         for destination in ("far.test", ("port.test", 81), "port.test", None):
             assert Proxy.from_env(destination) == Proxy("a.test")
 
-    def test_it_is_read_anew_each_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_from_env_reads_the_environment_each_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("all_proxy", A)
         assert Proxy.from_env() == Proxy("a.test")
         monkeypatch.setenv("all_proxy", B)
         assert Proxy.from_env() == Proxy("b.test")
 
-    def test_a_value_that_is_none_of_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_from_env_refuses_a_value_and_names_its_variable(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("ALL_PROXY", "gopher://user:s3cret@proxy.test")
         with pytest.raises(ValueError, match=r"^ALL_PROXY: proxy scheme 'gopher' is not") as caught:
             Proxy.from_env()
@@ -77,7 +85,7 @@ class TestFromEnv:
         assert Proxy.from_env("near.test") is None
 
 
-class TestWhichVariable:
+class TestVariables:
     @pytest.mark.parametrize(
         ("environ", "http", "https", "other"),
         [
@@ -104,7 +112,7 @@ class TestWhichVariable:
             ({"All_Proxy": A, "socks_proxy": B, "proxy": C}, None, None, None),
         ],
     )
-    def test_by_scheme(
+    def test_environment_variable_for_each_scheme(
         self, environ: dict[str, str], http: str | None, https: str | None, other: str | None
     ) -> None:
         environment = Environment.of(environ)
@@ -121,12 +129,16 @@ class TestWhichVariable:
             ({"no_proxy": "", "NO_PROXY": "site.test"}, True),
         ],
     )
-    def test_no_proxy(self, environ: dict[str, str], bypassed: bool) -> None:
+    def test_environment_prefers_no_proxy_to_the_variable_in_capitals(
+        self, environ: dict[str, str], bypassed: bool
+    ) -> None:
         environment = Environment.of({"http_proxy": A, "https_proxy": A, "all_proxy": A, **environ})
         for scheme in ("http", "https", None):
             assert (environment.proxy_for(scheme, "site.test", 80) is None) == bypassed
 
-    def test_where_names_of_variables_have_no_case(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_environment_on_windows_has_names_without_case(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Environ(dict[str, str]):
             """Windows's: it knows the names in capitals only, and finds them by any."""
 
@@ -143,7 +155,7 @@ class TestWhichVariable:
         assert usual.proxy_for("http", "near.test", 80) is None
 
 
-class TestValues:
+class TestValuesOfVariables:
     @pytest.mark.parametrize(
         ("value", "expected"),
         [
@@ -165,7 +177,7 @@ class TestValues:
             ("socks5h://localhost/run/tor/socks", Proxy(path="/run/tor/socks")),
         ],
     )
-    def test_what_they_mean(self, value: str, expected: Proxy) -> None:
+    def test_environment_value_is_a_proxy(self, value: str, expected: Proxy) -> None:
         for variable in ("all_proxy", "HTTPS_PROXY"):
             environment = Environment.of({variable: value})
             assert proxy_of(environment.proxy_for("https", "site.test", 443)) == expected
@@ -189,7 +201,7 @@ class TestValues:
             "s3cret@",
         ],
     )
-    def test_what_they_cannot_be(self, value: str) -> None:
+    def test_environment_value_is_refused_only_where_it_is_used(self, value: str) -> None:
         environment = Environment.of({"HTTPS_PROXY": value, "all_proxy": C})
         # It matters to those only who would use it.
         assert proxy_of(environment.proxy_for("http", "site.test", 80)) == Proxy("c.test")
@@ -220,7 +232,7 @@ class TestValues:
             ("sock5://p", "HTTPS_PROXY: proxy scheme 'sock5' is not one of"),
         ],
     )
-    def test_what_is_wrong_with_them(
+    def test_environment_value_is_refused_with_its_variable(
         self, value: str, text: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
@@ -230,11 +242,11 @@ class TestValues:
             Proxy.from_env()
 
     @pytest.mark.parametrize("value", ["socks5:1080", "http:1080", "socks5"])
-    def test_a_host_with_the_name_of_a_scheme(self, value: str) -> None:
+    def test_environment_value_is_a_host_with_the_name_of_a_scheme(self, value: str) -> None:
         proxy = proxy_of(Environment.of({"all_proxy": value}).proxy_for(None))
         assert proxy == Proxy.from_url(f"http://{value}")
 
-    def test_a_password_that_socks4_cannot_carry(
+    def test_environment_value_with_a_password_for_socks4_warns(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks4a://user:s3cret@proxy.test")
@@ -242,7 +254,7 @@ class TestValues:
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "s3cret" not in caplog.text
 
-    def test_no_text_shows_a_password(self) -> None:
+    def test_environment_text_shows_no_password(self) -> None:
         environment = Environment.of({"all_proxy": "socks5h://user:s3cret@proxy.test"})
         assert "s3cret" not in f"{environment!r} {environment}"
 
@@ -305,7 +317,9 @@ def destination(text: str) -> tuple[str, int]:
 
 class TestNoProxy:
     @pytest.mark.parametrize(("entry", "has", "has_not"), ENTRIES)
-    def test_an_entry(self, entry: str, has: list[str], has_not: list[str]) -> None:
+    def test_no_proxy_entry_has_these_hosts(
+        self, entry: str, has: list[str], has_not: list[str]
+    ) -> None:
         for no_proxy in (entry, f"x.test, {entry}", f"{entry},x.test", f",,{entry} ,\tx.test\n"):
             environment = Environment.of({"no_proxy": no_proxy})
             for text in has:
@@ -314,18 +328,18 @@ class TestNoProxy:
                 assert not environment.bypasses(*destination(text)), text
 
     @pytest.mark.parametrize("entry", NOTHING)
-    def test_an_entry_that_means_nothing(self, entry: str) -> None:
+    def test_no_proxy_entry_without_a_meaning_is_ignored(self, entry: str) -> None:
         environment = Environment.of({"no_proxy": f"{entry},near.test"})
         assert environment.bypasses("near.test", 80)
         for host in ("site.test", "www.test", "127.0.0.1", "::1"):
             assert not environment.bypasses(host, 80)
 
-    def test_a_host_with_and_without_brackets(self) -> None:
+    def test_no_proxy_takes_a_host_with_and_without_brackets(self) -> None:
         environment = Environment.of({"no_proxy": "::1"})
         assert environment.bypasses("::1", 80)
         assert environment.bypasses("[::1]", 80)
 
-    def test_any_host_and_any_port(self) -> None:
+    def test_no_proxy_without_a_destination_counts_only_if_it_has_all(self) -> None:
         some = Environment.of(
             {"all_proxy": A, "no_proxy": "near.test,0.0.0.0/0,::/0,port.test:80,*:80"}
         )
@@ -337,11 +351,11 @@ class TestNoProxy:
         assert everything.proxy_for("http") is None
 
     @pytest.mark.parametrize("host", ["", "a b", "[site.test]", "n" * 256])
-    def test_a_host_that_can_be_none(self, host: str) -> None:
+    def test_proxy_for_refuses_a_host_that_is_not_valid(self, host: str) -> None:
         with pytest.raises(ValueError, match="host"):
             Environment.of({"all_proxy": A}).proxy_for("http", host, 80)
 
-    def test_nothing_is_resolved(self) -> None:
+    def test_no_proxy_resolves_no_name(self) -> None:
         with resolved_names() as resolved:
             environment = Environment.of(
                 {"all_proxy": A, "no_proxy": "127.0.0.1,localhost,::1/128"}
@@ -351,13 +365,13 @@ class TestNoProxy:
         assert resolved == []
 
     @given(st.text())
-    def test_nobody_elses_value_does_harm(self, no_proxy: str) -> None:
+    def test_no_proxy_of_any_text_raises_nothing(self, no_proxy: str) -> None:
         environment = Environment.of({"no_proxy": no_proxy})
         for host in ("site.test", "192.0.2.1", "::1"):
             environment.bypasses(host, 80)
 
     @given(st.text())
-    def test_a_value_is_a_proxy_or_an_error(self, value: str) -> None:
+    def test_environment_value_of_any_text_is_a_proxy_or_a_value_error(self, value: str) -> None:
         environment = Environment.of({"all_proxy": value})
         message = "all_proxy: "
         try:
@@ -367,7 +381,7 @@ class TestNoProxy:
         assert message.startswith("all_proxy: ")
 
 
-def test_it_is_a_value() -> None:
+def test_environment_is_a_frozen_value() -> None:
     environ = {"all_proxy": A, "no_proxy": "near.test"}
     assert Environment.of(environ) == Environment.of(dict(environ))
     assert len({Environment.of(environ), Environment.of(environ)}) == 1
@@ -375,11 +389,11 @@ def test_it_is_a_value() -> None:
         Environment.of(environ).all = None  # type: ignore[misc]
 
 
-def test_of_this_process() -> None:
+def test_environment_of_this_process() -> None:
     assert Environment.of(os.environ).proxy_for("http", "site.test", 80) is None
 
 
-def test_what_it_loads() -> None:
+def test_environment_module_loads_neither_httpx_nor_anyio_nor_ssl() -> None:
     code = "import sys, socksclient.protocol.environment"
     code += "; print({'httpx', 'anyio', 'ssl'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -387,12 +401,14 @@ def test_what_it_loads() -> None:
 
 
 @pytest.mark.parametrize("destination", [80, ("h", 80, 0), ("h",), [80, "h"], b"h"])
-def test_what_is_no_destination(destination: Any) -> None:
+def test_from_env_refuses_a_destination_of_another_form(destination: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"destination must be|port must be"):
         Proxy.from_env(destination)
 
 
 @pytest.mark.parametrize("destination", [("h", 80), ["h", 80], "h", None])
-def test_what_is_a_destination(destination: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_env_takes_a_host_a_pair_or_none(
+    destination: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("all_proxy", "socks5h://proxy.example")
     assert Proxy.from_env(destination) == Proxy("proxy.example")

@@ -48,7 +48,7 @@ BASES: dict[type, tuple[type, ...]] = {
 }
 
 
-def test_the_tree_is_the_one_drawn_in_the_module() -> None:
+def test_exceptions_are_the_tree_drawn_in_the_module() -> None:
     found = [
         kind
         for kind in vars(exceptions).values()
@@ -77,7 +77,7 @@ def test_the_tree_is_the_one_drawn_in_the_module() -> None:
         (0xFF, "unassigned ff", ReplyError, None),
     ],
 )
-def test_a_refusal_is_of_the_class_and_has_the_errno_that_fit_its_reply(
+def test_reply_error_of_socks5_has_the_class_and_the_errno_that_fit(
     rep: int, meaning: str, kind: type[ReplyError], number: int | None
 ) -> None:
     error = reply_error(Reply(rep))
@@ -125,7 +125,7 @@ OTHER = (ReplyError, None)
     ],
     ids=lambda value: value.text if hasattr(value, "text") else "",
 )
-def test_refusals_of_all_kinds_of_proxies(
+def test_reply_error_of_every_kind_of_proxy(
     reply: ReplyCode, text: str, fits: tuple[type[ReplyError], int | None]
 ) -> None:
     error = reply_error(reply, "BIND")
@@ -136,7 +136,7 @@ def test_refusals_of_all_kinds_of_proxies(
     assert str(error) == f"the proxy refused the request: {text}"
 
 
-def test_a_command_that_is_not_offered_is_named() -> None:
+def test_reply_error_names_a_command_that_is_not_offered() -> None:
     words = "command not supported (REP 07)"
     assert str(reply_error(Reply(0x07), "BIND")) == f"this proxy does not offer BIND: {words}"
     assert str(reply_error(Reply(0x07))) == f"the proxy refused the request: {words}"
@@ -167,7 +167,7 @@ ERRORS: list[tuple[SocksError, int | None, str]] = [
 
 
 @pytest.mark.parametrize(("error", "number", "text"), ERRORS, ids=repr)
-def test_an_error_survives_pickling_and_copying_whole(
+def test_error_survives_pickling_and_copying_whole(
     error: SocksError, number: int | None, text: str
 ) -> None:
     error = copy.copy(error)
@@ -192,7 +192,7 @@ def test_an_error_survives_pickling_and_copying_whole(
         assert vars(double) == vars(error)
 
 
-def test_a_copy_of_a_refusal_has_a_reply_of_the_same_kind() -> None:
+def test_reply_error_keeps_the_class_of_its_reply_in_a_copy() -> None:
     for reply in (Reply(0x5B), Socks4Reply(0x5B), HTTPReply(502), HTTPReply(418)):
         error = reply_error(reply)
         for double in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
@@ -209,7 +209,7 @@ def test_a_copy_of_a_refusal_has_a_reply_of_the_same_kind() -> None:
         ("socks4a://us3r@localhost/run/proxy", 0, None, "proxy: /run/proxy"),
     ],
 )
-def test_the_place_of_an_error_at_any_kind_of_hop(
+def test_error_text_names_the_place_at_any_kind_of_hop(
     proxy: str, hop: int, next_hop: tuple[str, int] | None, place: str
 ) -> None:
     error = reply_error(HTTPReply(502))
@@ -220,7 +220,7 @@ def test_the_place_of_an_error_at_any_kind_of_hop(
     assert str(error) == f"{text} (phase: request, {place}, destination: g:80)"
 
 
-def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
+def test_proxy_closed_broken_keeps_the_errno_of_the_cause() -> None:
     error = ProxyClosed.broken(OSError(errno.EHOSTUNREACH, "No route to host"), b"\x00")
     assert str(error) == "the connection to the proxy broke: No route to host"
     assert (error.errno, error.received) == (errno.EHOSTUNREACH, b"\x00")
@@ -236,7 +236,7 @@ def test_a_connection_that_broke_keeps_the_number_of_what_broke_it() -> None:
     assert error.errno is None
 
 
-def test_a_protocol_error_bears_what_was_received() -> None:
+def test_protocol_error_has_the_octets_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
     assert (error.received, error.args) == (b"HT", (None, "nonsense"))  # as of an OSError
@@ -253,7 +253,7 @@ def test_a_protocol_error_bears_what_was_received() -> None:
         ("socks5h://us3r:p4ss@h", ("::1", 80), "proxy: h:1080, destination: [::1]:80"),
     ],
 )
-def test_a_placed_error_names_hosts_and_ports_and_no_credentials(
+def test_error_text_names_hosts_and_ports_and_no_credentials(
     proxy: str, destination: tuple[str, int] | None, place: str
 ) -> None:
     error = AuthenticationError("not you")
@@ -263,7 +263,7 @@ def test_a_placed_error_names_hosts_and_ports_and_no_credentials(
     assert error.strerror == "not you"
 
 
-def test_an_error_can_be_pickled_whatever_context_its_proxy_has() -> None:
+def test_error_with_the_tls_context_of_its_proxy_can_be_pickled() -> None:
     error = ProxyTimeout()
     error.proxy = Proxy("h", tls=ssl.create_default_context())
     assert pickle.loads(pickle.dumps(error)).proxy == Proxy("h", tls=True)
@@ -285,7 +285,7 @@ class WithoutArguments(ProxyTimeout):
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_errors_of_users_survive_pickling_and_copying(protocol: int) -> None:
+def test_error_of_a_users_class_survives_pickling_and_copying(protocol: int) -> None:
     refused = WithArguments(account="mine", reply=Reply(0x02))
     refused.__notes__ = ["a note"]
     refused.__cause__ = ConnectionError()
@@ -314,11 +314,11 @@ def test_errors_of_users_survive_pickling_and_copying(protocol: int) -> None:
         ("535348", "this is not a SOCKS4 proxy: it answered with 53 53, version 00 is wanted"),
     ],
 )
-def test_what_speaks_is_judged_by_two_octets_at_most(octets: str, text: str) -> None:
+def test_not_what_speaks_judges_by_two_octets_at_most(octets: str, text: str) -> None:
     said = not_what_speaks(bytes.fromhex(octets), "a SOCKS4 proxy", "version 00")
     assert said.startswith(text)
 
 
-def test_what_speaks_in_place_of_an_http_proxy() -> None:
+def test_not_what_speaks_in_place_of_an_http_proxy() -> None:
     said = not_what_speaks(b"\x15\x03", "an HTTP proxy", "HTTP")
     assert said.startswith("this is a TLS server, not a plain HTTP proxy: ")

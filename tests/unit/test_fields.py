@@ -7,7 +7,7 @@ import pytest
 from socksclient.protocol.fields import encode_credential
 
 
-def test_a_credential_of_http_has_any_length() -> None:
+def test_encode_credential_of_http_has_any_length() -> None:
     assert encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
     with pytest.raises(
         ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries 10$"
@@ -15,7 +15,7 @@ def test_a_credential_of_http_has_any_length() -> None:
         encode_credential("password", "x" * 11, 10)
 
 
-def test_a_credential_with_a_surrogate_is_refused_and_appears_in_no_text() -> None:
+def test_encode_credential_refuses_a_surrogate_and_shows_no_password() -> None:
     with pytest.raises(ValueError, match="password cannot be encoded as UTF-8") as caught:
         encode_credential("password", "secret\ud800")
     # A UnicodeEncodeError would have the password in it.

@@ -45,7 +45,7 @@ def negotiate_nothing_well(proxy: Proxy) -> Flow[None]:
 TOKEN = Proxy("h", methods=(NO_AUTHENTICATION, Method(0x80, negotiate_nothing_well)))
 
 
-def test_a_step_does_not_show_its_octets() -> None:
+def test_exchange_repr_shows_no_octets() -> None:
     assert repr(Exchange(b"secret", 2)) == "<Exchange: send 6 octets, read 2>"
 
 
@@ -61,7 +61,7 @@ def test_a_step_does_not_show_its_octets() -> None:
         (Proxy("h", scheme="http", headers={"X-Token": "t"}), b"", [True]),
     ],
 )
-def test_steps_with_credentials_are_marked(
+def test_exchange_with_credentials_is_secret(
     proxy: Proxy, answer: bytes, secrets: list[bool]
 ) -> None:
     flow = start(proxy, "example.com", 443)
@@ -95,9 +95,7 @@ FLOWS = [
 
 @pytest.mark.parametrize(("proxy", "answer"), FLOWS)
 @pytest.mark.parametrize("error", [None, ConnectionResetError(), EOFError("as anyio has it")])
-def test_a_hang_up_is_worded_by_the_flow(
-    proxy: Proxy, answer: bytes, error: BaseException | None
-) -> None:
+def test_flow_words_a_hang_up(proxy: Proxy, answer: bytes, error: BaseException | None) -> None:
     flow = a_step_of(proxy, answer)
     with pytest.raises(ProxyClosed, match=r"hung up before it had answered: got 1 ") as caught:
         flow.throw(ConnectionEnded(b"\x05", error))
@@ -106,7 +104,7 @@ def test_a_hang_up_is_worded_by_the_flow(
 
 
 @pytest.mark.parametrize(("proxy", "answer"), FLOWS)
-def test_a_broken_connection_is_worded_by_the_flow(proxy: Proxy, answer: bytes) -> None:
+def test_flow_words_a_broken_connection(proxy: Proxy, answer: bytes) -> None:
     flow = a_step_of(proxy, answer)
     error = ssl.SSLError(1, "bad record mac")
     ended = ConnectionEnded(b"\x05", error)
@@ -116,14 +114,14 @@ def test_a_broken_connection_is_worded_by_the_flow(proxy: Proxy, answer: bytes) 
 
 
 @pytest.mark.parametrize(("proxy", "answer"), FLOWS)
-def test_another_error_of_a_driver_passes_as_it_is(proxy: Proxy, answer: bytes) -> None:
+def test_flow_lets_another_error_of_a_driver_pass(proxy: Proxy, answer: bytes) -> None:
     for error in (TimeoutError(), OSError(5, "no luck"), KeyError("mine")):
         with pytest.raises(type(error)) as caught:
             a_step_of(proxy, answer).throw(error)
         assert caught.value is error
 
 
-def test_what_came_before_the_end_is_in_no_text() -> None:
+def test_connection_ended_shows_no_octets() -> None:
     octets = b"s3cret"
     ended = ConnectionEnded(octets, ConnectionResetError())
     assert (ended.received, ended.broken_by) == (octets, None)
@@ -133,9 +131,7 @@ def test_what_came_before_the_end_is_in_no_text() -> None:
 
 @octet_by_octet
 @pytest.mark.parametrize("proxy", [OPEN, SOCKS4, SOCKS4A], ids=str)
-def test_the_second_reply_to_bind_answers_nothing_and_is_read_exactly(
-    proxy: Proxy, least: bool
-) -> None:
+def test_next_reply_to_bind_is_read_exactly(proxy: Proxy, least: bool) -> None:
     reply = bytes.fromhex(GRANTED_BY_SOCKS5 if proxy is OPEN else GRANTED_BY_SOCKS4)
     played = play(proxy.kind.next_reply(Command.BIND), reply + b"behind", least=least)
     assert played == (BOUND, [], b"behind")
@@ -146,7 +142,9 @@ def test_the_second_reply_to_bind_answers_nothing_and_is_read_exactly(
 
 
 @pytest.mark.parametrize("proxy", [OPEN, SOCKS4A], ids=str)
-def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> None:
+def test_flow_hang_up_without_a_reply_may_mean_that_the_command_is_not_offered(
+    proxy: Proxy,
+) -> None:
     for command in Command:
         for octets in (b"", b"\x05" if proxy is OPEN else b"\x00"):
             method = b"\x05\x00" if proxy is OPEN else b""
@@ -178,7 +176,7 @@ def test_nothing_at_all_may_mean_that_a_command_is_not_offered(proxy: Proxy) -> 
     ],
     ids=str,
 )
-def test_hanging_up_on_the_first_message_is_told_with_what_it_may_mean(
+def test_flow_hang_up_on_the_first_message_tells_what_it_may_mean(
     proxy: Proxy, wanted: str
 ) -> None:
     error = play(start(proxy, "192.0.2.1", 80), b"", least=True).ends
@@ -187,7 +185,7 @@ def test_hanging_up_on_the_first_message_is_told_with_what_it_may_mean(
 
 
 @pytest.mark.parametrize("proxy", [OPEN, USER], ids=str)
-def test_a_ruleset_may_mean_the_credentials(proxy: Proxy) -> None:
+def test_flow_rep_02_may_mean_the_credentials(proxy: Proxy) -> None:
     # 3proxy accepts every password, and clients without one, and then replies REP 02.
     method = b"\x05\x00" if proxy is OPEN else b"\x05\x02\x01\x00"
     error = play(connecting(proxy), method + b"\x05\x02", least=True).ends
@@ -200,13 +198,13 @@ def test_a_ruleset_may_mean_the_credentials(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("proxy", [SOCKS4, SOCKS4A, HTTP, BASIC], ids=str)
-def test_without_a_method_to_select_there_is_one_phase(proxy: Proxy) -> None:
+def test_flow_of_socks4_and_http_has_one_phase(proxy: Proxy) -> None:
     entered: list[Phase] = []
     play(start(proxy, "192.0.2.1", 443, begin_phase=entered.append), b"", least=True)
     assert entered == ["request"]
 
 
-def test_an_exchange_shows_none_of_its_octets() -> None:
+def test_exchange_repr_of_credentials_shows_no_octets() -> None:
     steps = connecting(USER)
     next(steps)
     credentials = steps.send(b"\x05\x02")

@@ -22,7 +22,7 @@ from helpers.flow_player import (
 )
 
 
-def test_a_request_bears_its_command() -> None:
+def test_flows_request_and_handshake_send_the_command() -> None:
     played = play(
         request(Command.BIND, "192.0.2.1", 80), bytes.fromhex(GRANTED_BY_SOCKS5), least=True
     )
@@ -40,7 +40,7 @@ def test_a_request_bears_its_command() -> None:
         (SOCKS4, "example.com", "socks4 carries addresses only, and 'example.com' is a name"),
     ],
 )
-def test_a_handshake_refuses_what_its_protocol_cannot_carry(
+def test_flows_handshake_refuses_what_the_protocol_cannot_carry(
     proxy: Proxy, host: str, words: str
 ) -> None:
     flow = handshake(proxy, Command.CONNECT, host, 80, lambda phase: None)
@@ -56,7 +56,9 @@ def test_a_handshake_refuses_what_its_protocol_cannot_carry(
         (HTTP, "example.com", "an HTTP proxy cannot do BIND"),
     ],
 )
-def test_a_request_can_be_checked_by_itself(proxy: Proxy, host: str, words: str) -> None:
+def test_flows_check_request_refuses_what_the_protocol_cannot_carry(
+    proxy: Proxy, host: str, words: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         check_request(proxy, Command.BIND, host)
     check_request(proxy, Command.CONNECT, "example.com")

@@ -61,7 +61,7 @@ def play(flow: Flow[HostPort], octets: bytes) -> tuple[HostPort, bytes]:
         ("socks4", "192.0.2.1", "0401 0050 c0000201 00"),
     ],
 )
-def test_the_host_is_encoded(scheme: str, host: str, request_: str) -> None:
+def test_start_encodes_the_host(scheme: str, host: str, request_: str) -> None:
     octets = bytes.fromhex(request_)
     protocol = scheme.rstrip("ah")
     bound, sent = play(start(f"{scheme}://proxy.test", host, 80), GRANTED[protocol])
@@ -70,7 +70,7 @@ def test_the_host_is_encoded(scheme: str, host: str, request_: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["2001:db8::1", "[2001:db8::1]"])
-def test_by_http(host: str) -> None:
+def test_start_with_http_puts_an_ipv6_address_in_brackets(host: str) -> None:
     proxy = Proxy("proxy.test", scheme="http", username="user", password="pass")
     bound, sent = play(start(proxy, host, 443), GRANTED["http"])
     assert bound == ("0.0.0.0", 0)
@@ -88,7 +88,7 @@ def test_by_http(host: str) -> None:
         (Command.BIND, 0x02),
     ],
 )
-def test_the_command_is_encoded(command: str | Command, cmd: int) -> None:
+def test_start_encodes_the_command(command: str | Command, cmd: int) -> None:
     answer = b"\x05\x00\x05\x00\x00\x03\x01n\0\0" if cmd == 0xF1 else GRANTED["socks5"]
     bound, sent = play(start("socks5h://proxy.test", "192.0.2.1", 80, command), answer)
     assert bound == (("n", 0) if cmd == 0xF1 else BOUND)
@@ -118,7 +118,7 @@ def test_the_command_is_encoded(command: str | Command, cmd: int) -> None:
         ("socks6://h", "h", 80, "connect", "proxy scheme 'socks6' is not one of"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_flow_begins(
+def test_start_refuses_what_the_protocol_cannot_carry(
     proxy: str, host: str, port: int, command: str, text: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused_before_the_flow_begins(
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks4"])
-def test_tor_resolves_a_name_under_every_scheme(scheme: str) -> None:
+def test_start_of_resolve_takes_a_name_under_every_scheme(scheme: str) -> None:
     flow = start(f"{scheme}://h", "example.com", 0, "resolve")
     assert play(flow, GRANTED[scheme])[0] == BOUND
 
@@ -141,20 +141,20 @@ def test_tor_resolves_a_name_under_every_scheme(scheme: str) -> None:
         ("resolve ptr", b"\x03\x01\xff"),
     ],
 )
-def test_an_answer_of_tor_that_is_none(command: str, answer: bytes) -> None:
+def test_start_of_resolve_refuses_an_answer_of_the_wrong_kind(command: str, answer: bytes) -> None:
     flow = start("socks5h://h", "192.0.2.1", 0, command)
     with pytest.raises(SocksError, match=f"the answer to {command.upper().replace(' ', '_')} is "):
         play(flow, b"\x05\x00\x05\x00\x00" + answer + b"\0\0")
 
 
-def test_a_host_of_the_wrong_type_is_a_type_error() -> None:
+def test_start_refuses_a_host_or_a_proxy_of_the_wrong_type() -> None:
     with pytest.raises(TypeError, match="host must be a str, not bytes"):
         start("socks5h://h", b"h", 80)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="proxy must be a str, a socksclient"):
         start(1080, "h", 80)  # type: ignore[arg-type]
 
 
-def test_each_phase_is_told_as_it_begins() -> None:
+def test_start_calls_begin_phase_as_each_phase_begins() -> None:
     phases: list[Phase] = []
     flow = start("socks5h://h", "h", 80, begin_phase=phases.append)
     assert phases == []
@@ -162,7 +162,7 @@ def test_each_phase_is_told_as_it_begins() -> None:
     assert phases == ["method selection", "request"]
 
 
-def test_a_connection_that_ends_is_worded_by_the_flow() -> None:
+def test_start_words_a_connection_that_ends() -> None:
     with pytest.raises(ProxyClosed, match=r"got 1 of 5 octets$") as caught:
         play(start("socks5h://h", "h", 80), GRANTED["socks5"][:3])
     assert caught.value.received == b"\x05"
@@ -176,7 +176,9 @@ def test_a_connection_that_ends_is_worded_by_the_flow() -> None:
         *((scheme, "2001:db8::1") for scheme in ("socks5h", "socks5")),
     ],
 )
-def test_a_literal_is_parsed_once(scheme: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_parses_an_ip_address_once(
+    scheme: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     proxy = Proxy("proxy.test", scheme=scheme)
     parsed = []
     parse = ipaddress.ip_address
@@ -190,7 +192,9 @@ def test_a_literal_is_parsed_once(scheme: str, host: str, monkeypatch: pytest.Mo
     assert parsed == [host]
 
 
-def test_the_address_of_a_relay_is_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_of_udp_associate_does_not_parse_the_bound_address_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(address: str) -> None:
         raise AssertionError(f"{address} is parsed")
 
@@ -199,7 +203,7 @@ def test_the_address_of_a_relay_is_not_parsed_again(monkeypatch: pytest.MonkeyPa
     assert play(flow, GRANTED["socks5"])[0] == BOUND
 
 
-def test_a_host_is_a_value() -> None:
+def test_host_parse_and_host_of_make_equal_values() -> None:
     assert Host.parse("[::1]") == Host.of("::1")
     assert len({Host.parse("h"), Host.of("h")}) == 1
     assert str(Host.parse("[::1]")) == "::1"

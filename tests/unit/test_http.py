@@ -93,7 +93,7 @@ ANSWERS: list[tuple[bytes, HostPort | Fails]] = [
     ("answer", "ends"), ANSWERS, ids=lambda value: value[:30] if isinstance(value, bytes) else ""
 )
 @pytest.mark.parametrize("behind", [b"", b"\n", b"\r\n", b" x\r\n\r\n", b"HTTP/1.1 200\n\n"])
-def test_the_head_of_an_answer_is_read_exactly(
+def test_http_head_is_read_exactly(
     answer: bytes, ends: HostPort | Fails, behind: bytes, least: bool
 ) -> None:
     played = play(connecting(HTTP), answer + behind, least=least)
@@ -108,7 +108,7 @@ def test_the_head_of_an_answer_is_read_exactly(
 
 @octet_by_octet
 @pytest.mark.parametrize("answer", [answer for answer, _ in ANSWERS if len(answer) < 200])
-def test_hanging_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: bool) -> None:
+def test_http_hang_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: bool) -> None:
     # The final response comes behind all responses of the kind 1xx.
     begin = answer.rindex(b"HTTP/")
     for got in range(len(answer) - begin):
@@ -119,7 +119,7 @@ def test_hanging_up_in_a_head_is_told_with_the_octets_got(answer: bytes, least: 
             assert played.ends.received == answer[begin : begin + got]
 
 
-def test_a_driver_that_peeks_brings_a_long_head_at_once() -> None:
+def test_http_belonging_counts_the_octets_of_the_head() -> None:
     flow = connecting(HTTP)
     step = next(flow)
     assert step.belonging is not None
@@ -131,7 +131,7 @@ def test_a_driver_that_peeks_brings_a_long_head_at_once() -> None:
 
 @octet_by_octet
 @pytest.mark.parametrize("peeks", [False, True])
-def test_a_head_has_64_kib_at_most(least: bool, peeks: bool) -> None:
+def test_http_head_has_64_kib_at_most(least: bool, peeks: bool) -> None:
     go_on = b"HTTP/1.1 100\n\n"
     for head in (head_of(MAX_HEAD_SIZE), go_on * 4000 + head_of(MAX_HEAD_SIZE - 4000 * len(go_on))):
         played = play(connecting(HTTP), head + b"behind", least=least, peeks=peeks)
@@ -174,7 +174,7 @@ NOT_ACCEPTED = "the proxy does not accept the credentials"
         ),
     ],
 )
-def test_http_credentials_are_refused_with_the_schemes_that_the_proxy_offers(
+def test_http_refusal_of_credentials_tells_the_schemes_of_the_proxy(
     status: int,
     challenges: tuple[str, ...],
     schemes: tuple[str, ...],
@@ -195,7 +195,7 @@ def test_http_credentials_are_refused_with_the_schemes_that_the_proxy_offers(
         assert played.sent == [(sent + b"\r\n").hex()]
 
 
-def test_a_refusal_by_http_keeps_the_reason_and_the_fields() -> None:
+def test_http_refusal_keeps_the_reason_and_the_fields() -> None:
     answer = (
         b"HTTP/1.0 503 Service Unavailable (\xfcber \x1b[1m \\)\r\n"
         b"Tor-Request-Failed:  end/RESOLVEFAILED \r\n"
@@ -222,7 +222,7 @@ BEARER = Proxy(
 
 
 @octet_by_octet
-def test_the_headers_of_a_proxy_are_sent_with_connect(least: bool) -> None:
+def test_http_headers_of_the_proxy_are_sent_with_connect(least: bool) -> None:
     played = play(connecting(BEARER), b"HTTP/1.1 200\n\n", least=least)
     assert played.ends == NOWHERE
     assert bytes.fromhex(played.sent[0]).decode() == (
@@ -237,7 +237,7 @@ def test_the_headers_of_a_proxy_are_sent_with_connect(least: bool) -> None:
     assert played.sent == [(HOST + LOGIN + AGENT + b"X-Key: s3cret\r\n\r\n").hex()]
 
 
-def test_a_proxy_authorization_of_the_callers_own_is_refused_by_name() -> None:
+def test_http_refusal_of_a_proxy_authorization_in_headers_names_it() -> None:
     said = "Bearer t0ken-ü".encode()
     answer = b"HTTP/1.1 407 %b\r\nProxy-Authenticate: Bearer, t0ken-\xc3\xbc\r\n\r\n" % said
     error = play(connecting(BEARER), answer, least=False).ends
@@ -252,7 +252,7 @@ def test_a_proxy_authorization_of_the_callers_own_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("status", [b"594", b"403"])
-def test_a_proxy_that_repeats_credentials_does_not_bring_them_into_the_text(status: bytes) -> None:
+def test_http_refusal_that_repeats_the_credentials_hides_them(status: bytes) -> None:
     said = b"pass " + LOGIN.removesuffix(b"\r\n")
     answer = b"HTTP/1.1 %b %b\r\nEcho: %b\r\n\r\n" % (status, said, said)
     error = play(connecting(BASIC), answer, least=False).ends
@@ -264,7 +264,7 @@ def test_a_proxy_that_repeats_credentials_does_not_bring_them_into_the_text(stat
 @pytest.mark.parametrize(
     ("username", "password"), [("t0ken", ""), ("t0ken-as-user", ""), ("u", "t0ken"), ("a", "s")]
 )
-def test_what_a_proxy_says_is_without_the_user_name_and_the_password_and_otherwise_whole(
+def test_http_refusal_hides_only_the_user_name_and_the_password(
     username: str, password: str
 ) -> None:
     proxy = replace(BASIC, username=username, password=password)
@@ -283,7 +283,7 @@ def test_what_a_proxy_says_is_without_the_user_name_and_the_password_and_otherwi
 
 @octet_by_octet
 @pytest.mark.parametrize("octets", ["05ff", "0501000000000000", "ff" * 14, "485454512f31"])
-def test_what_does_not_speak_http_is_known_by_what_comes_first(octets: str, least: bool) -> None:
+def test_http_flow_knows_another_protocol_by_its_first_octets(octets: str, least: bool) -> None:
     played = play(connecting(HTTP), bytes.fromhex(octets), least=least)
     assert type(played.ends) is ProtocolError
     assert bytes.fromhex(octets).startswith(played.ends.received)
@@ -292,7 +292,7 @@ def test_what_does_not_speak_http_is_known_by_what_comes_first(octets: str, leas
 @pytest.mark.parametrize(
     ("octets", "text"), [("005b", "this is a SOCKS4 server"), ("15030100", "this is a TLS server")]
 )
-def test_what_speaks_in_place_of_http_is_named_also_octet_by_octet(octets: str, text: str) -> None:
+def test_http_flow_names_another_protocol_also_octet_by_octet(octets: str, text: str) -> None:
     played = play(connecting(HTTP), bytes.fromhex(octets), least=True)
     check_end(played, Fails(ProtocolError, text))
 
@@ -305,7 +305,7 @@ def test_http_has_no_second_reply() -> None:
         HTTP.kind.next_reply(Command.BIND)
 
 
-class TestHeaders:
+class TestHTTPHeaders:
     @pytest.mark.parametrize(
         "headers",
         [
@@ -316,7 +316,7 @@ class TestHeaders:
             iter({"X-Tenant": "a", "x-trace": "1\t2 3"}.items()),
         ],
     )
-    def test_are_kept_as_pairs(self, headers: Any) -> None:
+    def test_http_headers_are_kept_as_pairs(self, headers: Any) -> None:
         proxy = Proxy("h", scheme="http", headers=headers)
         names = tuple((name.lower(), value) for name, value in proxy.headers)
         assert names == (("x-tenant", "a"), ("x-trace", "1\t2 3"))
@@ -325,18 +325,18 @@ class TestHeaders:
         assert replace(proxy, port=81).headers == proxy.headers
         assert replace(proxy, headers=()) == Proxy("h", scheme="http")
 
-    def test_keep_their_order_their_case_and_their_number(self) -> None:
+    def test_http_headers_keep_their_order_their_case_and_their_number(self) -> None:
         pairs = (("b", "1"), ("A", "2"), ("b", "3"), ("!#$%&'*+-.^_`|~09Zz", ""))
         assert Proxy("h", scheme="https", headers=pairs).headers == pairs
         assert Proxy("h", scheme="http").headers == ()
         assert Proxy("h", headers={}).headers == ()
 
     @pytest.mark.parametrize("value", ["", "Bearer s3cret", "ü€😀", "a\tb", "a=b; c", "\xa0"])
-    def test_values_of_any_text(self, value: str) -> None:
+    def test_http_headers_have_values_of_any_text(self, value: str) -> None:
         assert Proxy("h", scheme="http", headers={"X": value}).headers == (("X", value),)
 
     @pytest.mark.parametrize("name", ["Proxy-Authorization", "proxy-authorization"])
-    def test_credentials_of_another_scheme(self, name: str) -> None:
+    def test_http_headers_with_a_proxy_authorization_exclude_a_username(self, name: str) -> None:
         headers = {name: "Bearer s3cret"}
         proxy = Proxy("h", scheme="http", headers=headers)
         assert proxy.username is None
@@ -371,13 +371,15 @@ class TestHeaders:
             ({"X": "s3cret\t"}, "proxy headers have white space around the value of X; remove it"),
         ],
     )
-    def test_that_would_break_the_request(self, headers: dict[str, str], text: str) -> None:
+    def test_http_headers_that_would_break_the_request_are_refused(
+        self, headers: dict[str, str], text: str
+    ) -> None:
         with pytest.raises(ValueError, match=re.escape(text)) as caught:
             Proxy("h", scheme="http", headers=headers)
         assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4a", "socks4"])
-    def test_of_a_socks_proxy(self, scheme: str) -> None:
+    def test_http_headers_of_a_socks_proxy_are_refused(self, scheme: str) -> None:
         text = f"proxy headers are for HTTP proxies, and the scheme is {scheme}"
         with pytest.raises(ValueError, match=text):
             Proxy("h", scheme=scheme, headers={"X": "s3cret"})
@@ -396,7 +398,7 @@ class TestHeaders:
             [None],
         ],
     )
-    def test_of_the_wrong_type(self, headers: Any) -> None:
+    def test_http_headers_of_the_wrong_type_are_a_type_error(self, headers: Any) -> None:
         text = r"proxy headers must be a mapping or \(name, value\) pairs, of str"
         with pytest.raises(TypeError, match=text) as caught:
             Proxy("h", scheme="http", headers=headers)

@@ -63,7 +63,7 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("plain")
 class TestANewKind:
-    def test_it_has_urls(self) -> None:
+    def test_new_kind_has_urls(self) -> None:
         proxy = Proxy.from_url("plain://user@h")
         assert proxy == Proxy("h", 4000, scheme="plain", username="user")
         assert str(proxy) == "plain://***@h:4000"
@@ -71,7 +71,7 @@ class TestANewKind:
         assert str(Proxy("h", scheme="plain", tls=True)) == "plains://h:4443"
         assert proxy.remote_dns
 
-    def test_it_speaks_its_own_protocol(self) -> None:
+    def test_new_kind_speaks_its_own_protocol(self) -> None:
         flow = start("plain://user@h", "bücher.example", 80)
         assert next(flow).send == b"user: xn--bcher-kva.example 80\n"
         with pytest.raises(StopIteration) as ended:
@@ -86,7 +86,7 @@ class TestANewKind:
         with pytest.raises(SocksError, match="hung up before it had answered: got 1 of 2 octets"):
             flow.throw(ConnectionEnded(b"o"))
 
-    def test_it_can_be_a_hop_of_a_chain(self) -> None:
+    def test_new_kind_can_be_a_hop_of_a_chain(self) -> None:
         near, far = as_chain(["plain://near", "socks5h://far"])
         near.kind.check_request(near, Command.CONNECT, Host.parse(far.host))
 
@@ -101,11 +101,11 @@ class TestANewKind:
             ("socks5h://plain://h", "proxy URL has a second URL in it"),
         ],
     )
-    def test_errors_know_its_scheme(self, url: str, text: str) -> None:
+    def test_new_kind_is_known_to_the_errors_of_urls(self, url: str, text: str) -> None:
         with pytest.raises(ValueError, match=re.escape(text)):
             Proxy.from_url(url)
 
-    def test_its_fields_are_checked(self) -> None:
+    def test_new_kind_has_its_fields_checked(self) -> None:
         with pytest.raises(ValueError, match="proxy headers are for HTTP proxies, and the scheme"):
             Proxy("h", scheme="plain", headers={"A": "b"})
         with pytest.raises(
@@ -113,11 +113,11 @@ class TestANewKind:
         ):
             Proxy("h", scheme="plain", username="u", password="p")
 
-    def test_what_it_cannot_do(self) -> None:
+    def test_new_kind_refuses_a_command_that_it_does_not_have(self) -> None:
         with pytest.raises(ValueError, match="a plain proxy cannot do BIND"):
             start("plain://h", "h", 80, "bind")
 
 
-def test_without_it_nobody_knows_its_scheme() -> None:
+def test_new_kind_is_not_known_without_its_scheme() -> None:
     with pytest.raises(ValueError, match="proxy scheme 'plain' is not one of"):
         Proxy.from_url("plain://h")

@@ -31,7 +31,7 @@ OTHERS = [
 ]
 
 
-def test_a_url_and_a_context_for_tls() -> None:
+def test_proxy_from_url_takes_a_tls_context() -> None:
     proxy = Proxy.from_url("socks5h://user@h:1", tls=CONTEXT)
     assert proxy == Proxy("h", 1, username="user", tls=CONTEXT)
     assert Proxy.from_url("https://h", tls=CONTEXT).tls is CONTEXT
@@ -39,7 +39,7 @@ def test_a_url_and_a_context_for_tls() -> None:
         Proxy.from_url("https://h", tls=False)
 
 
-def test_a_path_of_any_kind() -> None:
+def test_proxy_takes_a_path_with_any_host_and_scheme() -> None:
     assert Proxy("proxy.example", path="/x").host == "proxy.example"
     assert Proxy(path="/x", scheme="http").path == "/x"
 
@@ -86,7 +86,7 @@ def test_a_path_of_any_kind() -> None:
         ({"methods": [USERNAME_PASSWORD]}, "username/password (02), but there is no username"),
     ],
 )
-def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], text: str) -> None:
+def test_proxy_refuses_arguments_that_are_not_valid(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         Proxy(**{"host": "h", **arguments})
     assert "us3r" not in repr(caught.value)
@@ -106,12 +106,12 @@ def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], text: s
     ],
     ids=str,
 )
-def test_equal_proxies_are_equal_and_hash_alike(proxy: Proxy, same: Proxy) -> None:
+def test_proxy_equality_and_hash_go_by_meaning(proxy: Proxy, same: Proxy) -> None:
     assert proxy == same
     assert hash(proxy) == hash(same)
 
 
-def test_proxies_that_differ_in_one_field_are_different() -> None:
+def test_proxy_equality_looks_at_every_field() -> None:
     assert OTHERS[-1] != replace(OTHERS[-1], headers=())
     assert OTHERS[-1] != replace(OTHERS[-1], headers=(("X-Tenant", "other"),))
     assert len({PROXY, *OTHERS}) == 1 + len(OTHERS)
@@ -120,18 +120,18 @@ def test_proxies_that_differ_in_one_field_are_different() -> None:
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Proxy)])
-def test_no_field_can_be_set(field: str) -> None:
+def test_proxy_fields_cannot_be_set(field: str) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(PROXY, field, "other")
 
 
 @pytest.mark.parametrize("code", [-1, 0xFF, 0x180])
-def test_a_method_has_a_code_that_can_be_offered(code: int) -> None:
+def test_method_refuses_a_code_out_of_range(code: int) -> None:
     with pytest.raises(ValueError, match=f"method code {code} is not in the range"):
         Method(code, NOTHING)
 
 
-def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
+def test_proxy_methods_are_kept_as_a_tuple() -> None:
     methods: Any = [USERNAME_PASSWORD, NO_AUTHENTICATION]
     for some in (methods, iter(methods)):
         kept = Proxy("h", username="user", methods=some).methods
@@ -152,18 +152,18 @@ def test_methods_of_any_iterable_are_kept_as_a_tuple() -> None:
         ({"host": "h", "tls": 1}, "proxy tls must be an ssl.SSLContext or a bool, not int"),
     ],
 )
-def test_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> None:
+def test_proxy_refuses_arguments_of_the_wrong_type(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(TypeError, match=text):
         Proxy(**arguments)
 
 
-def test_replacing_a_field_checks_it() -> None:
+def test_proxy_replace_checks_the_new_field() -> None:
     with pytest.raises(ValueError, match="proxy scheme 'ftp'"):
         replace(PROXY, scheme="ftp")
 
 
 @pytest.mark.parametrize("proxy", [PROXY, *OTHERS], ids=str)
-def test_a_proxy_can_be_pickled_and_copied(proxy: Proxy) -> None:
+def test_proxy_can_be_pickled_and_copied(proxy: Proxy) -> None:
     for double in (pickle.loads(pickle.dumps(proxy)), copy.copy(proxy), copy.deepcopy(proxy)):
         assert double == proxy
 
@@ -178,12 +178,12 @@ def test_a_proxy_can_be_pickled_and_copied(proxy: Proxy) -> None:
         (Proxy("fe80::1%eth0"), "socks5h://[fe80::1%eth0]:1080"),
     ],
 )
-def test_its_text_is_the_url_without_credentials(proxy: Proxy, text: str) -> None:
+def test_proxy_text_is_the_url_without_credentials(proxy: Proxy, text: str) -> None:
     assert str(proxy) == f"{proxy}" == text
     assert repr(proxy) == f"<Proxy {text}>"
 
 
-def test_a_copy_shares_the_context_for_tls() -> None:
+def test_proxy_copy_shares_the_tls_context() -> None:
     proxy = Proxy("h", tls=CONTEXT, username="us3r", methods=(USERNAME_PASSWORD,))
     held = {"proxies": [proxy, proxy]}
     for double in (copy.copy(proxy), copy.deepcopy(proxy), *copy.deepcopy(held)["proxies"]):
@@ -191,7 +191,7 @@ def test_a_copy_shares_the_context_for_tls() -> None:
         assert double.tls is CONTEXT
 
 
-def test_a_context_for_tls_is_kept_as_it_is() -> None:
+def test_proxy_keeps_the_tls_context_as_it_is() -> None:
     proxy = Proxy("h", tls=CONTEXT)
     assert proxy.tls is CONTEXT
     assert proxy == Proxy("h", scheme="socks5h+tls", tls=CONTEXT)
@@ -199,19 +199,19 @@ def test_a_context_for_tls_is_kept_as_it_is() -> None:
     assert hash(proxy) == hash(Proxy("h", tls=CONTEXT))
 
 
-def test_one_proxy_is_a_chain_of_one() -> None:
+def test_as_chain_of_one_proxy() -> None:
     assert as_chain(PROXY) == (PROXY,)
     assert as_chain("socks5://us3r:p4ss@h:1081") == (PROXY,)
 
 
 @pytest.mark.parametrize("kind", [list, tuple, deque])
-def test_a_sequence_is_a_chain(kind: Any) -> None:
+def test_as_chain_of_a_sequence(kind: Any) -> None:
     assert as_chain(kind([PROXY, "http://h"])) == (PROXY, Proxy("h", scheme="http"))
     with pytest.raises(ValueError, match="proxy is an empty sequence"):
         as_chain(kind([]))
 
 
-def test_only_the_nearest_can_be_a_unix_socket() -> None:
+def test_as_chain_refuses_a_unix_socket_behind_the_nearest_hop() -> None:
     assert as_chain([Proxy(path="/x"), PROXY])[0].path == "/x"
     with pytest.raises(ValueError, match=r"hop 1 is a unix socket; only the nearest \(0\) can be"):
         as_chain([PROXY, Proxy(path="/x")])
@@ -228,13 +228,13 @@ def test_only_the_nearest_can_be_a_unix_socket() -> None:
         ({PROXY}, "set"),
     ],
 )
-def test_a_chain_is_made_of_nothing_else(proxy: Any, kind: str) -> None:
+def test_as_chain_refuses_another_type(proxy: Any, kind: str) -> None:
     with pytest.raises(TypeError, match=f"proxy must be a str, a .* not {kind}$"):
         as_chain(proxy)
 
 
 class TestIsolated:
-    def test_by_a_random_token(self) -> None:
+    def test_isolated_makes_a_random_token(self) -> None:
         proxies = {PROXY.isolated() for _ in range(100)}
         assert len(proxies) == 100
         for proxy in proxies:
@@ -242,7 +242,7 @@ class TestIsolated:
             assert len(proxy.password or "") == 32
             assert replace(proxy, username="us3r", password="p4ss") == PROXY
 
-    def test_by_a_token_of_ones_own(self) -> None:
+    def test_isolated_takes_a_token(self) -> None:
         proxy = Proxy("h").isolated("token")
         assert proxy == Proxy("h", username="<torS0X>0", password="token")
         assert proxy == Proxy("h", username="alice").isolated("token")
@@ -252,18 +252,18 @@ class TestIsolated:
         assert replace(isolated, username=None, password=None) == whole
 
     @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
-    def test_with_socks4_by_the_user_id(self, scheme: str) -> None:
+    def test_isolated_of_socks4_puts_the_token_into_the_user_id(self, scheme: str) -> None:
         proxy = Proxy("h", scheme=scheme)
         assert proxy.isolated("token") == Proxy("h", scheme=scheme, username="token")
         assert proxy.isolated() != proxy.isolated()
 
-    def test_needs_a_method_that_carries_it(self) -> None:
+    def test_isolated_needs_the_method_username_password(self) -> None:
         methods = (Method(0x80, NOTHING), NO_AUTHENTICATION)
         with pytest.raises(ValueError, match=r"isolation needs username/password \(02\)"):
             Proxy("h", methods=methods).isolated()
         insisting = Proxy("h", username="u", methods=(USERNAME_PASSWORD,))
         assert insisting.isolated("token").methods == (USERNAME_PASSWORD,)
 
-    def test_a_token_that_is_too_long(self) -> None:
+    def test_isolated_refuses_a_token_that_is_too_long(self) -> None:
         with pytest.raises(ValueError, match="proxy password is 256 octets long"):
             PROXY.isolated("t" * 256)

@@ -41,7 +41,7 @@ class Model(BaseModel):
 
 class TestPydantic:
     @pytest.mark.parametrize("value", [URL, PROXY])
-    def test_takes_a_url_or_a_proxy(self, value: Any) -> None:
+    def test_pydantic_field_takes_a_url_or_a_proxy(self, value: Any) -> None:
         model = Model(proxy=value, other=value, chain=[value, value])
         assert model.proxy == model.other == PROXY
         assert model.chain == [PROXY, PROXY]
@@ -51,13 +51,13 @@ class TestPydantic:
         with pytest.raises(ValidationError):
             Model()  # type: ignore[call-arg]
 
-    def test_keeps_the_very_proxy(self) -> None:
+    def test_pydantic_field_keeps_the_very_proxy(self) -> None:
         model = Model(proxy=WITH_CONTEXT)
         assert model.proxy is WITH_CONTEXT
         assert model.model_copy(deep=True).proxy == WITH_CONTEXT
         assert Model(proxy=PROXY, any_proxy=WITH_CONTEXT).any_proxy is WITH_CONTEXT
 
-    def test_json_has_no_secret_and_is_no_proxy_again(self) -> None:
+    def test_pydantic_json_has_no_secret_and_is_no_proxy_again(self) -> None:
         model = Model(proxy=PROXY, chain=[WITH_CONTEXT])
         text = model.model_dump_json()
         assert json.loads(text)["proxy"] == "socks5h://***@proxy.test:1081"
@@ -70,13 +70,15 @@ class TestPydantic:
         assert Model.model_validate_json(plain.model_dump_json(exclude={"any_proxy"})) == plain
 
     @pytest.mark.parametrize("mode", ["validation", "serialization"])
-    def test_its_json_schema_is_that_of_a_url(self, mode: Any) -> None:
+    def test_pydantic_json_schema_is_that_of_a_url(self, mode: Any) -> None:
         schema = Model.model_json_schema(mode=mode)["properties"]
         assert schema["proxy"] == {"title": "Proxy", "type": "string", "format": "uri"}
         assert schema["chain"]["items"] == {"type": "string", "format": "uri"}
 
     @pytest.mark.parametrize(("value", "text"), BAD)
-    def test_its_errors_say_what_is_wrong_and_hide_the_input(self, value: Any, text: str) -> None:
+    def test_pydantic_errors_say_what_is_wrong_and_hide_the_input(
+        self, value: Any, text: str
+    ) -> None:
         validations: list[Callable[[], object]] = [
             lambda: Model(proxy=value),
             lambda: Model.model_validate({"proxy": value}, strict=True),
@@ -97,7 +99,9 @@ class TestPydantic:
             if value != "s3cret://h":
                 assert "s3cret" not in f"{error} {error!r} {error.errors()} {error.json()}"
 
-    def test_in_settings_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pydantic_settings_read_a_proxy_from_the_environment(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Settings(BaseSettings):
             proxy: Annotated[Proxy, NoDecode]
             other: Proxy | None = None
@@ -108,7 +112,7 @@ class TestPydantic:
         assert settings.proxy == settings.other == PROXY
         assert "s3cret" not in repr(settings)
 
-    def test_a_password_of_socks4_is_dropped_with_a_warning(
+    def test_pydantic_field_drops_a_password_of_socks4_with_a_warning(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         model = Model.model_validate({"proxy": "socks4a://us3r:s3cret@h"})
@@ -132,7 +136,7 @@ class WithAttrs:
     other: Proxy | None = None
 
 
-def test_in_a_dataclass() -> None:
+def test_proxy_in_a_dataclass() -> None:
     assert Plain() == Plain(Proxy.from_url(URL))
     assert len({Plain(), Plain(WITH_CONTEXT), Plain(replace(WITH_CONTEXT))}) == 2
     held = copy.deepcopy(Plain(WITH_CONTEXT))
@@ -140,7 +144,7 @@ def test_in_a_dataclass() -> None:
     assert "s3cret" not in f"{Plain()} {Data(PROXY)}"
 
 
-def test_in_a_class_of_attrs() -> None:
+def test_proxy_in_a_class_of_attrs() -> None:
     held = WithAttrs(other=WITH_CONTEXT)
     assert held.proxy == PROXY
     assert attrs.asdict(held) == {"proxy": PROXY, "other": WITH_CONTEXT}

@@ -42,14 +42,14 @@ PAIRS = [bytes(pair) for pair in itertools.product(range(256), repeat=2)]
         ("127.1", 80, "", "0401 0050 00000001 00 3132372e31 00"),
     ],
 )
-def test_a_request_of_socks4(host: str, port: int, username: str, message: str) -> None:
+def test_socks4_encode_request(host: str, port: int, username: str, message: str) -> None:
     octets = bytes.fromhex(message)
     for command in Command:
         sent = socks4.encode_request(command, Host.parse(host), port, username)
         assert sent == octets[:1] + bytes([command]) + octets[2:]
 
 
-def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
+def test_socks4_check_reply_judges_by_two_octets() -> None:
     for pair in PAIRS:
         version, code = pair
         for octets in (pair, pair + bytes(6), pair + b"\xff" * 9):
@@ -61,7 +61,7 @@ def test_replies_of_socks4_are_judged_by_their_first_two_octets() -> None:
 
 
 @given(st.ip_addresses(v=4).map(str), st.integers(0, 0xFFFF))
-def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
+def test_socks4_decode_address(host: str, port: int) -> None:
     request = socks4.encode_request(Command.CONNECT, Host.parse(host), port, "")
     assert socks4.decode_address(request[2:8]) == (host, port)
 
@@ -82,7 +82,7 @@ def test_the_address_of_a_reply_of_socks4(host: str, port: int) -> None:
         ("127.1", False),
     ],
 )
-def test_which_addresses_socks4_carries(host: str, carried: bool) -> None:
+def test_socks4_carries_ipv4_addresses_other_than_those_of_4a(host: str, carried: bool) -> None:
     assert socks4.Socks4().carries(Host.of(host)) == carried
 
 
@@ -139,7 +139,7 @@ def test_socks4_hang_up_is_told_with_the_octets_got_and_wanted(case: Case, least
         assert f"got {got} of {REPLY_SIZE} octets" in text
 
 
-def test_every_cd_is_known_by_two_octets() -> None:
+def test_socks4_flow_knows_every_cd_by_two_octets() -> None:
     for code in range(256):
         played = play(connecting(SOCKS4A), bytes([0x00, code]), least=True)
         if code == Socks4Reply.GRANTED:
@@ -154,9 +154,9 @@ def test_every_cd_is_known_by_two_octets() -> None:
 SOCKS5 = Proxy("h", 1081, scheme="socks5", username="us3r", password="p4ss")
 
 
-class TestPasswordOfSOCKS4:
+class TestSocks4Password:
     @pytest.mark.parametrize("scheme", ["socks4", "socks4a", "SOCKS4A", "socks4+tls"])
-    def test_in_a_url_is_dropped_with_a_warning(
+    def test_socks4_password_in_a_url_is_dropped_with_a_warning(
         self, scheme: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         proxy = Proxy.from_url(f"{scheme}://us3r:p4ss@h:1")
@@ -172,11 +172,13 @@ class TestPasswordOfSOCKS4:
             assert secret not in repr(vars(record))
         assert proxy.isolated("token") == Proxy("h", 1, scheme=scheme, username="token")
 
-    def test_that_is_empty_needs_no_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_socks4_password_that_is_empty_needs_no_warning(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         assert Proxy.from_url("socks4://us3r:@h") == Proxy.from_url("socks4://us3r@h")
         assert caplog.records == []
 
-    def test_in_the_constructor_is_refused(self) -> None:
+    def test_socks4_password_in_the_constructor_is_refused(self) -> None:
         with pytest.raises(ValueError, match="proxy password is given, and a SOCKS4 proxy"):
             Proxy("h", scheme="socks4a", username="us3r", password="p4ss")
         with pytest.raises(ValueError, match="a SOCKS4 proxy takes none") as caught:

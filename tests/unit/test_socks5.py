@@ -58,13 +58,13 @@ def class_of_error(decode: Callable[[bytes], object], octets: bytes) -> type[Exc
 # Method selection
 
 
-def test_a_greeting_lists_the_methods_in_their_order() -> None:
+def test_socks5_encode_methods_keeps_their_order() -> None:
     assert socks5.encode_methods([0x00]) == bytes.fromhex("050100")
     assert socks5.encode_methods([0x00, 0x02]) == bytes.fromhex("05020002")
     assert socks5.encode_methods([0x80, 0x02, 0x00]) == bytes.fromhex("0503800200")
 
 
-def test_a_selection_is_a_method_offered_or_an_error() -> None:
+def test_socks5_decode_method_is_one_offered_or_an_error() -> None:
     for pair in PAIRS:
         known = {b"\x05\x00": None, b"\x05\x02": None, b"\x05\xff": AuthenticationError}
         expected = known.get(pair, ProtocolError)
@@ -91,7 +91,7 @@ def test_a_selection_is_a_method_offered_or_an_error() -> None:
         ("0500", "selected method 00, which was not offered (02, 80)"),
     ],
 )
-def test_an_answer_that_is_no_selection_is_called_what_it_is(answer: str, text: str) -> None:
+def test_socks5_decode_method_names_another_protocol(answer: str, text: str) -> None:
     octets = bytes.fromhex(answer)
     with pytest.raises(ProtocolError) as caught:
         socks5.decode_method(octets, [0x02, 0x80])
@@ -111,14 +111,14 @@ def test_an_answer_that_is_no_selection_is_called_what_it_is(answer: str, text: 
         ("ü", "€\0", "01 02 c3bc 04 e282ac00"),
     ],
 )
-def test_credentials_are_utf_8_after_their_lengths(
+def test_socks5_encode_credentials_in_utf_8_after_their_lengths(
     username: str, password: str, message: str
 ) -> None:
     assert socks5.encode_credentials(username, password) == bytes.fromhex(message)
 
 
 @pytest.mark.parametrize("fits", ["a" * 255, "ü" * 127 + "a", "€" * 85, "😀" * 63 + "abc"])
-def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
+def test_socks5_encode_credentials_refuses_more_than_255_octets(fits: str) -> None:
     assert socks5.encode_credentials(fits, fits) == b"\x01\xff%b\xff%b" % (
         fits.encode(),
         fits.encode(),
@@ -129,7 +129,7 @@ def test_a_credential_has_at_most_255_octets_in_utf_8(fits: str) -> None:
         socks5.encode_credentials(fits, fits + "!")
 
 
-def test_a_status_other_than_00_is_a_refusal_under_either_version() -> None:
+def test_socks5_check_status_refuses_under_either_version() -> None:
     for pair in PAIRS:
         version, status = pair
         refused = AuthenticationError if status else None
@@ -149,7 +149,7 @@ RESERVED = ": Tor keeps user names that begin with <torS0X> to itself, and does 
         (b"\x01\x01", True, False),
     ],
 )
-def test_a_refusal_of_a_user_name_that_tor_has_reserved(
+def test_socks5_check_status_explains_a_user_name_reserved_by_tor(
     answer: bytes, reserved: bool, told: bool
 ) -> None:
     with pytest.raises(AuthenticationError) as caught:
@@ -174,13 +174,15 @@ def test_a_refusal_of_a_user_name_that_tor_has_reserved(
         ("0.0.0.0", 0, "01 00000000 0000"),
     ],
 )
-def test_a_request_is_its_command_and_the_address(host: str, port: int, address: str) -> None:
+def test_socks5_encode_request_is_the_command_and_the_address(
+    host: str, port: int, address: str
+) -> None:
     for command in Command:
         message = socks5.encode_request(command, Host.parse(host), port)
         assert message == bytes([0x05, command, 0x00]) + bytes.fromhex(address)
 
 
-def test_replies_are_judged_by_their_first_two_octets() -> None:
+def test_socks5_check_reply_judges_by_two_octets() -> None:
     success = bytes.fromhex("05000001 7f000001 1f90")
     socks5.check_reply(success, Command.CONNECT, is_first=True)
     assert socks5.reply_size(success[:5]) == len(success)
@@ -191,7 +193,7 @@ def test_replies_are_judged_by_their_first_two_octets() -> None:
         assert caught.value.reply is Reply.CONNECTION_REFUSED
 
 
-def test_a_reply_is_a_success_a_refusal_or_no_reply_at_all() -> None:
+def test_socks5_check_reply_of_any_two_octets() -> None:
     for pair in PAIRS:
         version, rep = pair
         expected = ProtocolError if version != 0x05 else ReplyError if rep else None
@@ -317,7 +319,7 @@ def test_socks5_hang_up_is_told_with_the_octets_got_and_wanted(case: Case, least
 
 
 @octet_by_octet
-def test_a_bound_name_of_any_length_is_read_exactly(least: bool) -> None:
+def test_socks5_flow_reads_a_bound_name_of_any_length_exactly(least: bool) -> None:
     for size in range(256):
         reply = b"\x05\x00\x00\x03%c%b\x00\x50" % (size, b"n" * size)
         played = play(connecting(OPEN), b"\x05\x00" + reply + b"behind", least=least)
@@ -336,7 +338,7 @@ def test_a_bound_name_of_any_length_is_read_exactly(least: bool) -> None:
         ("05020100" + GRANTED, ["method selection", "authentication", "request"]),
     ],
 )
-def test_each_phase_is_told_as_it_begins(answers: str, phases: list[Phase]) -> None:
+def test_socks5_flow_tells_each_phase_as_it_begins(answers: str, phases: list[Phase]) -> None:
     entered: list[Phase] = []
     flow = start(USER, "example.com", 443, begin_phase=entered.append)
     play(flow, bytes.fromhex(answers), least=True)

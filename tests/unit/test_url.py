@@ -54,7 +54,7 @@ ENCODED = "%3A%2F%3F%23%5B%5D%40%21%24%26%27%28%29%2A%2B%2C%3B%3D%25%20%C3%BC%e2
         ("http://localhost/", "http", "localhost", 80, None, None),
     ],
 )
-def test_a_url_is_the_proxy_of_its_parts(
+def test_proxy_url_is_the_proxy_of_its_parts(
     url: str, scheme: str, host: str, port: int, username: str | None, password: str | None
 ) -> None:
     proxy = Proxy.from_url(url)
@@ -78,7 +78,7 @@ def test_a_url_is_the_proxy_of_its_parts(
         ("socks4+tls://h", "socks4", 1080, "socks4+tls://h:1080"),
     ],
 )
-def test_a_url_with_tls(url: str, scheme: str, port: int, text: str) -> None:
+def test_proxy_url_with_tls(url: str, scheme: str, port: int, text: str) -> None:
     proxy = Proxy.from_url(url)
     assert (proxy.scheme, proxy.host, proxy.port, proxy.tls) == (scheme, "h", port, True)
     assert str(proxy) == text
@@ -98,7 +98,7 @@ def test_a_url_with_tls(url: str, scheme: str, port: int, text: str) -> None:
         ("socks5h+tls://localhost/a%20b%40c", "/a b@c"),
     ],
 )
-def test_a_url_of_a_unix_socket(url: str, path: str) -> None:
+def test_proxy_url_of_a_unix_socket(url: str, path: str) -> None:
     proxy = Proxy.from_url(url)
     assert (proxy.path, proxy.host, proxy.place) == (path, "localhost", path)
     assert str(proxy).endswith(f"localhost{quote(path)}")
@@ -246,7 +246,7 @@ STARS = "proxy URL has *** in the place of its credentials: it is the text of a 
         ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is no valid internationalised name"),
     ],
 )
-def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
+def test_proxy_url_that_is_not_valid_is_refused_without_its_credentials(
     url: str, text: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
@@ -257,7 +257,7 @@ def test_a_url_that_cannot_be_is_refused_and_its_credentials_are_not_repeated(
 
 
 @pytest.mark.parametrize("url", [None, b"socks5h://h", 1080])
-def test_a_url_that_is_no_text(url: Any) -> None:
+def test_proxy_url_of_another_type_is_a_type_error(url: Any) -> None:
     with pytest.raises(TypeError, match=f"proxy URL must be a str, not {type(url).__name__}"):
         Proxy.from_url(url)
 
@@ -275,7 +275,9 @@ def test_a_url_that_is_no_text(url: Any) -> None:
         ],
     ],
 )
-def test_an_unknown_scheme_is_told_the_nearest(scheme: str, nearest: str | None) -> None:
+def test_proxy_url_with_an_unknown_scheme_is_told_the_nearest(
+    scheme: str, nearest: str | None
+) -> None:
     makes: list[Callable[[], Proxy]] = [
         lambda: Proxy.from_url(f"{scheme}://h"),
         lambda: Proxy("h", scheme=scheme),
@@ -293,7 +295,7 @@ CREDENTIALS = st.text().filter(lambda text: len(text.encode()) <= 255)
 
 @given(CREDENTIALS, CREDENTIALS)
 @example("ü" * 127, "€" * 85)
-def test_any_credentials_survive_percent_encoding(username: str, password: str) -> None:
+def test_proxy_url_carries_any_credentials_percent_encoded(username: str, password: str) -> None:
     userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}"
     proxy = Proxy.from_url(f"socks5h://{userinfo}@proxy.example:1081")
     assert proxy == Proxy("proxy.example", 1081, username=username, password=password)
@@ -301,7 +303,7 @@ def test_any_credentials_survive_percent_encoding(username: str, password: str) 
 
 
 @given(st.sampled_from(["", "socks5h://", "socks://u:p@"]), st.text() | st.text("aü:/?#[]@%41. \0"))
-def test_any_text_is_a_proxy_or_a_value_error(start: str, text: str) -> None:
+def test_proxy_url_of_any_text_is_a_proxy_or_a_value_error(start: str, text: str) -> None:
     try:
         proxy = Proxy.from_url(start + text)
     except ValueError:
