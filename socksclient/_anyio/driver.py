@@ -40,16 +40,8 @@ from socksclient.protocol.exceptions import ProxyClosed
 from socksclient.protocol.flow import Exchange
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import Route
-from socksclient.protocol.tunnel import (
-    Connect,
-    Grant,
-    ServerAddress,
-    StartTLS,
-    Step,
-    Steps,
-    resolve_target,
-    tunnel,
-)
+from socksclient.protocol.steps import Connect, Grant, ServerAddress, StartTLS, Step, Steps
+from socksclient.protocol.tunnel import resolve_target, tunnel
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from socksclient._net.resolver import addresses_found, look_up, name_to_ask, resolver_failures
-from socksclient.protocol.tunnel import Resolve, SocketAddress
+from socksclient.protocol.address import SocketAddress
+from socksclient.protocol.steps import Resolve
 
 _MAX_THREADS = 40
 """How many names one event loop resolves at once, which is anyio's default for all threads."""

@@ -35,7 +35,7 @@ from socksclient.protocol.socks5 import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from socksclient.protocol.tunnel import Grant
+    from socksclient.protocol.steps import Grant
 
 Received: TypeAlias = tuple[bytes, int, HostPort]
 """A datagram, how many octets of it are its headers, and its source."""

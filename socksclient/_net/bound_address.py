@@ -5,9 +5,16 @@ from __future__ import annotations
 import ipaddress
 from typing import Any, Protocol
 
-from socksclient.protocol.address import Host, HostPort, IPAddress, host_port, without_mapping
+from socksclient.protocol.address import (
+    Host,
+    HostPort,
+    IPAddress,
+    SocketAddress,
+    host_port,
+    without_mapping,
+)
 from socksclient.protocol.exceptions import ProtocolError, ProxyClosed
-from socksclient.protocol.tunnel import Grant, SocketAddress
+from socksclient.protocol.steps import Grant
 
 __all__ = ["HasPeer", "listening_at", "reachable"]
 

@@ -11,8 +11,9 @@ from typing import TypeAlias
 from socksclient.protocol.address import host_port
 from socksclient.protocol.codes import Command, Phase
 from socksclient.protocol.exceptions import SocksError
+from socksclient.protocol.place import place
 from socksclient.protocol.route import Route
-from socksclient.protocol.tunnel import Event, Report, place
+from socksclient.protocol.steps import Event, Report
 
 __all__ = ["Observer", "log", "placed", "report_to"]
 

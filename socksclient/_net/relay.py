@@ -25,8 +25,9 @@ from socksclient.protocol.route import NOT_KNOWN, Route
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from socksclient.protocol.address import SocketAddress
     from socksclient.protocol.proxy import Chain
-    from socksclient.protocol.tunnel import Grant, SocketAddress
+    from socksclient.protocol.steps import Grant
 
 _PRIVATE = tuple(
     map(

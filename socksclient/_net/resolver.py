@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from socksclient._net.sockets import is_internet
-from socksclient.protocol.address import is_address, parse_port
-from socksclient.protocol.tunnel import SocketAddress
+from socksclient.protocol.address import SocketAddress, is_address, parse_port
 
 __all__ = ["addresses_found", "look_up", "name_to_ask", "resolver_failures"]
 

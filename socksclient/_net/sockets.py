@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeGuard
 
 from socksclient.protocol.address import HostPort, is_address
 from socksclient.protocol.proxy import Proxy, ProxyLike, as_chain
-from socksclient.protocol.tunnel import ServerAddress
+from socksclient.protocol.steps import ServerAddress
 
 SocketOption: TypeAlias = (
     tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]

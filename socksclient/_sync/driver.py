@@ -26,17 +26,9 @@ from socksclient._sync.resolver import addresses_of
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.address import Host, HostPort
 from socksclient.protocol.flow import Exchange
-from socksclient.protocol.tunnel import (
-    Connect,
-    Grant,
-    ServerAddress,
-    StartTLS,
-    Step,
-    Steps,
-    is_deadline,
-    resolve_target,
-    tunnel,
-)
+from socksclient.protocol.place import is_deadline
+from socksclient.protocol.steps import Connect, Grant, ServerAddress, StartTLS, Step, Steps
+from socksclient.protocol.tunnel import resolve_target, tunnel
 
 if TYPE_CHECKING:
     import ssl

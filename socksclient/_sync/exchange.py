@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from socksclient._net.sockets import PEEK_SIZE, can_peek, has_ended
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.flow import ConnectionEnded, Exchange
-from socksclient.protocol.tunnel import is_deadline
+from socksclient.protocol.place import is_deadline
 
 if TYPE_CHECKING:
     from socksclient._sync.tls import Channel

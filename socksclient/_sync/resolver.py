@@ -7,7 +7,8 @@ import threading
 
 from socksclient._net.resolver import look_up
 from socksclient._sync.timeouts import Deadline
-from socksclient.protocol.tunnel import Resolve, SocketAddress
+from socksclient.protocol.address import SocketAddress
+from socksclient.protocol.steps import Resolve
 
 __all__ = ["addresses_of"]
 

@@ -16,10 +16,9 @@ from socksclient._net.relay import associate, bind_udp, close_all, routes_of
 from socksclient._net.sockets import address_pair, check_source, family_of
 from socksclient._sync.driver import find_target, open_socket
 from socksclient._sync.timeouts import DEFAULT_TIMEOUT, MAX_TIMEOUT, Deadline, checked_timeout
-from socksclient.protocol.address import HostPort, host_port, socket_address
+from socksclient.protocol.address import HostPort, SocketAddress, host_port, socket_address
 from socksclient.protocol.proxy import ProxyLike, as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.tunnel import SocketAddress
 
 Data: TypeAlias = bytes | bytearray | memoryview
 

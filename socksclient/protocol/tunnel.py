@@ -1,119 +1,46 @@
 """The whole way through a chain of proxies, as one generator that does no I/O.
 
-`tunnel` yields four kinds of step. A driver does what each step asks for, and sends the answer back
-into the generator; if a step fails with an OSError, the driver throws that error into it. So the
-generator alone decides whether another address is worth a try, and what the caller is told.
+`tunnel` yields four kinds of step (`socksclient.protocol.steps`). A driver does what each step asks
+for, and sends the answer back into the generator. If a step fails with an OSError, the driver
+throws that error into the generator. So the generator alone decides whether another address is
+worth a try, and what the caller is told. Hop, phase and the addresses still to try are its local
+variables, and no other code sees them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from itertools import zip_longest
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TypeVar
 
 from socksclient.protocol.address import Host, HostPort, SocketAddress, host_port, is_address
 from socksclient.protocol.codes import Command, Phase, Reply, Socks4Reply
 from socksclient.protocol.exceptions import (
     ProxyClosed,
-    ProxyConnectError,
-    ProxyTimeout,
     ReplyError,
     ResolveError,
     SocksError,
 )
-from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.flow import ConnectionEnded, Flow
+from socksclient.protocol.place import is_deadline, place
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import NOT_KNOWN, Request, Route
+from socksclient.protocol.steps import (
+    Connect,
+    Direction,
+    Event,
+    Grant,
+    Report,
+    Resolve,
+    ServerAddress,
+    StartTLS,
+    Steps,
+)
 
-__all__ = [
-    "Connect",
-    "Event",
-    "Grant",
-    "Report",
-    "Resolve",
-    "ServerAddress",
-    "SocketAddress",
-    "StartTLS",
-    "Step",
-    "Steps",
-    "handshake",
-    "is_deadline",
-    "place",
-    "resolve_target",
-    "tunnel",
-]
+__all__ = ["handshake", "resolve_target", "tunnel"]
 
 T = TypeVar("T")
-
-ServerAddress: TypeAlias = SocketAddress | str
-"""Where a proxy listens: an address, or the path of a unix socket."""
-
-
-class Resolve(NamedTuple):
-    """The step that asks for the addresses of a name. The answer is a list of `SocketAddress`."""
-
-    host: str
-    port: int
-
-
-class Connect(NamedTuple):
-    """The step that asks for a connection to the nearest hop, in place of any that there is.
-
-    The answer is the one of `addresses` that the driver has connected to.
-    """
-
-    addresses: Sequence[ServerAddress]
-
-
-class StartTLS(NamedTuple):
-    """The step that asks for TLS with a proxy on the connection. The answer is None."""
-
-    proxy: Proxy
-
-
-Step: TypeAlias = Resolve | Connect | StartTLS | Exchange
-Steps: TypeAlias = Generator[Step, Any, T]
-"""What a driver carries out; T is the result."""
-
-
-class Grant(NamedTuple):
-    """What the last hop has granted.
-
-    Attributes:
-        bound_address: BND.ADDR and BND.PORT of its reply.
-        own_address: The (host, port) at which the hop before knows the last hop; None if there is
-            one hop only.
-    """
-
-    bound_address: HostPort
-    own_address: HostPort | None
-
-
-Direction: TypeAlias = Literal["sent", "received", "note"]
-
-
-class Event(NamedTuple):
-    """Something that has happened on the way.
-
-    Attributes:
-        hop: The position of the hop in the chain; 0 is the nearest.
-        phase: How far the way had come at that hop.
-        direction: "sent" for octets to the hop, "received" for octets from it, "note" for words.
-        octets: The octets; empty for a note.
-        is_secret: Whether the octets hold credentials. No text must show such octets.
-        note: The words, which hold no credentials; empty for octets.
-    """
-
-    hop: int
-    phase: Phase
-    direction: Direction
-    octets: bytes = b""
-    is_secret: bool = False
-    note: str = ""
-
-
-Report: TypeAlias = Callable[[Event], None]
 
 
 def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
@@ -171,7 +98,7 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
                 bound_address = yield from _observed(flow, report and report_octets)
                 note(f"granted, bound address {host_port(*bound_address)!r}")
             return Grant(bound_address, _own_address(route, hosts, failed))
-        except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+        except Exception as error:  # noqa: BLE001 - it is raised again
             failure = place(error, route, hop, phase, hosts[hop], failed[hop], earlier)
             try:
                 note(_failure_note(failure))
@@ -221,7 +148,7 @@ def handshake(route: Route, report: Report | None = None) -> Steps[HostPort]:
         bound_address = yield from _observed(flow, report and report_octets)
         note(f"granted, bound address {host_port(*bound_address)!r}")
         return bound_address
-    except Exception as error:  # noqa: BLE001 - the error goes on, with its place
+    except Exception as error:  # noqa: BLE001 - it is raised again
         failure = place(error, route, 0, phase)
         try:
             note(_failure_note(failure))
@@ -264,76 +191,6 @@ def resolve_target(
     """
     [host, *_] = yield from _hosts_of(request, note)
     return host, request.port
-
-
-def place(
-    error: Exception,
-    route: Route,
-    hop: int,
-    phase: Phase,
-    hosts: Sequence[Host] = (),
-    failed: int = 0,
-    earlier: Iterable[str] = (),
-) -> Exception:
-    """Return the error to raise in place of `error`: with its place, if it is a `SocksError`.
-
-    Args:
-        error: What was raised.
-        route: The requests to the hops.
-        hop: The position of the hop at which the error happened.
-        phase: How far the way had come at that hop.
-        hosts: The hosts to ask this hop for.
-        failed: How many of `hosts` have failed before.
-        earlier: The notes about the addresses that have failed before.
-
-    Returns:
-        The same error, or a new `SocksError` for a deadline and for a proxy out of reach. The
-        mistakes of a caller, and whatever a method of the user's own raises, stay as they are. But
-        a TimeoutError without an errno counts as the deadline, even if such a method raises it,
-        because nothing tells the two apart.
-    """
-    failure = _socks_error(error, phase)
-    if not isinstance(failure, SocksError) or failure.proxy is not None:
-        return failure
-    request = route.requests[hop]
-    failure.proxy = request.proxy
-    failure.hop = hop
-    failure.destination = route.destination
-    failure.phase = phase
-    if request is not route.last:
-        failure.next_hop = (hosts[failed] if hosts else request.host).text, request.port
-    tried = failed + (phase == "request")
-    if tried and len(hosts) > 1 and phase != "relay":
-        failure.addresses_tried = tried
-        failure.addresses_left = tuple(host.text for host in hosts[tried:])
-    notes = list(earlier)
-    if notes:
-        failure.__notes__ = [*getattr(failure, "__notes__", ()), *notes]
-    return failure
-
-
-def is_deadline(error: BaseException | None) -> bool:
-    """Return whether an error is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
-    return isinstance(error, TimeoutError) and error.errno is None
-
-
-def _socks_error(error: Exception, phase: Phase) -> Exception:
-    """Return the `SocksError` that an error means, if it means one, and otherwise the error."""
-    if isinstance(error, SocksError):
-        return error
-    failure: SocksError
-    if is_deadline(error):
-        failure = ProxyTimeout()
-        if phase == "method selection":
-            # The proxy has said nothing at all, or one octet.
-            failure = ProxyTimeout("timed out: the proxy does not answer as one of SOCKS5 does")
-    elif isinstance(error, OSError) and phase in ("resolve", "connect"):
-        what = "reach the proxy" if phase == "connect" else "resolve the proxy's name"
-        failure = ProxyConnectError(f"cannot {what}: {error.strerror or error}", error.errno)
-    else:
-        return error
-    failure.__cause__ = error
-    return failure
 
 
 _NOT_OF_ONE_ADDRESS = (
@@ -457,7 +314,7 @@ def _observed(flow: Flow[T], report: Callable[[Direction, bytes, bool], None] | 
                 received = [b""]
                 try:
                     received = [(yield step)]
-                except Exception as error:  # noqa: BLE001 - the flow decides what the error means
+                except Exception as error:  # noqa: BLE001 - the flow judges it
                     if isinstance(error, ConnectionEnded):
                         report("received", error.received, is_secret)
                     step = flow.throw(error)

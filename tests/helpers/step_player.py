@@ -12,7 +12,7 @@ from socksclient.protocol.codes import Command
 from socksclient.protocol.flow import ConnectionEnded, Exchange
 from socksclient.protocol.proxy import as_chain
 from socksclient.protocol.route import Route
-from socksclient.protocol.tunnel import Connect, Resolve, ServerAddress, StartTLS, Step, Steps
+from socksclient.protocol.steps import Connect, Resolve, ServerAddress, StartTLS, Step, Steps
 
 Answer: TypeAlias = list[SocketAddress] | ServerAddress | bytes | BaseException | None
 """An answer to a step: what a driver sends into the generator, or throws into it.

@@ -25,7 +25,7 @@ from socksclient._net.association import Association, Granted
 from socksclient._net.relay import routes_of
 from socksclient.protocol import socks5
 from socksclient.protocol.address import Host, encode_address, host_port
-from socksclient.protocol.tunnel import Grant
+from socksclient.protocol.steps import Grant
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 Address = tuple[str, int]

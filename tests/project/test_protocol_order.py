@@ -30,6 +30,8 @@ ORDER = (
     # What is the same for all of them.
     "handshake",
     "route",
+    "steps",
+    "place",
     "tunnel",
 )
 PROTOCOLS = {"socks5", "socks4", "http"}

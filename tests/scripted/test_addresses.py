@@ -20,7 +20,8 @@ from socksclient import (
 )
 from socksclient._net.bound_address import reachable
 from socksclient.protocol.address import Host
-from socksclient.protocol.tunnel import Grant, interleave
+from socksclient.protocol.steps import Grant
+from socksclient.protocol.tunnel import interleave
 from socksclient.testing import Faults, SocksServer
 
 from helpers.support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_left_open, silence

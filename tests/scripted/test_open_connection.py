@@ -33,7 +33,7 @@ from socksclient._sync.timeouts import Deadline
 from socksclient.protocol import Protection
 from socksclient.protocol.proxy import as_chain
 from socksclient.protocol.route import Route
-from socksclient.protocol.tunnel import Event
+from socksclient.protocol.steps import Event
 from socksclient.testing import Faults, SocksServer
 
 from helpers.hops import Authority

@@ -46,7 +46,7 @@ from socksclient._net.association import Association, Granted
 from socksclient._net.relay import _advice, _is_private, routes_of
 from socksclient.protocol.address import AddressType, Host, encode_address, host_port
 from socksclient.protocol.codes import Command
-from socksclient.protocol.tunnel import Grant
+from socksclient.protocol.steps import Grant
 from socksclient.testing import Connection, Faults, SocksServer
 
 from helpers.support import (

@@ -11,7 +11,7 @@ import pytest
 from socksclient import ProtocolError, ProxyClosed
 from socksclient._net.bound_address import listening_at, reachable
 from socksclient.protocol import Host, HostPort
-from socksclient.protocol.tunnel import Grant
+from socksclient.protocol.steps import Grant
 
 
 class Control:

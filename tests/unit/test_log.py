@@ -11,7 +11,7 @@ from socksclient import Proxy, ProxyTimeout, SocksError
 from socksclient._net.log import log, placed, report_to
 from socksclient.protocol import Command
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.tunnel import Event
+from socksclient.protocol.steps import Event
 
 NEAR = Proxy("near.test", username="us3r", password="p4ss")
 FAR = Proxy("far.test", scheme="http")

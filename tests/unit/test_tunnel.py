@@ -24,14 +24,8 @@ from socksclient.protocol.address import Host
 from socksclient.protocol.exceptions import reply_error
 from socksclient.protocol.proxy import as_chain
 from socksclient.protocol.route import NOT_KNOWN, Route
-from socksclient.protocol.tunnel import (
-    Event,
-    Grant,
-    handshake,
-    interleave,
-    resolve_target,
-    tunnel,
-)
+from socksclient.protocol.steps import Event, Grant
+from socksclient.protocol.tunnel import handshake, interleave, resolve_target, tunnel
 
 from helpers.step_player import (
     BOUND,

@@ -23,13 +23,10 @@ from socksclient.exceptions import (
 )
 from socksclient.protocol import Command, HostPort, Phase
 from socksclient.protocol.address import Host
+from socksclient.protocol.place import is_deadline, place
 from socksclient.protocol.route import NOT_KNOWN
-from socksclient.protocol.tunnel import (
-    Event,
-    is_deadline,
-    place,
-    tunnel,
-)
+from socksclient.protocol.steps import Event
+from socksclient.protocol.tunnel import tunnel
 
 from helpers.step_player import (
     DEADLINE,

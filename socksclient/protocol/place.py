@@ -1,0 +1,82 @@
+"""`place`, which gives an error its place: the proxy, the hop, the destination and the phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from socksclient.protocol.address import Host
+from socksclient.protocol.codes import Phase
+from socksclient.protocol.exceptions import ProxyConnectError, ProxyTimeout, SocksError
+from socksclient.protocol.route import Route
+
+__all__ = ["is_deadline", "place"]
+
+
+def place(
+    error: Exception,
+    route: Route,
+    hop: int,
+    phase: Phase,
+    hosts: Sequence[Host] = (),
+    failed: int = 0,
+    earlier: Iterable[str] = (),
+) -> Exception:
+    """Return the error to raise in place of `error`: with its place, if it is a `SocksError`.
+
+    Args:
+        error: What was raised.
+        route: The requests to the hops.
+        hop: The position of the hop at which the error happened.
+        phase: How far the way had come at that hop.
+        hosts: The hosts to ask this hop for.
+        failed: How many of `hosts` have failed before.
+        earlier: The notes about the addresses that have failed before.
+
+    Returns:
+        The same error, or a new `SocksError` for a deadline and for a proxy out of reach. The
+        mistakes of a caller, and whatever a method of the user's own raises, stay as they are. But
+        a TimeoutError without an errno counts as the deadline, even if such a method raises it,
+        because nothing tells the two apart.
+    """
+    failure = _socks_error(error, phase)
+    if not isinstance(failure, SocksError) or failure.proxy is not None:
+        return failure
+    request = route.requests[hop]
+    failure.proxy = request.proxy
+    failure.hop = hop
+    failure.destination = route.destination
+    failure.phase = phase
+    if request is not route.last:
+        failure.next_hop = (hosts[failed] if hosts else request.host).text, request.port
+    tried = failed + (phase == "request")
+    if tried and len(hosts) > 1 and phase != "relay":
+        failure.addresses_tried = tried
+        failure.addresses_left = tuple(host.text for host in hosts[tried:])
+    notes = list(earlier)
+    if notes:
+        failure.__notes__ = [*getattr(failure, "__notes__", ()), *notes]
+    return failure
+
+
+def is_deadline(error: BaseException | None) -> bool:
+    """Return whether an error is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
+def _socks_error(error: Exception, phase: Phase) -> Exception:
+    """Return the `SocksError` that an error means, if it means one, and otherwise the error."""
+    if isinstance(error, SocksError):
+        return error
+    failure: SocksError
+    if is_deadline(error):
+        failure = ProxyTimeout()
+        if phase == "method selection":
+            # The proxy has said nothing at all, or one octet.
+            failure = ProxyTimeout("timed out: the proxy does not answer as one of SOCKS5 does")
+    elif isinstance(error, OSError) and phase in ("resolve", "connect"):
+        what = "reach the proxy" if phase == "connect" else "resolve the proxy's name"
+        failure = ProxyConnectError(f"cannot {what}: {error.strerror or error}", error.errno)
+    else:
+        return error
+    failure.__cause__ = error
+    return failure
