@@ -44,19 +44,19 @@ def check(*paths: Path) -> tuple[int, list[str]]:
     ]
 
 
-def test_short_comments_and_directives_pass(tmp_path: Path) -> None:
+def test_check_comments_passes_short_comments_and_directives(tmp_path: Path) -> None:
     path = tmp_path / "good.py"
     path.write_text(GOOD)
     assert check(path) == (0, [])
 
 
-def test_every_long_comment_behind_code_is_reported_with_its_line(tmp_path: Path) -> None:
+def test_check_comments_reports_each_long_comment_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.py"
     path.write_text(BAD)
     assert check(path) == (1, [":1", ":3", ":4", ":5", ":6"])
 
 
-def test_a_folder_is_searched_with_all_folders_below_it(tmp_path: Path) -> None:
+def test_check_comments_searches_folders_in_folders(tmp_path: Path) -> None:
     inner = tmp_path / "one" / "two"
     inner.mkdir(parents=True)
     (inner / "bad.py").write_text("LIMIT = 5  # this is one word too many\n")

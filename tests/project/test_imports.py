@@ -84,15 +84,15 @@ def loaded_after(statement: str) -> set[str]:
         "import socksclient.pytest_plugin",
     ],
 )
-def test_what_needs_none_of_them_loads_none(statement: str) -> None:
+def test_import_loads_no_module_that_it_does_not_need(statement: str) -> None:
     assert loaded_after(statement) == set()
 
 
-def test_a_transport_loads_what_it_needs() -> None:
+def test_import_of_a_transport_loads_httpx() -> None:
     assert loaded_after("import socksclient; socksclient.SocksTransport") >= {"httpx", "ssl"}
 
 
-def test_none_of_our_modules_asks_for_pysocks() -> None:
+def test_import_of_pysocks_is_in_no_module() -> None:
     directory = Path(socksclient.__file__).parent
     asked = set()
     for path in directory.rglob("*.py"):
@@ -101,13 +101,14 @@ def test_none_of_our_modules_asks_for_pysocks() -> None:
                 for alias in node.names:
                     asked |= set(alias.name.split("."))
             if isinstance(node, ast.ImportFrom):
-                asked |= set(str(node.module).split("."))  # such as urllib3.contrib.socks
+                # Each part counts, as in urllib3.contrib.socks.
+                asked |= set(str(node.module).split("."))
     assert {"requests", "socksclient", "socket", "adapters", "connectionpool"} <= asked
     assert not asked & {"socks", "sockshandler"}
 
 
 @pytest.mark.parametrize("package", [socksclient, socksclient.protocol])
-def test_every_public_name_is_there(package: ModuleType) -> None:
+def test_public_names_exist(package: ModuleType) -> None:
     assert sorted(set(package.__all__)) == sorted(package.__all__)
     for name in package.__all__:
         assert getattr(package, name) is not None
@@ -115,7 +116,7 @@ def test_every_public_name_is_there(package: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("package", [socksclient, socksclient.protocol])
-def test_type_checkers_know_the_names_that_are_loaded_on_use(package: ModuleType) -> None:
+def test_public_names_loaded_on_use_are_known_to_type_checkers(package: ModuleType) -> None:
     """Type checkers do not read the table of names, so the imports stand there once more."""
     seen = {}
     for node in ast.walk(ast.parse(Path(str(package.__file__)).read_text())):
@@ -126,7 +127,7 @@ def test_type_checkers_know_the_names_that_are_loaded_on_use(package: ModuleType
         assert getattr(package, name) is getattr(import_module(str(module)), name)
 
 
-def test_every_error_is_a_public_name() -> None:
+def test_public_names_have_every_error() -> None:
     for name in socksclient.exceptions.__all__:
         found = getattr(socksclient.exceptions, name)
         if isinstance(found, type) and issubclass(found, socksclient.SocksError):
@@ -134,26 +135,26 @@ def test_every_error_is_a_public_name() -> None:
             assert name in socksclient.__all__
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_public_names_exclude_any_other() -> None:
     with pytest.raises(AttributeError, match="module 'socksclient' has no attribute 'nothing'"):
         socksclient.nothing  # noqa: B018
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_modules_export_what_they_say(module: object) -> None:
+def test_public_names_of_modules_exist(module: object) -> None:
     for name in module.__all__:  # type: ignore[attr-defined]
         assert hasattr(module, name)
 
 
-def test_the_package_is_typed_and_has_its_entry_points() -> None:
+def test_package_is_typed_and_has_its_entry_points() -> None:
     distribution = metadata.distribution("socksclient")
     names = {(point.group, point.name) for point in distribution.entry_points}
     assert {("console_scripts", "socksclient"), ("pytest11", "socksclient")} <= names
 
 
-def test_a_run_of_one_file_of_tests_ends_well() -> None:
+def test_pytest_run_of_one_file_ends_well() -> None:
     """At the end, Hypothesis is imported, and looks at what the garbage collector knows."""
-    test = f"{__file__}::{test_a_name_that_is_not_there.__name__}"
+    test = f"{__file__}::{test_public_names_exclude_any_other.__name__}"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")

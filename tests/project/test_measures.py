@@ -76,7 +76,7 @@ def run(script: str, *arguments: str | Path) -> list[str]:
     ).stdout.splitlines()
 
 
-def test_the_measures_of_a_small_package(checkout: Path) -> None:
+def test_measure_of_a_small_package(checkout: Path) -> None:
     rows = [line.strip("| ").split(" | ") for line in run("measure.py", checkout)[2:]]
     assert dict(rows) == {
         "files": "3",
@@ -101,7 +101,7 @@ def test_the_measures_of_a_small_package(checkout: Path) -> None:
     }
 
 
-def test_the_sentences_of_a_small_package(checkout: Path) -> None:
+def test_sample_sentences_of_a_small_package(checkout: Path) -> None:
     lines = run("sample_sentences.py", "--count", "100", checkout)
     assert lines[0] == "8 of 8 sentences, seed '0'"
     drawn = {line.split(". ", 1)[1] for line in lines[2::2]}
@@ -122,7 +122,7 @@ def test_the_sentences_of_a_small_package(checkout: Path) -> None:
     }
 
 
-def test_a_seed_draws_the_same_sentences_again(checkout: Path) -> None:
+def test_sample_sentences_of_one_seed_are_the_same(checkout: Path) -> None:
     first, again, other = (
         run("sample_sentences.py", "--count", "4", "--seed", seed, checkout)
         for seed in ("one", "one", "two")

@@ -37,13 +37,13 @@ ORDER = (
 PROTOCOLS = {"socks5", "socks4", "http"}
 
 
-def test_every_module_has_its_place() -> None:
+def test_protocol_order_has_every_module() -> None:
     found = [name.removeprefix(PREFIX) for name in modules(PACKAGE) if name.startswith(PREFIX)]
     assert sorted(found) == sorted(ORDER)
 
 
 @pytest.mark.parametrize("module", ORDER)
-def test_a_module_imports_only_from_those_before_it(module: str) -> None:
+def test_protocol_order_allows_imports_of_earlier_modules_only(module: str) -> None:
     before = set(ORDER[: ORDER.index(module)])
     if module in PROTOCOLS:
         before -= PROTOCOLS
@@ -51,12 +51,12 @@ def test_a_module_imports_only_from_those_before_it(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", ["handshake", "route", "tunnel"])
-def test_no_module_is_bound_to_one_protocol(module: str) -> None:
+def test_protocol_order_binds_no_module_to_one_protocol(module: str) -> None:
     """A new kind of hop is one module more, and none of these changes."""
     assert not {PREFIX + name for name in PROTOCOLS} & IMPORTS[PREFIX + module]
 
 
-def test_no_scheme_is_compared_outside_of_its_own_module() -> None:
+def test_protocol_schemes_are_compared_only_in_their_own_module() -> None:
     """What depends on the protocol of a hop is in its `Kind`."""
     comparing = set()
     for module, path in modules(PACKAGE).items():

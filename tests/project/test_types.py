@@ -209,7 +209,7 @@ def names_of(owner: type, place: str) -> Iterator[tuple[str, Any]]:
             yield f"{place}.{name}", function
 
 
-def test_the_annotations_of_every_public_name_can_be_evaluated() -> None:
+def test_annotations_of_every_public_name_can_be_evaluated() -> None:
     failures = {}
     places = set()
     for place, value in public_names():
@@ -242,7 +242,7 @@ def test_annotations_are_those_that_a_type_checker_sees() -> None:
     assert get_type_hints(socksclient.SocksError)["proxy"] == Proxy | None
 
 
-def test_a_module_for_annotations_is_loaded_when_they_are_evaluated() -> None:
+def test_annotations_load_their_module_when_they_are_evaluated() -> None:
     code = (
         "import sys, typing, socksclient; Proxy = socksclient.Proxy; print('ssl' in sys.modules);"
         " typing.get_type_hints(Proxy); print('ssl' in sys.modules)"
@@ -251,5 +251,5 @@ def test_a_module_for_annotations_is_loaded_when_they_are_evaluated() -> None:
     assert run.stdout == "False\nTrue\n"
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_says_that_it_is_typed() -> None:
     assert resources.files("socksclient").joinpath("py.typed").is_file()

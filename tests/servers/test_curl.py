@@ -369,14 +369,14 @@ WITHIN_TLS = [
 
 class TestOctets:
     @pytest.mark.parametrize(("url", "destination"), SAME)
-    def test_of_a_url(self, url: str, destination: Address, proxies: Proxies) -> None:
+    def test_curl_octets_of_a_url(self, url: str, destination: Address, proxies: Proxies) -> None:
         url = proxies.fill_in(url)
         expected = by_curl(proxies, ["--proxy", url], destination)
         assert len(expected) == 1  # that curl came through
         assert by_us(proxies, url, destination) == expected
 
     @pytest.mark.parametrize(("options", "url"), OPTIONS, ids=str)
-    def test_of_curls_options(
+    def test_curl_octets_of_its_options(
         self, options: list[str], url: str | list[str], proxies: Proxies
     ) -> None:
         expected = by_curl(proxies, [proxies.fill_in(option) for option in options], SITE)
@@ -385,7 +385,7 @@ class TestOctets:
         assert by_us(proxies, chain, SITE) == expected
 
     @pytest.mark.parametrize(("url", "destination"), WITHIN_TLS)
-    def test_within_tls(self, url: str, destination: Address, proxies: Proxies) -> None:
+    def test_curl_octets_within_tls(self, url: str, destination: Address, proxies: Proxies) -> None:
         url = proxies.fill_in(url)
         with proxies.authority.cert_pem.tempfile() as trusted:
             options = ["--proxy", url, "--proxy-cacert", trusted]
@@ -397,7 +397,7 @@ class TestOctets:
         assert by_us(proxies, proxy, destination) == expected
 
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_of_the_transport(self, scheme: str, proxies: Proxies) -> None:
+    def test_curl_octets_of_the_transport(self, scheme: str, proxies: Proxies) -> None:
         url = proxies.fill_in(f"{scheme}://user@{{a}}")
         expected = by_curl(proxies, ["--proxy", url], SITE)
         proxies.forget()
@@ -405,7 +405,7 @@ class TestOctets:
             assert client.get("http://site.test/").status_code == 200
         assert proxies.came() == expected
 
-    def test_with_gssapi_curl_offers_one_method_more(self, proxies: Proxies) -> None:
+    def test_curl_with_gssapi_offers_one_method_more(self, proxies: Proxies) -> None:
         url = proxies.fill_in("socks5h://user:pass@{a}")
         proxies.forget()
         curl("--proxy", url, "http://site.test/")
@@ -435,7 +435,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("url", "destination"), REFUSED)
-def test_what_neither_does(url: str, destination: Address, proxies: Proxies) -> None:
+def test_curl_and_socksclient_send_nothing(
+    url: str, destination: Address, proxies: Proxies
+) -> None:
     url = proxies.fill_in(url)
     assert by_us(proxies, url, destination) == {}
     assert by_curl(proxies, ["--proxy", url], destination) == {}
@@ -537,7 +539,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize("row", DIFFERENT, ids=lambda row: f"{row.url} {row.destination[0]}")
-def test_octets_that_differ(row: Difference, proxies: Proxies, newer: bool) -> None:
+def test_curl_octets_that_differ(row: Difference, proxies: Proxies, newer: bool) -> None:
     url = proxies.fill_in(row.url)
     assert row.by_curl != row.by_us
     came = [octets for [octets] in by_us(proxies, url, row.destination).values()]
@@ -576,7 +578,7 @@ DIFFERENT_CHAINS = [
 
 
 @pytest.mark.parametrize("row", DIFFERENT_CHAINS, ids=lambda row: f"{row.first} {row.second}")
-def test_chains_that_differ(row: ChainDifference, proxies: Proxies, newer: bool) -> None:
+def test_curl_chains_that_differ(row: ChainDifference, proxies: Proxies, newer: bool) -> None:
     chain = [proxies.fill_in(row.first), proxies.fill_in(row.second)]
     both = (
         b"\x05\x02\x00\x02\x01\x04user\x04pass\x05\x01\x00\x03\x0ainner.test\x0c\x38"
@@ -608,7 +610,7 @@ def test_chains_that_differ(row: ChainDifference, proxies: Proxies, newer: bool)
         ("http://127.0.0.77", 1080, 80),
     ],
 )
-def test_the_default_port(url: str, curls: int, ours: int, newer: bool) -> None:
+def test_curl_default_port(url: str, curls: int, ours: int, newer: bool) -> None:
     _, err = curl("--connect-timeout", "2", "--proxy", url, "http://site.test/")
     trying = re.search(r"Trying \[?([0-9a-f.:]+?)\]?:([0-9]+)\.\.\.", err)
     assert trying is not None
@@ -950,7 +952,7 @@ class TestWhichProxy:
         ],
         ids=str,
     )
-    def test_by_its_variables(
+    def test_curl_proxy_of_the_environment(
         self, environ: dict[str, str], scheme: str, to: str, proxies: Proxies
     ) -> None:
         environ = {name: proxies.fill_in(value) for name, value in environ.items()}
@@ -962,7 +964,7 @@ class TestWhichProxy:
     @pytest.mark.parametrize(
         "row", MADE_OTHERWISE, ids=lambda row: f"{row.environ} {row.scheme} {row.our_scheme}"
     )
-    def test_what_reaches_it_that_differs(
+    def test_curl_octets_by_the_environment_that_differ(
         self, row: Otherwise, proxies: Proxies, newer: bool
     ) -> None:
         environ = {name: proxies.fill_in(value) for name, value in row.environ.items()}
@@ -974,7 +976,7 @@ class TestWhichProxy:
 
     @pytest.mark.parametrize("scheme", ["http", CONNECTION])
     @pytest.mark.parametrize(("no_proxy", "host", "bypassed"), NO_PROXY)
-    def test_or_none(
+    def test_curl_no_proxy(
         self, no_proxy: str, host: str, bypassed: bool, scheme: str, proxies: Proxies
     ) -> None:
         at = (host, REFUSED_PORT)
@@ -996,7 +998,7 @@ class TestWhichProxy:
         ],
         ids=str,
     )
-    def test_where_they_differ(
+    def test_curl_proxy_of_the_environment_that_differs(
         self,
         environ: dict[str, str],
         host: str,

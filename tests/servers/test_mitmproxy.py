@@ -1,4 +1,4 @@
-"""Through mitmproxy, which writes down what it sees: it is just what was sent and received."""
+"""Requests through mitmproxy, which records what it sees: what was sent and what was received."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def mitmproxy(
 
 
 class Response(Protocol):
-    """httpx's or requests'."""
+    """A response of httpx or of requests."""
 
     @property
     def status_code(self) -> int: ...
@@ -130,14 +130,18 @@ def post(request: pytest.FixtureRequest, origin: Origin) -> Post:
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
-class TestHTTPX:
-    def test_blocking(self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
+class TestHTTPXThroughMITMProxy:
+    def test_mitmproxy_httpx_post_blocking(
+        self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool
+    ) -> None:
         with pair.client(mitmproxy.url, verify=mitmproxy.trust(), http2=http2) as client:
             response = client.post(post.url, content=BODY, headers=post.headers)
         post.check_httpx(mitmproxy, response, http2)
 
     @pytest.mark.anyio
-    async def test_awaited(self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool) -> None:
+    async def test_mitmproxy_httpx_post_awaited(
+        self, pair: Pair, mitmproxy: MITMProxy, post: Post, http2: bool
+    ) -> None:
         async with pair.async_client(
             mitmproxy.url, verify=mitmproxy.trust(), http2=http2
         ) as client:
@@ -146,7 +150,7 @@ class TestHTTPX:
         post.check_httpx(mitmproxy, response, http2)
 
 
-def test_requests(mitmproxy: MITMProxy, post: Post) -> None:
+def test_mitmproxy_requests_post(mitmproxy: MITMProxy, post: Post) -> None:
     with Session(proxy=mitmproxy.url) as session:
         response = session.post(
             post.url, BODY, headers=post.headers, verify=str(mitmproxy.ca_file), timeout=LONG
@@ -156,7 +160,7 @@ def test_requests(mitmproxy: MITMProxy, post: Post) -> None:
 
 
 @pytest.mark.parametrize("server", ["SOCKS5"], indirect=True)
-def test_with_socks5_it_is_given_an_address(mitmproxy: MITMProxy, post: Post) -> None:
+def test_mitmproxy_with_socks5_gets_an_address(mitmproxy: MITMProxy, post: Post) -> None:
     proxy = mitmproxy.url.replace("socks5h", "socks5")
     transport = SocksTransport(proxy, verify=mitmproxy.trust())
     with httpx.Client(transport=transport, timeout=LONG) as client:
@@ -166,7 +170,7 @@ def test_with_socks5_it_is_given_an_address(mitmproxy: MITMProxy, post: Post) ->
 
 @pytest.mark.parametrize("server", ["SOCKS5"], indirect=True)
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
-def test_it_hangs_up_on_socks4(
+def test_mitmproxy_hangs_up_on_socks4(
     mitmproxy: MITMProxy, scheme: str, dial: Dial, echo_server: Address
 ) -> None:
     proxy = mitmproxy.url.replace("socks5h", scheme)
@@ -175,7 +179,7 @@ def test_it_hangs_up_on_socks4(
     assert caught.value.phase == "request"
 
 
-def test_what_the_destination_says_first_is_not_lost(
+def test_mitmproxy_passes_on_what_the_destination_says_first(
     mitmproxy: MITMProxy, dial: Dial, greeter: Address
 ) -> None:
     with dial(greeter, proxy=mitmproxy.url) as sock:
@@ -183,7 +187,9 @@ def test_what_the_destination_says_first_is_not_lost(
         assert_echoes(sock)
 
 
-def test_a_destination_that_refuses(server: str, mitmproxy: MITMProxy, dial: Dial) -> None:
+def test_mitmproxy_reply_if_the_destination_refuses(
+    server: str, mitmproxy: MITMProxy, dial: Dial
+) -> None:
     with pytest.raises(ReplyError) as caught:
         dial(("127.0.0.1", REFUSED_PORT), proxy=mitmproxy.url)
     if server.startswith("SOCKS5"):
@@ -197,7 +203,7 @@ def test_a_destination_that_refuses(server: str, mitmproxy: MITMProxy, dial: Dia
     "server", ["SOCKS5 with an account", "HTTP with an account"], indirect=True
 )
 class TestCredentials:
-    def test_that_are_wrong(
+    def test_mitmproxy_refuses_wrong_credentials(
         self, server: str, mitmproxy: MITMProxy, dial: Dial, echo_server: Address
     ) -> None:
         wrong = replace(Proxy.from_url(mitmproxy.url), password="wrong")
@@ -205,7 +211,7 @@ class TestCredentials:
         with pytest.raises(AuthenticationError, match=reason):
             dial(echo_server, proxy=wrong)
 
-    def test_that_are_not_there(
+    def test_mitmproxy_refuses_missing_credentials(
         self, mitmproxy: MITMProxy, dial: Dial, echo_server: Address
     ) -> None:
         without = replace(Proxy.from_url(mitmproxy.url), username=None, password=None)

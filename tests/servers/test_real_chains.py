@@ -1,4 +1,4 @@
-"""Chains of proxies that we did not write, with hops at a unix socket and behind TLS as well."""
+"""Chains of real proxies, with hops at a unix socket and behind TLS as well."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ CHAINS = {
     "unix, https": ["ssh at unix", "tinyproxy behind tls"],
 }
 IN_ONE = {name: names for name, names in CHAINS.items() if "tls" in name or "https" in name}
-"""TLS with one hop: an `ssl.SSLSocket`."""
+"""Chains with TLS with one hop, which one `ssl.SSLSocket` can do."""
 
 IN_TWO = {
     "tls, tls": ["dante behind tls", "microsocks behind tls"],
     "https, tls": ["tinyproxy behind tls", "dante behind tls"],
     "tls, tinyproxy, tls": ["dante behind tls", "tinyproxy", "microsocks behind tls"],
 }
-"""TLS within TLS: more than one `ssl.SSLSocket` can do."""
+"""Chains with TLS within TLS, which one `ssl.SSLSocket` cannot do."""
 
 
 @dataclass(frozen=True)
 class Servers:
-    """All those running, by name."""
+    """The servers that run, by their names."""
 
     proxies: dict[str, Proxy]
 
@@ -118,14 +118,14 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 class Talk(Protocol):
-    """Sends `DATA` to a server that speaks first, and says what it receives."""
+    """A function that sends `DATA` to a server that speaks first, and returns what it receives."""
 
     def __call__(self, address: Address, *, proxy: socksclient.ProxyLike) -> bytes: ...
 
 
 @pytest.fixture(params=DRIVERS)
 def talk(request: pytest.FixtureRequest) -> Talk:
-    """One test, every driver; unlike `dial` with TLS too."""
+    """Run the test with every driver. Unlike `dial`, this can do TLS with the proxies."""
     if request.param == "blocking":
         return talk_blocking
 
@@ -163,37 +163,39 @@ each_route = pytest.mark.parametrize(
 
 class TestConnect:
     @each_route
-    def test_to_an_address(
+    def test_real_chain_connects_to_an_address(
         self, servers: Servers, names: list[str], talk: Talk, greeter: Address
     ) -> None:
         assert talk(greeter, proxy=servers.chain(names)) == GREETING + DATA
 
     @each_route
-    def test_to_a_name(
+    def test_real_chain_connects_to_a_name(
         self, servers: Servers, names: list[str], talk: Talk, greeter: Address
     ) -> None:
         destination = ("localhost", greeter[1])
         assert talk(destination, proxy=servers.chain(names)) == GREETING + DATA
 
     @pytest.mark.parametrize("names", IN_TWO.values(), ids=IN_TWO)
-    def test_tls_within_tls_is_no_socket(
+    def test_real_chain_refuses_a_blocking_socket_for_tls_in_tls(
         self, servers: Servers, names: list[str], greeter: Address
     ) -> None:
         with pytest.raises(ValueError, match="more than one proxy with TLS"):
             socksclient.create_connection(greeter, 10, proxy=servers.chain(names))
 
-    def test_is_a_plain_socket_without_tls(self, servers: Servers, greeter: Address) -> None:
+    def test_real_chain_without_tls_is_a_plain_socket(
+        self, servers: Servers, greeter: Address
+    ) -> None:
         chain = servers.chain(CHAINS["dante, ssh, tinyproxy"])
         with socksclient.create_connection(greeter, 10, proxy=chain) as sock:
             assert type(sock) is socket.socket
             assert sock.gettimeout() == 10
 
 
-class TestAHopIsMissing:
-    """It is the hop before that says so: that is the proof that none is left out."""
+class TestMissingHop:
+    """The hop before the missing one reports it, which proves that no hop is left out."""
 
     @each_route
-    def test_the_nearest(
+    def test_real_chain_error_if_the_nearest_hop_is_missing(
         self, servers: Servers, names: list[str], talk: Talk, greeter: Address
     ) -> None:
         nearest, *others = servers.chain(names)
@@ -206,7 +208,7 @@ class TestAHopIsMissing:
         assert_place(caught.value, nearest, 0, "connect")
 
     @each_route
-    def test_another(
+    def test_real_chain_error_if_another_hop_is_missing(
         self, servers: Servers, names: list[str], talk: Talk, greeter: Address
     ) -> None:
         chain = servers.chain(names)
@@ -218,7 +220,9 @@ class TestAHopIsMissing:
             assert caught.value.next_hop == (nowhere.host, nowhere.port)
 
     @each_route
-    def test_the_destination(self, servers: Servers, names: list[str], talk: Talk) -> None:
+    def test_real_chain_error_if_the_destination_refuses(
+        self, servers: Servers, names: list[str], talk: Talk
+    ) -> None:
         chain = servers.chain(names)
         destination = ("127.0.0.1", REFUSED_PORT)
         with pytest.raises((ReplyError, ProxyClosed)) as caught:
@@ -252,7 +256,7 @@ def assert_place(error: SocksError, proxy: Proxy, hop: int, phase: Phase) -> Non
 
 
 @each_route
-def test_credentials_that_are_wrong(
+def test_real_chain_error_names_the_hop_with_wrong_credentials(
     servers: Servers, names: list[str], talk: Talk, greeter: Address
 ) -> None:
     chain = servers.chain(names)
@@ -266,7 +270,7 @@ def test_credentials_that_are_wrong(
 
 class TestTLS:
     @pytest.mark.parametrize("names", IN_ONE.values(), ids=IN_ONE)
-    def test_it_is_an_ssl_socket(
+    def test_real_chain_with_tls_is_an_ssl_socket(
         self, servers: Servers, names: list[str], greeter: Address
     ) -> None:
         with socksclient.create_connection(greeter, 10, proxy=servers.chain(names)) as sock:
@@ -276,7 +280,7 @@ class TestTLS:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("names", (IN_ONE | IN_TWO).values(), ids=IN_ONE | IN_TWO)
-    async def test_it_is_a_tls_stream(
+    async def test_real_chain_with_tls_is_a_tls_stream(
         self, servers: Servers, names: list[str], greeter: Address
     ) -> None:
         with anyio.fail_after(LONG):
@@ -286,9 +290,9 @@ class TestTLS:
                 assert await stream.receive() == GREETING
 
     @pytest.mark.parametrize("before", [[], ["ssh at unix"], ["tinyproxy", "microsocks"]], ids=str)
-    class TestFails:
+    class TestTLSFailures:
         @pytest.mark.parametrize("hop", ["dante behind tls", "tinyproxy behind tls"])
-        def test_when_the_certificate_is_not_trusted(
+        def test_real_chain_tls_fails_if_the_certificate_is_not_trusted(
             self, servers: Servers, before: list[str], hop: str, talk: Talk, greeter: Address
         ) -> None:
             stranger = replace(servers.proxies[hop], tls=True)
@@ -296,7 +300,7 @@ class TestTLS:
                 talk(greeter, proxy=[*servers.chain(before), stranger])
             assert_place(caught.value, stranger, len(before), "tls")
 
-        def test_when_the_certificate_is_for_another(
+        def test_real_chain_tls_fails_if_the_certificate_has_another_name(
             self, servers: Servers, before: list[str], talk: Talk, greeter: Address
         ) -> None:
             other = replace(servers.proxies["dante behind tls"], host="localhost")
@@ -304,7 +308,7 @@ class TestTLS:
                 talk(greeter, proxy=[*servers.chain(before), other])
             assert_place(caught.value, other, len(before), "tls")
 
-        def test_when_the_proxy_does_not_speak_it(
+        def test_real_chain_tls_fails_if_the_proxy_does_not_speak_tls(
             self, servers: Servers, before: list[str], talk: Talk, greeter: Address
         ) -> None:
             context = servers.proxies["dante behind tls"].tls
@@ -316,13 +320,17 @@ class TestTLS:
 
 @pytest.mark.parametrize("names", (CHAINS | IN_TWO).values(), ids=CHAINS | IN_TWO)
 class TestHTTPS:
-    def test_blocking(self, servers: Servers, names: list[str], origin: Origin) -> None:
+    def test_real_chain_https_blocking(
+        self, servers: Servers, names: list[str], origin: Origin
+    ) -> None:
         transport = SocksTransport(servers.chain(names), verify=origin.trust(), http2=True)
         with httpx.Client(transport=transport, timeout=LONG) as client:
             check(client.get(f"https://localhost:{origin.https_port}/"))
 
     @pytest.mark.anyio
-    async def test_awaited(self, servers: Servers, names: list[str], origin: Origin) -> None:
+    async def test_real_chain_https_awaited(
+        self, servers: Servers, names: list[str], origin: Origin
+    ) -> None:
         transport = AsyncSocksTransport(servers.chain(names), verify=origin.trust(), http2=True)
         async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
             with anyio.fail_after(LONG):
@@ -339,7 +347,7 @@ BIND = {name: CHAINS[name] for name in ("dante, dante", "tinyproxy, dante", "uni
 
 @pytest.mark.parametrize("names", BIND.values(), ids=BIND)
 class TestBind:
-    def test_blocking(self, servers: Servers, names: list[str]) -> None:
+    def test_real_chain_bind_blocking(self, servers: Servers, names: list[str]) -> None:
         proxy = servers.chain(names)
         with socksclient.bind(("127.0.0.1", 0), 10.0, proxy=proxy) as listener:
             with socket.create_connection(listener.address, 10.0) as peer:
@@ -352,7 +360,7 @@ class TestBind:
                     assert receive_exactly(sock, len(DATA)) == DATA
 
     @pytest.mark.anyio
-    async def test_awaited(self, servers: Servers, names: list[str]) -> None:
+    async def test_real_chain_bind_awaited(self, servers: Servers, names: list[str]) -> None:
         proxy = servers.chain(names)
         with anyio.fail_after(LONG):
             async with await socksclient.anyio.bind("127.0.0.1", 0, proxy=proxy) as listener:
@@ -367,13 +375,13 @@ class TestBind:
 
 
 MAX_PAYLOAD = 65507 - 2 * 10
-"""Octets of a datagram: it has a header for each of the two relays."""
+"""The most octets of a datagram, which has one more header for each of the two relays."""
 
 
 class TestUDP:
     NAMES = CHAINS["dante, dante"]
 
-    def test_blocking(self, servers: Servers, udp_echo: Address) -> None:
+    def test_real_chain_udp_blocking(self, servers: Servers, udp_echo: Address) -> None:
         proxy = servers.chain(self.NAMES)
         with socksclient.udp_associate(10.0, proxy=proxy) as udp:
             for data in (DATA, b"", bytes(MAX_PAYLOAD)):
@@ -383,7 +391,7 @@ class TestUDP:
                 udp.sendto(bytes(MAX_PAYLOAD + 1), udp_echo)
 
     @pytest.mark.anyio
-    async def test_awaited(self, servers: Servers, udp_echo: Address) -> None:
+    async def test_real_chain_udp_awaited(self, servers: Servers, udp_echo: Address) -> None:
         proxy = servers.chain(self.NAMES)
         with anyio.fail_after(LONG):
             async with await socksclient.anyio.udp_associate(proxy=proxy) as udp:
@@ -393,7 +401,9 @@ class TestUDP:
                 with pytest.raises(OSError, match="Message too long"):
                     await udp.sendto(bytes(MAX_PAYLOAD + 1), *udp_echo)
 
-    def test_a_name_goes_to_the_last(self, servers: Servers, udp_echo: Address) -> None:
+    def test_real_chain_udp_sends_a_name_to_the_last_hop(
+        self, servers: Servers, udp_echo: Address
+    ) -> None:
         with resolved_names() as resolved:
             with socksclient.udp_associate(10.0, proxy=servers.chain(self.NAMES)) as udp:
                 udp.sendto(DATA, ("localhost", udp_echo[1]))
@@ -403,7 +413,7 @@ class TestUDP:
     @pytest.mark.parametrize(
         ("names", "hop"), [(["microsocks", "dante"], 0), (["dante", "microsocks"], 1)], ids=str
     )
-    def test_a_hop_that_does_not_offer_it(
+    def test_real_chain_udp_error_names_the_hop_without_udp(
         self, servers: Servers, names: list[str], hop: int
     ) -> None:
         chain = servers.chain(names)
@@ -412,7 +422,7 @@ class TestUDP:
         assert_place(caught.value, chain[hop], hop, "request")
 
     @pytest.mark.parametrize("ended", [0, 1])
-    def test_the_end_of_a_hop_is_its_end(
+    def test_real_chain_udp_ends_with_either_hop(
         self, ended: int, udp_echo: Address, tmp_path: Path
     ) -> None:
         with ExitStack() as nearest, ExitStack() as last:
@@ -423,5 +433,5 @@ class TestUDP:
                 (nearest, last)[ended].close()
                 with pytest.raises(AssociationClosed) as caught:
                     udp.recvfrom()
-        # The connection to the last went through the nearest: both end with that.
+        # The connection to the last hop goes through the nearest hop, and ends with it.
         assert caught.value.hop in ((0, 1), (1,))[ended]

@@ -1,4 +1,4 @@
-"""HTTP's CONNECT, by proxies that we did not write: tinyproxy, Privoxy, Squid and tiny-proxy."""
+"""HTTP's CONNECT with real proxies: tinyproxy, Privoxy, Squid and tiny-proxy."""
 
 from __future__ import annotations
 
@@ -70,24 +70,32 @@ def proxy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 class TestConnect:
-    def test_to_ipv4(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_real_http_proxy_connects_to_ipv4(
+        self, proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
         with dial(echo_server, proxy=proxy) as sock:
             assert_echoes(sock)
 
-    def test_to_ipv6(self, proxy: str, dial: Dial, echo_server_6: Address) -> None:
+    def test_real_http_proxy_connects_to_ipv6(
+        self, proxy: str, dial: Dial, echo_server_6: Address
+    ) -> None:
         with dial(echo_server_6, proxy=proxy) as sock:
             assert_echoes(sock)
 
-    def test_to_a_name(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_real_http_proxy_connects_to_a_name(
+        self, proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
         with dial(("localhost", echo_server[1]), proxy=proxy) as sock:
             assert_echoes(sock)
 
-    def test_to_a_server_that_speaks_first(self, proxy: str, dial: Dial, greeter: Address) -> None:
+    def test_real_http_proxy_connects_to_a_server_that_speaks_first(
+        self, proxy: str, dial: Dial, greeter: Address
+    ) -> None:
         with dial(greeter, proxy=proxy) as sock:
             assert receive_exactly(sock, len(GREETING)) == GREETING
             assert_echoes(sock)
 
-    def test_what_comes_in_one_segment_with_the_answer_is_not_lost(
+    def test_real_http_proxy_loses_no_octet_behind_its_reply(
         self, proxy: str, dial: Dial, greeter: Address
     ) -> None:
         with in_one_segment(Proxy.from_url(proxy)) as held_back:
@@ -98,7 +106,7 @@ class TestConnect:
 
 @contextmanager
 def in_one_segment(proxy: Proxy) -> Iterator[Proxy]:
-    """Pass on what `proxy` says, but only when the destination's greeting has come too."""
+    """Pass on what `proxy` says, as soon as the destination's greeting has come too."""
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         proxy_reader, proxy_writer = await asyncio.open_connection(proxy.host, proxy.port)
@@ -135,7 +143,9 @@ REFUSALS = {
 """The status, the reason phrase and the error's text if the destination refuses."""
 
 
-def test_a_destination_that_refuses(server: str, proxy: str, dial: Dial) -> None:
+def test_real_http_proxy_reply_if_the_destination_refuses(
+    server: str, proxy: str, dial: Dial
+) -> None:
     destination = ("127.0.0.1", REFUSED_PORT)
     with pytest.raises(ReplyError) as caught:
         dial(destination, proxy=proxy)
@@ -148,14 +158,14 @@ def test_a_destination_that_refuses(server: str, proxy: str, dial: Dial) -> None
 
 
 @pytest.mark.parametrize("server", ["squid"], indirect=True)
-class TestSquidSaysMore:
-    def test_why_it_cannot_connect(self, proxy: str, dial: Dial) -> None:
+class TestRefusalsOfSquid:
+    def test_squid_tells_why_it_cannot_connect(self, proxy: str, dial: Dial) -> None:
         with pytest.raises(ReplyError) as caught:
             dial(("127.0.0.1", REFUSED_PORT), proxy=proxy)
         cause = dict(caught.value.fields)["x-squid-error"]
         assert cause == f"ERR_CONNECT_FAIL {errno.ECONNREFUSED}"
 
-    def test_that_its_rules_do_not_allow_it(self, proxy: str, dial: Dial) -> None:
+    def test_squid_tells_that_its_rules_do_not_allow_a_port(self, proxy: str, dial: Dial) -> None:
         with pytest.raises(ConnectionNotAllowed) as caught:
             dial(("127.0.0.1", 25), proxy=proxy)
         assert caught.value.reply is HTTPReply.FORBIDDEN
@@ -173,7 +183,7 @@ CREDENTIALS = {
 
 @pytest.mark.parametrize("server", CREDENTIALS, indirect=True)
 class TestCredentials:
-    def test_that_are_wrong(
+    def test_real_http_proxy_refuses_wrong_credentials(
         self, server: str, proxy: str, dial: Dial, echo_server: Address
     ) -> None:
         status, schemes = CREDENTIALS[server]
@@ -182,7 +192,7 @@ class TestCredentials:
         assert caught.value.strerror == f"the proxy refused the credentials (HTTP {status})"
         assert caught.value.schemes == schemes
 
-    def test_that_are_not_there(
+    def test_real_http_proxy_refuses_missing_credentials(
         self, server: str, proxy: str, dial: Dial, echo_server: Address
     ) -> None:
         with pytest.raises(
@@ -199,7 +209,7 @@ def digest() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("has_username", [True, False])
-def test_digest_alone_is_of_no_use(
+def test_squid_with_digest_alone_is_an_authentication_error(
     has_username: bool, digest: str, dial: Dial, echo_server: Address
 ) -> None:
     url = digest if has_username else f"http://{digest.rpartition('@')[2]}"
@@ -218,7 +228,7 @@ def tiny_proxy() -> Iterator[str]:
 class TestTinyProxy:
     """tiny-proxy's answers have no header fields, and it accepts no IPv6 addresses."""
 
-    def test_it_connects(self, tiny_proxy: str, dial: Dial, greeter: Address) -> None:
+    def test_tiny_proxy_connects(self, tiny_proxy: str, dial: Dial, greeter: Address) -> None:
         with dial(greeter, proxy=tiny_proxy) as sock:
             assert receive_exactly(sock, len(GREETING)) == GREETING
             assert_echoes(sock, DATA)
@@ -230,20 +240,26 @@ class TestTinyProxy:
             ("::1", "the proxy refused the request: bad request (HTTP 400)"),
         ],
     )
-    def test_it_refuses(self, tiny_proxy: str, host: str, text: str, dial: Dial) -> None:
+    def test_tiny_proxy_refuses_a_destination(
+        self, tiny_proxy: str, host: str, text: str, dial: Dial
+    ) -> None:
         with pytest.raises(ReplyError) as caught:
             dial((host, REFUSED_PORT), proxy=tiny_proxy)
         assert caught.value.strerror == text
         assert caught.value.fields == ()
 
-    def test_it_wants_credentials(self, tiny_proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_tiny_proxy_refuses_missing_credentials(
+        self, tiny_proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
         with pytest.raises(
             AuthenticationError, match=r"there is no username \(HTTP 401\)"
         ) as caught:
             dial(echo_server, proxy=f"http://{tiny_proxy.rpartition('@')[2]}")
         assert caught.value.schemes == ()
 
-    def test_it_wants_others(self, tiny_proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_tiny_proxy_refuses_wrong_credentials(
+        self, tiny_proxy: str, dial: Dial, echo_server: Address
+    ) -> None:
         text = (
             r"does not accept the credentials, and does not say which scheme it wants \(HTTP 401\)"
         )
@@ -252,7 +268,9 @@ class TestTinyProxy:
         assert caught.value.schemes == ()
 
 
-def test_what_is_no_http_proxy(dial: Dial, echo_server: Address, tmp_path: Path) -> None:
+def test_microsocks_asked_in_http_is_named(
+    dial: Dial, echo_server: Address, tmp_path: Path
+) -> None:
     with real_servers.microsocks(tmp_path) as url:
         with pytest.raises(ProtocolError, match="this is a SOCKS5 server, not an HTTP proxy"):
             dial(echo_server, proxy=url.replace("socks5h", "http"))
@@ -261,13 +279,17 @@ def test_what_is_no_http_proxy(dial: Dial, echo_server: Address, tmp_path: Path)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
 class TestHTTP:
-    def test_blocking(self, proxy: str, origin: Origin, scheme: str, http2: bool) -> None:
+    def test_real_http_proxy_with_httpx_blocking(
+        self, proxy: str, origin: Origin, scheme: str, http2: bool
+    ) -> None:
         transport = SocksTransport(proxy, verify=origin.trust(), http2=http2)
         with httpx.Client(transport=transport, timeout=LONG) as client:
             check(client.get(url_of(origin, scheme)), scheme, http2)
 
     @pytest.mark.anyio
-    async def test_awaited(self, proxy: str, origin: Origin, scheme: str, http2: bool) -> None:
+    async def test_real_http_proxy_with_httpx_awaited(
+        self, proxy: str, origin: Origin, scheme: str, http2: bool
+    ) -> None:
         transport = AsyncSocksTransport(proxy, verify=origin.trust(), http2=http2)
         async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:
             with anyio.fail_after(LONG):

@@ -1,4 +1,4 @@
-"""What real proxies reply when they cannot do what they are asked for, and what errors say."""
+"""The replies of real proxies that cannot do a request, and the errors that tell of them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def proxy(
 
 
 @pytest.mark.parametrize("proxy", ["ssh -D", "asyncssh"], indirect=True)
-def test_it_hangs_up_when_a_password_alone_is_offered(
+def test_openssh_and_asyncssh_hang_up_if_only_a_password_is_offered(
     proxy: str, dial: Dial, echo_server: Address
 ) -> None:
     with_password = replace(
@@ -64,14 +64,16 @@ def test_it_hangs_up_when_a_password_alone_is_offered(
     [("asyncssh", "socks5h"), ("asyncssh", "socks4a"), ("ss-local", "socks5h")],
     indirect=["proxy"],
 )
-class TestItRepliesBeforeItConnects:
-    def test_the_destination_accepts(
+class TestReplyBeforeConnect:
+    def test_proxy_that_replies_before_it_connects_passes_data(
         self, proxy: str, scheme: str, dial: Dial, echo_server: Address
     ) -> None:
         with dial(echo_server, proxy=proxy.replace("socks5h", scheme)) as sock:
             assert_echoes(sock)
 
-    def test_the_destination_refuses(self, proxy: str, scheme: str, dial: Dial) -> None:
+    def test_proxy_that_replies_before_it_connects_hangs_up_if_the_destination_refuses(
+        self, proxy: str, scheme: str, dial: Dial
+    ) -> None:
         destination = ("127.0.0.1", REFUSED_PORT)
         with dial(destination, proxy=proxy.replace("socks5h", scheme)) as sock:
             with suppress(ConnectionResetError):
@@ -80,15 +82,13 @@ class TestItRepliesBeforeItConnects:
 
 @pytest.mark.parametrize("proxy", ["i2pd"], indirect=True)
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "name.test"])
-def test_i2pd_says_that_it_does_not_support_the_type_of_any_address(
-    proxy: str, host: str, dial: Dial
-) -> None:
+def test_i2pd_replies_rep_08_to_any_address(proxy: str, host: str, dial: Dial) -> None:
     with pytest.raises(ReplyError) as caught:
         dial((host, 80), proxy=proxy)
     assert caught.value.reply is Reply.ADDRESS_TYPE_NOT_SUPPORTED
 
 
-def test_stunnel_allows_no_destination_on_loopback(
+def test_stunnel_socks_allows_no_destination_on_loopback(
     connect: Connect, authority: Authority, echo_server: Address, tmp_path: Path
 ) -> None:
     with real_servers.stunnel_socks(tmp_path, authority.certificate) as url:

@@ -1,4 +1,4 @@
-"""Against proxies that we did not write: Dante, microsocks and OpenSSH."""
+"""SOCKS5 with real proxies: Dante, microsocks and OpenSSH."""
 
 from __future__ import annotations
 
@@ -52,21 +52,27 @@ def proxy(
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
 class TestConnect:
-    def test_to_ipv4(self, proxy: str, scheme: str, dial: Dial, echo_server: Address) -> None:
+    def test_real_socks5_connects_to_ipv4(
+        self, proxy: str, scheme: str, dial: Dial, echo_server: Address
+    ) -> None:
         with dial(echo_server, proxy=proxy.replace("socks5h", scheme)) as sock:
             assert_echoes(sock)
 
-    def test_to_ipv6(self, proxy: str, scheme: str, dial: Dial, echo_server_6: Address) -> None:
+    def test_real_socks5_connects_to_ipv6(
+        self, proxy: str, scheme: str, dial: Dial, echo_server_6: Address
+    ) -> None:
         with dial(echo_server_6, proxy=proxy.replace("socks5h", scheme)) as sock:
             assert_echoes(sock)
 
-    def test_to_a_name(self, proxy: str, scheme: str, dial: Dial, echo_server: Address) -> None:
+    def test_real_socks5_connects_to_a_name(
+        self, proxy: str, scheme: str, dial: Dial, echo_server: Address
+    ) -> None:
         _, port = echo_server
         with dial(("localhost", port), proxy=proxy.replace("socks5h", scheme)) as sock:
             assert_echoes(sock)
 
 
-def test_a_destination_that_refuses(proxy: str, dial: Dial) -> None:
+def test_real_socks5_reply_if_the_destination_refuses(proxy: str, dial: Dial) -> None:
     with pytest.raises((ReplyError, ProxyClosed)) as caught:
         dial(("127.0.0.1", REFUSED_PORT), proxy=proxy)
     assert caught.value.phase == "request"
@@ -76,7 +82,7 @@ def test_a_destination_that_refuses(proxy: str, dial: Dial) -> None:
 
 
 @pytest.mark.parametrize("server", ["dante with accounts", "microsocks with an account"])
-def test_credentials_that_are_wrong(
+def test_real_socks5_refuses_wrong_and_missing_credentials(
     server: str, dial: Dial, echo_server: Address, tmp_path: Path
 ) -> None:
     with SERVERS[server](tmp_path) as url:
@@ -99,7 +105,7 @@ def without_ipv6(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class TestMicrosocksWithoutIPv6:
     """The host of microsocks has one address, 127.0.0.1, and an echo server there."""
 
-    def test_it_does_not_say_what_is_wrong_with_an_address_of_ipv6(
+    def test_microsocks_without_ipv6_replies_rep_01_to_an_ipv6_address(
         self, without_ipv6: str, dial: Dial
     ) -> None:
         with pytest.raises(ReplyError) as caught:
@@ -107,7 +113,7 @@ class TestMicrosocksWithoutIPv6:
         assert caught.value.reply is Reply.GENERAL_SOCKS_SERVER_FAILURE
         assert caught.value.addresses_tried == 0
 
-    def test_the_next_address_of_a_name_is_tried(
+    def test_microsocks_without_ipv6_is_asked_for_the_next_address(
         self, without_ipv6: str, dial: Dial, names: dict[str, list[str]]
     ) -> None:
         names["dual.test"] = ["2001:db8::1", "127.0.0.1"]
@@ -115,7 +121,7 @@ class TestMicrosocksWithoutIPv6:
         with dial(("dual.test", port), proxy=without_ipv6) as sock:
             assert_echoes(sock)
 
-    def test_the_error_says_how_many_addresses_were_tried(
+    def test_microsocks_without_ipv6_error_tells_of_all_addresses(
         self, without_ipv6: str, dial: Dial, names: dict[str, list[str]]
     ) -> None:
         names["dual.test"] = ["2001:db8::1", "127.0.0.1", "2001:db8::2"]
@@ -140,7 +146,7 @@ def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
 class TestHTTPThroughDante:
-    def test_blocking(
+    def test_dante_http_blocking(
         self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
     ) -> None:
         options = {"verify": origin.trust(), "http2": http2, "local_address": CLIENT_HOST}
@@ -148,7 +154,7 @@ class TestHTTPThroughDante:
             check(client.get(f"{scheme}://localhost:{port_of(origin, scheme)}/"), scheme, http2)
 
     @pytest.mark.anyio
-    async def test_awaited(
+    async def test_dante_http_awaited(
         self, pair: Pair, dante: str, origin: Origin, scheme: str, http2: bool
     ) -> None:
         options = {"verify": origin.trust(), "http2": http2, "local_address": CLIENT_HOST}
@@ -164,6 +170,7 @@ def port_of(origin: Origin, scheme: str) -> int:
 
 def check(response: Any, scheme: str, http2: bool) -> None:
     assert response.status_code == 200
-    assert response.json()["client"][0] != CLIENT_HOST  # it came by Dante
+    # The request came to the origin from Dante.
+    assert response.json()["client"][0] != CLIENT_HOST
     # Without TLS there is no ALPN to agree on HTTP/2 by.
     assert response.http_version == ("HTTP/2" if http2 and scheme == "https" else "HTTP/1.1")

@@ -1,4 +1,4 @@
-"""The servers of `real_services` do what they say. No proxy has a part in this."""
+"""The servers of `real_services` do what they promise, without a proxy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TestNameServer:
             ("txt.test", "TXT", ['"hello"']),
         ],
     )
-    def test_a_name_that_is_there(
+    def test_name_server_answers_a_name(
         self, name_server: Address, transport: str, name: str, kind: str, answer: list[str]
     ) -> None:
         response = ask(name_server, transport, name, kind)
@@ -58,12 +58,12 @@ class TestNameServer:
 
     @pytest.mark.parametrize("transport", ["udp", "tcp"])
     @pytest.mark.parametrize("name", ["nowhere.test", "example.com"])
-    def test_a_name_that_is_not_there(
+    def test_name_server_answers_nxdomain(
         self, name_server: Address, transport: str, name: str
     ) -> None:
         assert ask(name_server, transport, name, "A").rcode() == dns.rcode.NXDOMAIN
 
-    def test_an_answer_too_long_for_udp(self, name_server: Address) -> None:
+    def test_name_server_truncates_an_answer_too_long_for_udp(self, name_server: Address) -> None:
         whole = [f'"{text}"' for text in BIG]
         assert len("".join(BIG)) > 4000
         cut = ask(name_server, "udp", "big.test", "TXT")
@@ -94,7 +94,9 @@ def server(
 
 class TestFTP:
     @pytest.mark.parametrize("passive", [True, False], ids=["passive", "active"])
-    def test_files_both_ways(self, server: FTPServer, tls: bool, passive: bool) -> None:
+    def test_ftp_server_transfers_files_both_ways(
+        self, server: FTPServer, tls: bool, passive: bool
+    ) -> None:
         (server.directory / "to read").write_bytes(CONTENT)
         with logged_in(server, tls) as client:
             client.set_pasv(passive)
@@ -105,11 +107,13 @@ class TestFTP:
             assert (server.directory / "written").read_bytes() == CONTENT
             assert sorted(client.nlst()) == ["to read", "written"]
 
-    # There is no second address of IPv6 on loopback, only ::1.
+    # IPv6 has only one address on loopback, ::1.
     @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)
     @pytest.mark.parametrize("tls", ["without TLS"], indirect=True)
     class TestDataConnectionsWithAnotherAddress:
-        def test_active(self, server: FTPServer) -> None:
+        def test_ftp_server_connects_to_another_address_of_the_client(
+            self, server: FTPServer
+        ) -> None:
             (server.directory / "to read").write_bytes(CONTENT)
             with logged_in(server, tls=False) as client:
                 client.sendcmd("TYPE I")
@@ -121,7 +125,9 @@ class TestFTP:
                         assert read(data) == CONTENT
                 client.voidresp()
 
-        def test_passive(self, server: FTPServer) -> None:
+        def test_ftp_server_accepts_data_from_another_address_of_the_client(
+            self, server: FTPServer
+        ) -> None:
             (server.directory / "to read").write_bytes(CONTENT)
             with logged_in(server, tls=False) as client:
                 client.sendcmd("TYPE I")
@@ -132,13 +138,13 @@ class TestFTP:
                 client.voidresp()
 
     @pytest.mark.parametrize("tls", ["with TLS"], indirect=True)
-    class TestWithoutTheTLSThatItInsistsOn:
-        def test_login(self, server: FTPServer) -> None:
+    class TestFTPServerThatInsistsOnTLS:
+        def test_ftp_server_refuses_a_login_without_tls(self, server: FTPServer) -> None:
             with connected(server, tls=False) as client:
                 with pytest.raises(ftplib.error_perm):
                     client.login(server.user, server.password)
 
-        def test_data(self, server: FTPServer) -> None:
+        def test_ftp_server_refuses_data_without_tls(self, server: FTPServer) -> None:
             with logged_in(server, tls=True) as client:
                 client.sendcmd("PROT C")
                 with pytest.raises(ftplib.error_perm, match=r"SSL|encrypted"):
@@ -146,20 +152,20 @@ class TestFTP:
 
     @pytest.mark.parametrize("host", ["127.0.0.1"], indirect=True)
     @pytest.mark.parametrize("tls", ["with TLS"], indirect=True)
-    def test_the_certificate_is_for_localhost_too(self, server: FTPServer) -> None:
+    def test_ftp_server_certificate_is_for_localhost_too(self, server: FTPServer) -> None:
         with ftplib.FTP_TLS(context=server.trust(), timeout=10) as client:
             client.connect("localhost", server.address[1])
             client.auth()
 
 
-def test_the_anonymous_user_of_vsftpd_needs_the_password(tmp_path: Path) -> None:
+def test_vsftpd_anonymous_user_needs_the_password(tmp_path: Path) -> None:
     with real_services.vsftpd(tmp_path) as server, connected(server, tls=False) as client:
         with pytest.raises(ftplib.error_perm, match="530"):
             client.login(server.user, "wrong")
 
 
 @pytest.mark.parametrize("name", FTP_SERVERS)
-def test_at_exit_those_who_are_logged_in_are_thrown_out(name: str, tmp_path: Path) -> None:
+def test_ftp_server_closes_its_connections_at_exit(name: str, tmp_path: Path) -> None:
     with FTP_SERVERS[name](tmp_path) as server:
         client = logged_in(server, tls=False)
     with pytest.raises((EOFError, ConnectionResetError)):

@@ -1,4 +1,4 @@
-"""SOCKS4 and 4A, by servers that we did not write: Dante, OpenSSH and V2Ray."""
+"""SOCKS4 and 4A with real proxies: Dante, OpenSSH and V2Ray."""
 
 from __future__ import annotations
 
@@ -48,22 +48,26 @@ def server(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def address(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where it listens, as host:port."""
+    """Return where the server listens, as host:port."""
     with SERVERS[server](tmp_path_factory.mktemp("server")) as url:
         yield url.removeprefix("socks5h://")
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
 class TestConnect:
-    def test_to_ipv4(self, address: str, scheme: str, dial: Dial, greeter: Address) -> None:
+    def test_real_socks4_connects_to_ipv4(
+        self, address: str, scheme: str, dial: Dial, greeter: Address
+    ) -> None:
         with dial(greeter, proxy=f"{scheme}://{address}") as sock:
             assert_greets(sock)
 
-    def test_with_a_user_id(self, address: str, scheme: str, dial: Dial, greeter: Address) -> None:
+    def test_real_socks4_connects_with_a_user_id(
+        self, address: str, scheme: str, dial: Dial, greeter: Address
+    ) -> None:
         with dial(greeter, proxy=f"{scheme}://someone@{address}") as sock:
             assert_greets(sock)
 
-    def test_to_a_name(
+    def test_real_socks4_connects_to_a_name(
         self, server: str, address: str, scheme: str, dial: Dial, greeter: Address
     ) -> None:
         destination = ("localhost", greeter[1])
@@ -88,7 +92,9 @@ def assert_greets(sock: socket.socket) -> None:
 # V2Ray grants every request, and hangs up a second later.
 @pytest.mark.parametrize("server", ["dante", "ssh -D"], indirect=True)
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
-def test_a_destination_that_refuses(server: str, address: str, scheme: str, dial: Dial) -> None:
+def test_real_socks4_reply_if_the_destination_refuses(
+    server: str, address: str, scheme: str, dial: Dial
+) -> None:
     destination = ("127.0.0.1", REFUSED_PORT)
     with pytest.raises((ReplyError, ProxyClosed)) as caught:
         dial(destination, proxy=f"{scheme}://{address}")
@@ -102,8 +108,8 @@ def test_a_destination_that_refuses(server: str, address: str, scheme: str, dial
 
 
 @pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
-class TestServersThatDoNotSpeakIt:
-    def test_dante_when_it_wants_a_login(
+class TestServersWithoutSocks4:
+    def test_dante_that_wants_a_login_refuses_socks4(
         self, scheme: str, dial: Dial, echo_server: Address, tmp_path: Path
     ) -> None:
         with real_servers.dante(tmp_path, accounts={"user": "pass"}) as url:
@@ -111,7 +117,7 @@ class TestServersThatDoNotSpeakIt:
                 dial(echo_server, proxy=f"{scheme}://user@{url.rpartition('@')[2]}")
         assert caught.value.reply is Socks4Reply.REJECTED_OR_FAILED
 
-    def test_microsocks_says_so_in_socks5(
+    def test_microsocks_answers_socks4_in_socks5(
         self, scheme: str, dial: Dial, echo_server: Address, tmp_path: Path
     ) -> None:
         with real_servers.microsocks(tmp_path) as url:
@@ -119,7 +125,7 @@ class TestServersThatDoNotSpeakIt:
                 dial(echo_server, proxy=url.replace("socks5h", scheme))
         assert caught.value.received == b"\x05\xff"
 
-    def test_shadowsocks_hangs_up(
+    def test_shadowsocks_hangs_up_on_socks4(
         self, scheme: str, dial: Dial, echo_server: Address, tmp_path: Path
     ) -> None:
         with real_servers.shadowsocks(tmp_path) as url:
@@ -136,7 +142,7 @@ def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 class TestBindByDante:
     @pytest.mark.parametrize("expected", ["127.0.0.1", "0.0.0.0"])
-    def test_blocking(self, dante: str, expected: str) -> None:
+    def test_dante_bind_by_socks4_blocking(self, dante: str, expected: str) -> None:
         with socksclient.bind((expected, 0), 10.0, proxy=dante) as listener:
             with socket.create_connection(listener.address, 10.0) as peer:
                 sock, address = listener.accept()
@@ -149,7 +155,7 @@ class TestBindByDante:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("expected", ["127.0.0.1", "0.0.0.0"])
-    async def test_awaited(self, dante: str, expected: str) -> None:
+    async def test_dante_bind_by_socks4_awaited(self, dante: str, expected: str) -> None:
         with anyio.fail_after(LONG):
             async with await socksclient.anyio.bind(expected, 0, proxy=dante) as listener:
                 async with await anyio.connect_tcp(*listener.address) as peer:
@@ -161,7 +167,7 @@ class TestBindByDante:
                         await peer.send(DATA)
                         assert await stream.receive() == DATA
 
-    def test_another_peer_is_turned_away(self, dante: str) -> None:
+    def test_dante_bind_by_socks4_turns_another_peer_away(self, dante: str) -> None:
         with socksclient.bind(("127.0.0.1", 0), 10.0, proxy=dante) as listener:
             with socket.create_connection(listener.address, 10.0, ("127.0.0.2", 0)):
                 with pytest.raises(ReplyError) as caught:
@@ -172,7 +178,7 @@ class TestBindByDante:
 @pytest.mark.parametrize("server", ["ssh -D", "v2ray"], indirect=True)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 class TestHTTP:
-    def test_blocking(self, address: str, origin: Origin, scheme: str) -> None:
+    def test_real_socks4_http_blocking(self, address: str, origin: Origin, scheme: str) -> None:
         transport = SocksTransport(
             f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
         )
@@ -180,7 +186,9 @@ class TestHTTP:
             check(client.get(url_of(origin, scheme)), scheme)
 
     @pytest.mark.anyio
-    async def test_awaited(self, address: str, origin: Origin, scheme: str) -> None:
+    async def test_real_socks4_http_awaited(
+        self, address: str, origin: Origin, scheme: str
+    ) -> None:
         transport = AsyncSocksTransport(
             f"socks4a://{address}", verify=origin.trust(), local_address=CLIENT_HOST
         )
@@ -193,7 +201,8 @@ class TestHTTP:
 def check(response: httpx.Response, scheme: str) -> None:
     seen = response.json()
     assert seen["scheme"] == scheme
-    assert seen["client"][0] != CLIENT_HOST  # it came by the proxy
+    # The request came to the origin from the proxy.
+    assert seen["client"][0] != CLIENT_HOST
 
 
 def url_of(origin: Origin, scheme: str) -> str:

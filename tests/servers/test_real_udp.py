@@ -1,4 +1,4 @@
-"""UDP through proxies that we did not write: Dante, V2Ray and Shadowsocks; and those without it."""
+"""UDP through real proxies: Dante, V2Ray and Shadowsocks; and proxies that do not offer it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def proxy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 
 
 class Talk(Protocol):
-    """An association, of any driver."""
+    """An association that any driver has made."""
 
     @property
     def relay_address(self) -> Address: ...
@@ -131,7 +131,7 @@ class Awaited:
 
 @contextmanager
 def driving(driver: str) -> Iterator[Associate]:
-    """At exit, what it has associated is closed."""
+    """Yield a function that makes associations, and close these at exit."""
 
     def block(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
         udp = socksclient.udp_associate(
@@ -166,7 +166,7 @@ def associate(request: pytest.FixtureRequest) -> Iterator[Associate]:
 
 
 class Echo:
-    """A server that sends back what comes."""
+    """A server that sends every datagram back."""
 
     def __init__(self, host: str, port: int = 0) -> None:
         self.received: list[bytes] = []
@@ -194,14 +194,15 @@ class Echo:
             self._socket.sendto(data, client)
 
     def __exit__(self, *_exc_info: object) -> None:
-        self._socket.sendto(b"", self.address)  # from itself: the end
+        # A datagram from its own address ends the thread.
+        self._socket.sendto(b"", self.address)
         self._thread.join()
         self._socket.close()
 
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[Address]:
-    """At ::1 it has the same port, for "localhost" may be either."""
+    """Yield the address of a server that has the same port at ::1: "localhost" may be either."""
     while True:
         with ExitStack() as stack:
             ipv4 = stack.enter_context(Echo("127.0.0.1"))
@@ -218,7 +219,7 @@ def assert_echoes(talk: Talk, address: Address, token: bytes = b"there and back"
     talk.send(token, address)
     data, source = talk.receive()
     assert data == token
-    # The proxy alone knows the address of a name; it may answer with either.
+    # Only the proxy knows the address of a name, and the source may be either address.
     hosts = {host, "127.0.0.1", "::1"} if host == "localhost" else {host}
     assert source in {(host, port) for host in hosts}
 
@@ -231,10 +232,11 @@ class Open(Protocol):
 
 @pytest.fixture
 def open_talk(server: str, proxy: str, associate: Associate) -> Open:
-    """Associates, to speak with these addresses.
+    """Return a function that makes an association to speak with some addresses.
 
-    V2Ray sends to each from a socket of its own, and as they all have SO_REUSEPORT, now and then
-    two have the same port. One of them is deaf then; so its associations are tried out.
+    V2Ray sends to each address from a socket of its own. All these sockets have SO_REUSEPORT, so
+    two of them may get the same port, and then one of the two receives nothing. The function tries
+    out an association of V2Ray, and makes another one if an address does not answer.
     """
 
     def open_talk(*addresses: Address, scheme: str = "socks5h", trust: bool = True) -> Talk:
@@ -259,7 +261,7 @@ def hears_from(talk: Talk, *addresses: Address) -> bool:
 
 @pytest.mark.parametrize("trust", [True, False], ids=["trust", "distrust"])
 @pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
-def test_one_association_reaches_all_kinds_of_destinations(
+def test_real_udp_association_reaches_all_kinds_of_destinations(
     scheme: str, trust: bool, open_talk: Open, echo: Address
 ) -> None:
     addresses = [(host, echo[1]) for host in ("127.0.0.1", "::1", "localhost")]
@@ -268,7 +270,7 @@ def test_one_association_reaches_all_kinds_of_destinations(
         assert_echoes(talk, address, b"%d" % number)
 
 
-def test_a_destination_given_by_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> None:
+def test_real_udp_to_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> None:
     """Shadowsocks gives the mapped address as the source; the other servers give the IPv4 one."""
     host, port = echo
     mapped = (f"::ffff:{host}", port)
@@ -279,22 +281,23 @@ def test_a_destination_given_by_an_ipv4_mapped_address(open_talk: Open, echo: Ad
     assert exchange(b"there and back", LONG) == b"there and back"
 
 
-def test_an_empty_datagram(server: str, open_talk: Open, echo: Address) -> None:
+def test_real_udp_empty_datagram(server: str, open_talk: Open, echo: Address) -> None:
     talk = open_talk(echo)
     talk.send(b"", echo)
     talk.send(b"next", echo)
-    if not server.startswith("v2ray"):  # which drops it
+    # V2Ray drops an empty datagram.
+    if not server.startswith("v2ray"):
         assert talk.receive() == (b"", echo)
     assert talk.receive() == (b"next", echo)
 
 
-def test_sizes(server: str, open_talk: Open, echo: Address) -> None:
+def test_real_udp_sizes(server: str, open_talk: Open, echo: Address) -> None:
     talk = open_talk(echo)
     for size in (1, 512, 1472, MAX_PAYLOAD[server.split(maxsplit=1)[0]]):
         assert_echoes(talk, echo, os.urandom(size))
 
 
-def test_many_datagrams(open_talk: Open, echo: Address) -> None:
+def test_real_udp_many_datagrams(open_talk: Open, echo: Address) -> None:
     talk = open_talk(echo)
     # Each round sends only as many datagrams as surely find room in every buffer.
     for first in range(0, 200, 20):
@@ -305,23 +308,25 @@ def test_many_datagrams(open_talk: Open, echo: Address) -> None:
         assert sorted(received) == sorted((data, echo) for data in sent)
 
 
-class TestAClosedPort:
+class TestClosedPort:
     @pytest.fixture
     def closed(self) -> Iterator[Address]:
-        """Yield an address that refuses datagrams: its socket takes only those of itself."""
+        """Yield an address that refuses datagrams: its socket takes only its own datagrams."""
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.bind(("127.0.0.1", 0))
             sock.connect(sock.getsockname())
             yield sock.getsockname()
 
-    def test_is_silent(self, open_talk: Open, echo: Address, closed: Address) -> None:
+    def test_real_udp_to_a_closed_port_is_silent(
+        self, open_talk: Open, echo: Address, closed: Address
+    ) -> None:
         talk = open_talk(echo)
         talk.send(b"lost", closed)
         with pytest.raises(TimeoutError):
             talk.receive(0.1)
         assert_echoes(talk, echo)
 
-    def test_may_refuse_who_is_connected(
+    def test_real_udp_to_a_closed_port_may_refuse_a_connected_socket(
         self, server: str, open_talk: Open, echo: Address, closed: Address
     ) -> None:
         talk = open_talk(echo)
@@ -338,8 +343,8 @@ class TestAClosedPort:
 
 
 @pytest.mark.parametrize("server", ["dante"], indirect=True)
-class TestTheLocalAddress:
-    """Dante relays the datagrams of the announced address only, or else of who sends first."""
+class TestLocalAddress:
+    """Dante relays datagrams from the announced address only, or else from the first sender."""
 
     @pytest.fixture
     def stranger(self) -> Iterator[socket.socket]:
@@ -348,7 +353,9 @@ class TestTheLocalAddress:
             stranger.settimeout(10)
             yield stranger
 
-    def test_is_announced(self, proxy: str, associate: Associate, stranger: socket.socket) -> None:
+    def test_dante_udp_relays_only_from_the_announced_address(
+        self, proxy: str, associate: Associate, stranger: socket.socket
+    ) -> None:
         talk = associate(proxy, ("127.0.0.1", 0))
         assert talk.local_address[0] == "127.0.0.1"
         with Echo("127.0.0.1") as echo:
@@ -357,7 +364,7 @@ class TestTheLocalAddress:
             assert_echoes(talk, echo.address)
         assert echo.received == [b"there and back"]
 
-    def test_is_that_of_the_first_sender_otherwise(
+    def test_dante_udp_relays_from_the_first_sender_if_none_is_announced(
         self, proxy: str, associate: Associate, stranger: socket.socket, echo: Address
     ) -> None:
         talk = associate(proxy)
@@ -368,7 +375,7 @@ class TestTheLocalAddress:
 
 @pytest.fixture(scope="module")
 def dante_on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """Dante on 127.0.0.1 and, at the same port, on ::1; the address of the former."""
+    """Yield the IPv4 address of a Dante that listens on ::1 too, at the same port."""
 
     def prepare(home: Path, port: int) -> list[str]:
         privileged, unprivileged = real_servers._dante_users(namespace=False)
@@ -389,7 +396,7 @@ def dante_on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]
 
 @pytest.mark.parametrize("local_host", [None, "127.0.0.1", "::1"])
 @pytest.mark.parametrize("proxy_host", ["127.0.0.1", "[::1]"])
-def test_the_relay_is_of_the_family_of_the_local_address_or_else_of_the_proxy(
+def test_dante_udp_relay_has_the_family_of_the_local_address_or_of_the_proxy(
     dante_on_both: Address,
     proxy_host: str,
     local_host: str | None,
@@ -409,7 +416,7 @@ def receive_all(talk: Talk) -> None:
 
 
 @pytest.mark.parametrize("server", ["dante", "v2ray", "shadowsocks"])
-def test_the_end_of_the_proxy_wakes_who_receives(
+def test_real_udp_end_of_the_proxy_wakes_a_receive(
     server: str, tmp_path: Path, echo: Address
 ) -> None:
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
@@ -434,7 +441,7 @@ def test_the_end_of_the_proxy_wakes_who_receives(
     [(real_servers.microsocks, ReplyError), (real_servers.openssh, ProxyClosed)],
     ids=["microsocks", "ssh -D"],
 )
-def test_a_proxy_without_it(
+def test_microsocks_and_openssh_do_not_offer_udp_associate(
     start: Start, error: type[ReplyError | ProxyClosed], tmp_path: Path
 ) -> None:
     with start(tmp_path) as url:

@@ -1,4 +1,4 @@
-"""Through Tor: a network of its own on loopback, which `tor_network` runs."""
+"""Connections through Tor: a whole network of it on loopback, which `tor_network` runs."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def url(port: int, scheme: str = "socks5h") -> str:
 
 @pytest.fixture(params=["socks5h", "socks4a", "http"])
 def proxy(request: pytest.FixtureRequest, tor: TorNetwork) -> str:
-    """Tor, by each protocol in which it resolves names."""
+    """Return the URL of Tor under each scheme with which Tor resolves names."""
     scheme = request.param
     return url(tor.http_port if scheme == "http" else tor.socks_port, scheme)
 
 
 def command(tor: TorNetwork, line: str) -> str:
-    """Tor's answer by its control port."""
+    """Send a command to Tor's control port, and return the answer."""
     with socket.create_connection(("127.0.0.1", tor.control_port), timeout=10) as sock:
         sock.sendall(f"AUTHENTICATE\r\n{line}\r\nQUIT\r\n".encode())
         with sock.makefile(newline="\r\n") as answers:
@@ -107,19 +107,20 @@ def assert_three_hops(tor: TorNetwork, port: int) -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 class TestHTTP:
-    def test_blocking(
+    def test_tor_http_blocking(
         self, pair: Pair, tor: TorNetwork, proxy: str, origin: Origin, scheme: str
     ) -> None:
         port = origin.https_port if scheme == "https" else origin.http_port
         with resolved_names() as resolved:
             with pair.client(proxy, verify=origin.trust()) as client:
                 response = client.get(f"{scheme}://origin.test:{port}/", timeout=TIMEOUT)
-                assert_three_hops(tor, port)  # the pool keeps the connection
+                # The pool keeps the connection, so Tor still has the stream.
+                assert_three_hops(tor, port)
         assert response.status_code == 200
         assert "origin.test" not in resolved
 
     @pytest.mark.anyio
-    async def test_awaited(
+    async def test_tor_http_awaited(
         self, pair: Pair, tor: TorNetwork, proxy: str, origin: Origin, scheme: str
     ) -> None:
         port = origin.https_port if scheme == "https" else origin.http_port
@@ -132,25 +133,29 @@ class TestHTTP:
 
 
 class TestConnect:
-    def test_to_a_name(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_tor_connects_to_a_name(self, proxy: str, dial: Dial, echo_server: Address) -> None:
         with dial(("loopback.test", echo_server[1]), proxy=proxy, timeout=TIMEOUT) as sock:
             assert_echoes(sock)
 
-    def test_to_ipv4(self, proxy: str, dial: Dial, echo_server: Address) -> None:
+    def test_tor_connects_to_ipv4(self, proxy: str, dial: Dial, echo_server: Address) -> None:
         with dial(echo_server, proxy=proxy, timeout=TIMEOUT) as sock:
             assert_echoes(sock)
 
     @pytest.mark.parametrize("host", ["::1", "loopback6.test"])
-    def test_to_ipv6(self, tor: TorNetwork, dial: Dial, echo_server_6: Address, host: str) -> None:
+    def test_tor_connects_to_ipv6(
+        self, tor: TorNetwork, dial: Dial, echo_server_6: Address, host: str
+    ) -> None:
         _, port = echo_server_6
         with dial((host, port), proxy=url(tor.socks_port), timeout=TIMEOUT) as sock:
             assert_echoes(sock)
 
-    def test_what_comes_with_the_reply(self, tor: TorNetwork, dial: Dial, greeter: Address) -> None:
+    def test_tor_loses_no_octet_behind_its_reply(
+        self, tor: TorNetwork, dial: Dial, greeter: Address
+    ) -> None:
         with dial(greeter, proxy=url(tor.socks_port), timeout=TIMEOUT) as sock:
             assert receive_exactly(sock, len(GREETING)) == GREETING
 
-    def test_a_name_that_is_not_there(self, proxy: str, dial: Dial) -> None:
+    def test_tor_reply_if_a_name_does_not_exist(self, proxy: str, dial: Dial) -> None:
         with pytest.raises(ReplyError) as caught:
             dial(("nowhere.test", 80), proxy=proxy, timeout=TIMEOUT)
         assert caught.value.reply in (
@@ -159,7 +164,7 @@ class TestConnect:
             HTTPReply.SERVICE_UNAVAILABLE,
         )
 
-    def test_the_tunnel_port_says_why(self, tor: TorNetwork, dial: Dial) -> None:
+    def test_tor_http_port_tells_why(self, tor: TorNetwork, dial: Dial) -> None:
         text = r"\(HTTP 503\), and says: Service Unavailable \(resolve failed\)"
         with pytest.raises(ReplyError, match=text) as caught:
             dial(("nowhere.test", 80), proxy=url(tor.http_port, "http"), timeout=TIMEOUT)
@@ -168,18 +173,22 @@ class TestConnect:
 
 
 class TestUnixSocket:
-    def test_a_path(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+    def test_tor_unix_socket_by_its_path(
+        self, tor: TorNetwork, dial: Dial, echo_server: Address
+    ) -> None:
         with dial(echo_server, proxy=Proxy(path=tor.unix_path), timeout=TIMEOUT) as sock:
             assert_echoes(sock)
 
-    def test_a_url(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+    def test_tor_unix_socket_by_a_url(
+        self, tor: TorNetwork, dial: Dial, echo_server: Address
+    ) -> None:
         with resolved_names() as resolved:
             proxy = f"socks5h://localhost{tor.unix_path}"
             with dial(("loopback.test", echo_server[1]), proxy=proxy, timeout=TIMEOUT) as sock:
                 assert_echoes(sock)
         assert resolved == []
 
-    def test_a_refusal(self, tor: TorNetwork, dial: Dial) -> None:
+    def test_tor_unix_socket_refusal(self, tor: TorNetwork, dial: Dial) -> None:
         # Tor's refusals always have an IPv6 address as their bound address.
         with pytest.raises(ReplyError) as caught:
             dial(("nowhere.test", 80), proxy=Proxy(path=tor.unix_path), timeout=TIMEOUT)
@@ -189,11 +198,11 @@ class TestUnixSocket:
 class TestIsolation:
     @pytest.fixture
     def destination(self) -> Iterator[Address]:
-        """One of this test alone, so that all streams to its port are this test's."""
+        """Yield a destination of this test alone, which has all streams to its port."""
         with serving(echo) as (_, port):
             yield "loopback.test", port
 
-    def test_circuits_of_their_own(
+    def test_tor_isolated_proxies_have_circuits_of_their_own(
         self, tor: TorNetwork, proxy: str, dial: Dial, destination: Address
     ) -> None:
         shared = Proxy.from_url(proxy)
@@ -208,7 +217,9 @@ class TestIsolation:
         assert len(circuits) == 3
         assert len(set(circuits)) == 3
 
-    def test_at_a_unix_socket(self, tor: TorNetwork, dial: Dial, destination: Address) -> None:
+    def test_tor_isolation_at_a_unix_socket(
+        self, tor: TorNetwork, dial: Dial, destination: Address
+    ) -> None:
         shared = Proxy(path=tor.unix_path)
         with (
             dial(destination, proxy=shared.isolated("a"), timeout=TIMEOUT) as first,
@@ -219,7 +230,7 @@ class TestIsolation:
                 assert_echoes(sock)
         assert len(set(circuits)) == 2
 
-    def test_one_token_one_circuit(
+    def test_tor_isolated_proxies_with_one_token_share_a_circuit(
         self, tor: TorNetwork, proxy: str, dial: Dial, destination: Address
     ) -> None:
         token = secrets.token_hex()
@@ -245,7 +256,7 @@ ADDRESSES = [("192.0.2.1", "a.test"), ("2001:db8::1", "aaaa.test")]
 
 class TestResolve:
     @pytest.mark.parametrize(("name", "address"), NAMES)
-    def test_blocking(self, tor: TorNetwork, name: str, address: str) -> None:
+    def test_tor_resolve_blocking(self, tor: TorNetwork, name: str, address: str) -> None:
         with resolved_names() as resolved:
             answer = socksclient.resolve(name, timeout=TIMEOUT, proxy=url(tor.socks_port))
         assert answer == address
@@ -253,34 +264,34 @@ class TestResolve:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize(("name", "address"), NAMES)
-    async def test_awaited(self, tor: TorNetwork, name: str, address: str) -> None:
+    async def test_tor_resolve_awaited(self, tor: TorNetwork, name: str, address: str) -> None:
         with resolved_names() as resolved, anyio.fail_after(TIMEOUT):
             answer = await socksclient.anyio.resolve(name, proxy=url(tor.socks_port))
         assert answer == address
         assert name not in resolved
 
     @pytest.mark.parametrize(("address", "name"), ADDRESSES)
-    def test_ptr_blocking(self, tor: TorNetwork, address: str, name: str) -> None:
+    def test_tor_resolve_ptr_blocking(self, tor: TorNetwork, address: str, name: str) -> None:
         proxy = url(tor.socks_port)
         assert socksclient.resolve_ptr(address, timeout=TIMEOUT, proxy=proxy) == name
 
     @pytest.mark.anyio
     @pytest.mark.parametrize(("address", "name"), ADDRESSES)
-    async def test_ptr_awaited(self, tor: TorNetwork, address: str, name: str) -> None:
+    async def test_tor_resolve_ptr_awaited(self, tor: TorNetwork, address: str, name: str) -> None:
         with anyio.fail_after(TIMEOUT):
             answer = await socksclient.anyio.resolve_ptr(address, proxy=url(tor.socks_port))
         assert answer == name
 
-    def test_by_socks4a(self, tor: TorNetwork) -> None:
+    def test_tor_resolve_by_socks4a(self, tor: TorNetwork) -> None:
         proxy = url(tor.socks_port, "socks4a")
         assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=proxy) == "192.0.2.1"
 
-    def test_by_a_unix_socket(self, tor: TorNetwork) -> None:
+    def test_tor_resolve_at_a_unix_socket(self, tor: TorNetwork) -> None:
         proxy = Proxy(path=tor.unix_path)
         assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=proxy) == "192.0.2.1"
         assert socksclient.resolve_ptr("192.0.2.1", timeout=TIMEOUT, proxy=proxy) == "a.test"
 
-    def test_what_is_not_there_blocking(self, tor: TorNetwork) -> None:
+    def test_tor_resolve_of_an_unknown_name_blocking(self, tor: TorNetwork) -> None:
         proxy = url(tor.socks_port)
         with pytest.raises(ReplyError) as caught:
             socksclient.resolve("nowhere.test", timeout=TIMEOUT, proxy=proxy)
@@ -290,7 +301,7 @@ class TestResolve:
         assert caught.value.reply == Reply.HOST_UNREACHABLE
 
     @pytest.mark.anyio
-    async def test_what_is_not_there_awaited(self, tor: TorNetwork) -> None:
+    async def test_tor_resolve_of_an_unknown_name_awaited(self, tor: TorNetwork) -> None:
         proxy = url(tor.socks_port)
         with anyio.fail_after(TIMEOUT):
             with pytest.raises(ReplyError) as caught:
@@ -309,43 +320,43 @@ def unknown_onion() -> str:
 
 
 class TestOnionServices:
-    def test_blocking(self, tor: TorNetwork, proxy: str) -> None:
+    def test_tor_onion_service_blocking(self, tor: TorNetwork, proxy: str) -> None:
         with resolved_names() as resolved:
             with httpx.Client(transport=SocksTransport(proxy), timeout=TIMEOUT) as client:
                 assert client.get(f"http://{tor.onion}/").content == WELCOME
         assert tor.onion not in resolved
 
     @pytest.mark.anyio
-    async def test_awaited(self, tor: TorNetwork, proxy: str) -> None:
+    async def test_tor_onion_service_awaited(self, tor: TorNetwork, proxy: str) -> None:
         transport = AsyncSocksTransport(proxy)
         with resolved_names() as resolved:
             async with httpx.AsyncClient(transport=transport, timeout=TIMEOUT) as client:
                 assert (await client.get(f"http://{tor.onion}/")).content == WELCOME
         assert tor.onion not in resolved
 
-    def test_a_service_that_is_not_there(self, tor: TorNetwork, dial: Dial) -> None:
+    def test_tor_onion_service_that_does_not_exist(self, tor: TorNetwork, dial: Dial) -> None:
         with pytest.raises(ReplyError) as caught:
             dial((unknown_onion(), 80), proxy=url(tor.extended_port), timeout=TIMEOUT)
         assert caught.value.reply == Reply.ONION_SERVICE_DESCRIPTOR_NOT_FOUND
 
     @pytest.mark.parametrize("name", ["a" * 56, "short"])
-    def test_a_name_that_cannot_be(self, tor: TorNetwork, dial: Dial, name: str) -> None:
+    def test_tor_onion_name_that_is_not_valid(self, tor: TorNetwork, dial: Dial, name: str) -> None:
         with pytest.raises(ReplyError) as caught:
             dial((f"{name}.onion", 80), proxy=url(tor.extended_port), timeout=TIMEOUT)
         assert caught.value.reply == Reply.ONION_ADDRESS_INVALID
 
-    def test_a_port_that_it_does_not_have(self, tor: TorNetwork, dial: Dial) -> None:
+    def test_tor_onion_service_refuses_a_closed_port(self, tor: TorNetwork, dial: Dial) -> None:
         with pytest.raises(ConnectionRefusedError):
             dial((tor.onion, 81), proxy=url(tor.extended_port), timeout=TIMEOUT)
 
-    def test_without_extended_errors(self, tor: TorNetwork) -> None:
+    def test_tor_onion_service_without_extended_errors(self, tor: TorNetwork) -> None:
         address = (unknown_onion(), 80)
         with pytest.raises(ReplyError) as caught:
             socksclient.create_connection(address, TIMEOUT, proxy=url(tor.socks_port))
         assert caught.value.reply == Reply.HOST_UNREACHABLE
 
-    # One test, as all tests share one client, which has the key or has it not.
-    def test_a_private_service(self, tor: TorNetwork) -> None:
+    # This is one test, because all tests share one client, which either has the key or not.
+    def test_tor_onion_service_that_needs_a_key(self, tor: TorNetwork) -> None:
         service = tor.private_onion.removesuffix(".onion")
         wrong_key = base64.b64encode(secrets.token_bytes(32)).decode()
 
@@ -370,22 +381,24 @@ class TestOnionServices:
 
 
 class TestReservedUserNames:
-    """Those which begin with <torS0X> (Tor's proposal 351)."""
+    """The user names that begin with <torS0X>, which Tor reserves (Tor's proposal 351)."""
 
-    def test_one_that_has_a_meaning(
+    def test_tor_accepts_a_reserved_user_name_with_a_meaning(
         self, tor: TorNetwork, dial: Dial, echo_server: Address
     ) -> None:
         proxy = Proxy("127.0.0.1", tor.socks_port, username="<torS0X>0", password="any")
         with dial(echo_server, proxy=proxy, timeout=TIMEOUT) as sock:
             assert_echoes(sock)
 
-    def test_one_that_has_none(self, tor: TorNetwork, dial: Dial, echo_server: Address) -> None:
+    def test_tor_refuses_a_reserved_user_name_without_a_meaning(
+        self, tor: TorNetwork, dial: Dial, echo_server: Address
+    ) -> None:
         proxy = Proxy("127.0.0.1", tor.socks_port, username="<torS0X>1x")
         with pytest.raises(AuthenticationError, match="<torS0X>") as caught:
             dial(echo_server, proxy=proxy, timeout=TIMEOUT)
         assert caught.value.phase == "authentication"
 
-    def test_how_tor_refuses_it(self, tor: TorNetwork) -> None:
+    def test_tor_octets_of_the_refusal_of_a_reserved_user_name(self, tor: TorNetwork) -> None:
         with socket.create_connection(("127.0.0.1", tor.socks_port), timeout=10) as sock:
             sock.sendall(b"\x05\x01\x02")
             assert receive_exactly(sock, 2) == b"\x05\x02"
@@ -401,7 +414,7 @@ def dante(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class TestChains:
-    def test_behind_tor(
+    def test_tor_chain_with_dante_behind_tor(
         self, tor: TorNetwork, proxy: str, dial: Dial, dante: str, echo_server: Address
     ) -> None:
         with dial(echo_server, proxy=[proxy, dante], timeout=TIMEOUT) as sock:
@@ -409,22 +422,25 @@ class TestChains:
             assert streams_to(tor, echo_server[1]) == []
             assert_echoes(sock)
 
-    def test_before_tor(self, tor: TorNetwork, proxy: str, dial: Dial, dante: str) -> None:
+    def test_tor_chain_with_dante_before_tor(
+        self, tor: TorNetwork, proxy: str, dial: Dial, dante: str
+    ) -> None:
         with dial((tor.onion, 80), proxy=[dante, proxy], timeout=TIMEOUT) as sock:
             sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
             with sock.makefile("rb") as answer:
                 assert answer.read().endswith(WELCOME)
 
-    def test_tor_resolves_behind_another_proxy(self, tor: TorNetwork, dante: str) -> None:
+    def test_tor_chain_resolves_behind_dante(self, tor: TorNetwork, dante: str) -> None:
         chain = [dante, url(tor.socks_port)]
         assert socksclient.resolve("a.test", timeout=TIMEOUT, proxy=chain) == "192.0.2.1"
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Return the processes that work in the directory or were told of it."""
+    """Return the command lines of the processes that run in the directory, or that name it."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        # The process may have ended since.
+        with suppress(OSError):
             arguments = (process / "cmdline").read_text()
             if str(directory) in arguments + os.readlink(process / "cwd"):
                 found.append(arguments)
@@ -439,7 +455,7 @@ tor_network.start(Path(sys.argv[1])).wait()
 """
 
 
-def test_the_network_ends_with_a_run_that_was_killed() -> None:
+def test_tor_network_ends_with_a_run_that_was_killed() -> None:
     directory = Path(f"/tmp/tor-{secrets.token_hex(8)}")
     command = [sys.executable, "-c", START_AND_WAIT, str(directory)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as run:

@@ -23,7 +23,8 @@ from socksclient.protocol.address import (
 
 # Addresses
 
-REPLY = b"\x05\x00\x00"  # before its address
+# What stands before the address in a reply.
+REPLY = b"\x05\x00\x00"
 NAMES = st.from_regex(r"[!-.0-9;-?A-Z\\^-~]{1,255}", fullmatch=True)
 ADDRESSES = st.ip_addresses().map(str)
 
@@ -109,14 +110,16 @@ def test_host_parse_of_an_ip_address_is_an_address(host: str, address: str) -> N
         ("bücher.example", "xn--bcher-kva.example"),
         ("BÜCHER.example.", "xn--bcher-kva.example."),
         ("ẞ.example", "xn--zca.example"),
-        ("u\u0308.example", "xn--tda.example"),  # u and a combining diaeresis
+        # A combining diaeresis follows the u.
+        ("u\u0308.example", "xn--tda.example"),
         ("ｅｘａｍｐｌｅ.com", "example.com"),
         ("bücher。example", "xn--bcher-kva.example"),
         ("bücher．example", "xn--bcher-kva.example"),
         ("bücher｡example", "xn--bcher-kva.example"),
         ("bücher。", "xn--bcher-kva."),
         ("two。labels", "two.labels"),
-        ("ü" * 57 + ".example", f"xn--tda{'a' * 56}.example"),  # its label has 63 octets
+        # The encoded label has 63 octets, the most that a label may have.
+        ("ü" * 57 + ".example", f"xn--tda{'a' * 56}.example"),
     ],
 )
 def test_host_parse_encodes_a_label_by_idna_2008_with_the_mapping_of_uts_46(
@@ -136,7 +139,8 @@ def test_host_parse_encodes_a_label_by_idna_2008_with_the_mapping_of_uts_46(
         ("-a-.bücher.example", "-a-.xn--bcher-kva.example"),
         ("xn--no-such-punycode-.bücher.example", "xn--no-such-punycode-.xn--bcher-kva.example"),
         ("l" * 64 + ".bücher.example", "l" * 64 + ".xn--bcher-kva.example"),
-        ("xn--n3h.bücher.example", "xn--n3h.xn--bcher-kva.example"),  # ☃, encoded by the caller
+        # The caller has encoded ☃, which IDNA 2008 does not allow.
+        ("xn--n3h.bücher.example", "xn--n3h.xn--bcher-kva.example"),
     ],
 )
 def test_host_parse_keeps_an_ascii_label_beside_one_that_is_not(host: str, name: str) -> None:

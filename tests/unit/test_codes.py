@@ -26,7 +26,8 @@ def test_reply_code_is_the_base_of_three_enums(kind: type[ReplyCode]) -> None:
 
 def test_reply_codes_overlap_and_their_classes_do_not() -> None:
     codes = {Reply(0x5B): "SOCKS5", Socks4Reply(0x5B): "SOCKS4"}
-    assert len(codes) == 1  # as for every IntEnum
+    # Members of two IntEnums with one number are equal.
+    assert len(codes) == 1
     assert not isinstance(Socks4Reply(0x5B), Reply | HTTPReply)
 
 

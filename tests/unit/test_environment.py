@@ -104,7 +104,7 @@ class TestVariables:
             ({"https_proxy": A, "HTTPS_PROXY": B}, None, A, None),
             ({"http_proxy": A, "https_proxy": B, "all_proxy": C}, A, B, C),
             ({"http_proxy": "", "https_proxy": "", "all_proxy": C}, C, C, C),
-            # Of CGI, HTTP_PROXY is the header "Proxy" of whoever asks (CVE-2016-5385).
+            # In CGI, HTTP_PROXY is the header "Proxy" of the client's request (CVE-2016-5385).
             ({"HTTP_PROXY": A, "REQUEST_METHOD": "GET"}, None, None, None),
             ({"HTTP_PROXY": A, "REQUEST_METHOD": "", "all_proxy": C}, C, C, C),
             ({"http_proxy": A, "REQUEST_METHOD": "GET"}, A, None, None),
@@ -140,7 +140,7 @@ class TestVariables:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Environ(dict[str, str]):
-            """Windows's: it knows the names in capitals only, and finds them by any."""
+            """The environment of Windows, which has all names in capitals and ignores case."""
 
             def __getitem__(self, name: str) -> str:
                 return super().__getitem__(name.upper())
@@ -161,7 +161,8 @@ class TestValuesOfVariables:
         [
             ("socks5h://proxy.test", Proxy("proxy.test", 1080)),
             ("socks5://proxy.test:1081", Proxy("proxy.test", 1081, scheme="socks5")),
-            ("socks://proxy.test", Proxy("proxy.test", scheme="socks5h")),  # as GNOME has it
+            # GNOME sets this scheme, and means SOCKS5.
+            ("socks://proxy.test", Proxy("proxy.test", scheme="socks5h")),
             ("socks4a://user@proxy.test", Proxy("proxy.test", scheme="socks4a", username="user")),
             ("SOCKS5H://proxy.test/", Proxy("proxy.test")),
             ("http://proxy.test", Proxy("proxy.test", 80, scheme="http")),
@@ -203,7 +204,7 @@ class TestValuesOfVariables:
     )
     def test_environment_value_is_refused_only_where_it_is_used(self, value: str) -> None:
         environment = Environment.of({"HTTPS_PROXY": value, "all_proxy": C})
-        # It matters to those only who would use it.
+        # A value that is not valid matters only where it would be used.
         assert proxy_of(environment.proxy_for("http", "site.test", 80)) == Proxy("c.test")
         with pytest.raises(ValueError, match=r"^HTTPS_PROXY: proxy ") as caught:
             proxy_of(environment.proxy_for("https", "site.test", 443))
@@ -259,7 +260,8 @@ class TestValuesOfVariables:
         assert "s3cret" not in f"{environment!r} {environment}"
 
 
-# (an entry of no_proxy, what it has, what it has not); all at port 80 unless they say otherwise.
+# Each row: an entry of no_proxy, destinations that the entry has, destinations that it does not
+# have. A destination without a port is at port 80.
 ENTRIES = [
     ("*", ["site.test", "127.0.0.1", "[::1]"], []),
     ("*:80", ["site.test", "127.0.0.1", "[::1]"], ["site.test:81"]),

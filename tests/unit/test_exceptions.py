@@ -239,7 +239,8 @@ def test_proxy_closed_broken_keeps_the_errno_of_the_cause() -> None:
 def test_protocol_error_has_the_octets_received() -> None:
     assert ProtocolError("nonsense").received == b""
     error = ProtocolError("nonsense", b"HT")
-    assert (error.received, error.args) == (b"HT", (None, "nonsense"))  # as of an OSError
+    # The arguments are those of an OSError.
+    assert (error.received, error.args) == (b"HT", (None, "nonsense"))
     closed = ProxyClosed.within(ConnectionEnded(b"\x7f\0"), 6, b"\x05\0\0\1")
     assert closed.received == b"\x05\0\0\1\x7f\0"
     assert str(closed) == "the proxy hung up before it had answered: got 6 of 10 octets"
@@ -271,7 +272,7 @@ def test_error_with_the_tls_context_of_its_proxy_can_be_pickled() -> None:
 
 
 class WithArguments(ReplyError):
-    """An error of a user's own, whose arguments are none of its base."""
+    """A user's error whose arguments differ from those of its base."""
 
     def __init__(self, *, account: str, reply: ReplyCode) -> None:
         super().__init__(reply, hint=f"; the account is {account}")
@@ -279,7 +280,7 @@ class WithArguments(ReplyError):
 
 
 class WithoutArguments(ProxyTimeout):
-    """An error of a user's own, with attributes that are set later."""
+    """A user's error with an attribute that is set after the error is made."""
 
     seconds: float
 
@@ -298,7 +299,8 @@ def test_error_of_a_users_class_survives_pickling_and_copying(protocol: int) -> 
             assert type(double) is type(error)
             assert vars(double) == vars(error)
             assert (double.errno, str(double)) == (error.errno, str(error))
-            assert double.__cause__ is None  # as for every exception
+            # A pickle and a copy of any exception have no cause.
+            assert double.__cause__ is None
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from helpers.flow_player import (
 
 
 def negotiate_nothing_well(proxy: Proxy) -> Flow[None]:
-    """Do not catch ConnectionEnded, as a method of a user's own may not."""
+    """Send a token. A user's method may ignore ConnectionEnded, as this one does."""
     yield Exchange(b"token", 3)
 
 

@@ -75,7 +75,7 @@ ANSWERS: list[tuple[bytes, HostPort | Fails]] = [
     # RFC 9110 §9.3.6: a client ignores Content-Length and Transfer-Encoding of a success.
     (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: some\r\n\r\n", NOWHERE),
     (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n: x\r\nA B: c\r\nno\r\n\r\n", NOWHERE),
-    # curl accepts these.
+    # curl accepts any white space between the parts of the status line.
     (b"HTTP/1.1  200  OK\r\n\r\n", NOWHERE),
     (b"HTTP/1.1\t200\tOK\r\n\r\n", NOWHERE),
     (b"HTTP/1.1 200 \0\r\n\r\n", MALFORMED),
@@ -124,7 +124,7 @@ def test_http_belonging_counts_the_octets_of_the_head() -> None:
     step = next(flow)
     assert step.belonging is not None
     assert step.belonging(head_of(MAX_HEAD_SIZE) + b"behind") == MAX_HEAD_SIZE
-    # If the octets are no HTTP, it takes no more than it must.
+    # If the octets are no HTTP, the flow takes no more of them than it must.
     assert step.belonging(b"\x05\xff" + bytes(1000)) == 0
     flow.close()
 

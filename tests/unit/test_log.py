@@ -116,7 +116,7 @@ def test_placed_turns_the_deadline_into_a_proxytimeout() -> None:
 def test_placed_logs_no_text_of_an_error_that_is_not_ours(
     debug: pytest.LogCaptureFixture,
 ) -> None:
-    # A method of the user's own may put a password into the text of its error.
+    # A user's method may put a password into the text of its error.
     error = ValueError("p4ss")
     with pytest.raises(ValueError, match="p4ss") as caught, placed(ONE, "authentication"):
         raise error

@@ -18,7 +18,7 @@ from socksclient._net.resolver import addresses_found, look_up, name_to_ask, res
         ("xn--bcher-kva.test", "xn--bcher-kva.test"),
         ("under_score.test", "under_score.test"),
         ("proxy.test.", "proxy.test."),
-        # Python encodes a str by IDNA 2003, which refuses these.
+        # Python encodes a str by IDNA 2003, which refuses long labels and empty labels.
         ("l" * 64 + ".test", b"l" * 64 + b".test"),
         ("a..test", b"a..test"),
         (".test", b".test"),

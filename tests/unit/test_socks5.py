@@ -143,7 +143,7 @@ RESERVED = ": Tor keeps user names that begin with <torS0X> to itself, and does 
 @pytest.mark.parametrize(
     ("answer", "reserved", "told"),
     [
-        # Tor answers so, with eight octets behind it.
+        # Tor answers so, and sends eight more octets.
         (b"\x05\x01", True, True),
         (b"\x05\x01", False, False),
         (b"\x01\x01", True, False),
@@ -209,7 +209,7 @@ def test_socks5_check_reply_of_any_two_octets() -> None:
 
 
 def negotiate_token(proxy: Proxy) -> Flow[None]:
-    """Negotiate by a private method: the proxy answers a token with three octets."""
+    """Negotiate by a private method, in which the proxy answers a token with three octets."""
     if (yield Exchange(b"token", 3)) != b"yes":
         raise AuthenticationError("the proxy refused the token")
 
@@ -310,7 +310,7 @@ def test_socks5_flow_sends_each_message_and_reads_no_octet_too_many(
 def test_socks5_hang_up_is_told_with_the_octets_got_and_wanted(case: Case, least: bool) -> None:
     for sent, answer, got, text in hang_ups(case, least=least):
         if sent == THE_TOKEN:
-            # The method of the user's own does not catch ConnectionEnded.
+            # The user's method does not catch ConnectionEnded.
             assert f"got {got} octets in the sub-negotiation of method 80" in text
         else:
             # The first five octets of a reply tell how many there are.

@@ -271,7 +271,7 @@ def test_tunnel_does_not_ask_for_the_next_address_after_other_errors(
 
 @pytest.mark.parametrize(("code", "is_tried"), [(0x5B, True), (0x5C, False), (0x5D, False)])
 def test_tunnel_asks_socks4_for_the_next_address_only_after_91(code: int, is_tried: bool) -> None:
-    # The next address needs another identd no less than the first one.
+    # A proxy that wants an identd here wants it whatever the address is.
     reply = bytes([0, code, 0, 0, 0, 0, 0, 0])
     more: list[Answer] = [SERVER, bytes.fromhex("005a1f90c0000207")] if is_tried else []
     addresses: list[Any] = [("192.0.2.1", 80), ("192.0.2.3", 80)]
@@ -354,7 +354,7 @@ def test_tunnel_begins_the_next_way_with_the_server_that_has_answered() -> None:
         "connect 192.0.2.12:1 or 192.0.2.11:1 or 192.0.2.13:1",
         "connect 192.0.2.13:1 or 192.0.2.12:1 or 192.0.2.11:1",
     ]
-    # The names are resolved once.
+    # Each name is resolved once.
     assert [step for step in driven.asked if step.startswith("resolve")] == driven.asked[:2]
 
 
@@ -394,7 +394,7 @@ def test_interleave_lets_the_families_take_turns(found: list[str], wanted: list[
         (["socks5h://localhost/run/proxy"], ["/run/proxy"], "01000000000000"),
         ([HOP, "socks5h://[2001:db8::8]"], [SERVER, OPEN, GRANTED], "04" + "00" * 18),
         ([HOP, "socks5h://192.0.2.8"], [SERVER, OPEN, GRANTED], "01000000000000"),
-        # Nobody here knows at which address the name is reached.
+        # This process does not know at which address the hop before reaches the name.
         ([HOP, "socks5h://far.test"], [SERVER, OPEN, GRANTED], "01000000000000"),
     ],
 )
@@ -609,5 +609,5 @@ def test_resolve_target_returns_the_first_address(
 def test_resolve_target_without_an_address_is_a_resolveerror() -> None:
     error = drive(resolve_target(on_connection(RESOLVER).last), NOT_FOUND).ends
     assert type(error) is ResolveError
-    # The place is added by its callers.
+    # The callers of `resolve_target` add the place.
     assert (error.proxy, error.__cause__) == (None, NOT_FOUND)

@@ -260,7 +260,7 @@ def test_tunnel_adds_the_place_to_a_failure_of_tls() -> None:
     assert error.proxy == Proxy.from_url("https://far.test")
 
 
-# Errors of a method of a user's own
+# The errors of a user's method
 
 
 def raising(error: Exception) -> Callable[[Proxy], Flow[None]]:
@@ -304,7 +304,7 @@ def test_tunnel_adds_the_place_to_a_sockserror_of_a_users_method() -> None:
 
 
 def test_tunnel_leaves_a_sockserror_that_has_a_place_as_it_is() -> None:
-    # A method may itself connect through a proxy, and its error speaks of that one.
+    # A method may itself connect through another proxy. Its error speaks of that proxy.
     mine = AuthenticationError("mine")
     mine.proxy, mine.phase = Proxy("other.test"), "request"
     error = drive(tunnel(route(with_method(mine))), SERVER, b"\x05\x80", b"!").ends

@@ -133,7 +133,7 @@ STARS = "proxy URL has *** in the place of its credentials: it is the text of a 
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        # In each the secrets are us3r, p4ss, w0rd and 12345.
+        # No error text may show us3r, p4ss, w0rd or 12345.
         ("", "proxy URL is empty"),
         ("proxy.example:1080", NO_SCHEME),
         ("us3r:p4ssw0rd@proxy.example:1080", NO_SCHEME),
