@@ -1,4 +1,4 @@
-"""The proxies that the environment has; `test_curl.py` compares them with curl's."""
+"""The proxies of the environment; `test_curl_environment.py` compares them with curl's."""
 
 from __future__ import annotations
 
