@@ -118,7 +118,7 @@ def associate(
     """
     try:
         relays = [_relay_of(*one, trust_relay_address) for one in granted]
-        hints = [_advice(one, *relay) for one, relay in zip(granted, relays, strict=True)]
+        hints = [advice_about(one, *relay) for one, relay in zip(granted, relays, strict=True)]
         _, nearest = relays[0]
         where = host_port(*nearest[:2])
         family = family_of(nearest[0])
@@ -177,10 +177,10 @@ def _relay_of(
     return host, address
 
 
-def _advice(granted: Granted, relay: Host, address: SocketAddress) -> str:
+def advice_about(granted: Granted, relay: Host, address: SocketAddress) -> str:
     """Return what errors say about a relay that may be out of reach; empty for other relays."""
     route, control, grant = granted
-    if not _is_private(relay):
+    if not is_private(relay):
         return ""
     try:
         own, _ = reachable(control, grant, trust=False)
@@ -195,7 +195,7 @@ def _advice(granted: Granted, relay: Host, address: SocketAddress) -> str:
     return f"{advice}; {_INSTEAD}"
 
 
-def _is_private(host: Host) -> bool:
+def is_private(host: Host) -> bool:
     """Return whether a host is an address of a private network, of one link or of one machine."""
     ip = host.unmapped.ip
     return ip is not None and any(ip in network for network in _PRIVATE)

@@ -56,6 +56,15 @@ GARBAGE = [
 """Datagrams to drop: too short for their header, with an RSV, fragments, unknown address types."""
 
 
+def name_of(value: object) -> str:
+    """Return a value in the form for the name of a test."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(name_of, value))})"
+    if isinstance(value, memoryview):
+        return "memoryview"
+    return value.__name__ if isinstance(value, type) else str(value)[:40]
+
+
 UDP = socket.socket | UDPAssociation
 
 

@@ -1,4 +1,4 @@
-"""UDP ASSOCIATE, awaited: what `test_udp.py` does not show of all drivers alike."""
+"""The awaited classes: tasks, cancellation, and the interfaces of anyio."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def associate_with(played: PlayedProxy) -> UDPAssociation:
     return udp
 
 
-async def test_it_is_what_anyio_has_for_udp(udp_echo: Address) -> None:
+async def test_udp_associate_returns_an_anyio_udp_socket(udp_echo: Address) -> None:
     with SocksServer() as server:
         async with await udp_associate(proxy=server.url) as udp:
             assert isinstance(udp, anyio.abc.UDPSocket)
@@ -79,7 +79,7 @@ async def test_it_is_what_anyio_has_for_udp(udp_echo: Address) -> None:
                 await udp.receive()
 
 
-async def test_its_addresses_have_two_parts(udp_echo_6: Address) -> None:
+async def test_receive_returns_two_values_for_an_ipv6_address(udp_echo_6: Address) -> None:
     with SocksServer(host="::1") as server:
         async with await udp_associate(proxy=server.url) as udp:
             await udp.sendto(b"datagram", *udp_echo_6)
@@ -87,7 +87,7 @@ async def test_its_addresses_have_two_parts(udp_echo_6: Address) -> None:
             assert len(udp.extra(SocketAttribute.local_address)) == 2
 
 
-async def test_its_attributes(udp_echo: Address) -> None:
+async def test_extra_attributes_of_an_association(udp_echo: Address) -> None:
     with SocksServer() as server:
         async with await udp_associate(proxy=server.url, local_host="127.0.0.1") as udp:
             raw = udp.extra(SocketAttribute.raw_socket)
@@ -116,7 +116,9 @@ async def test_its_attributes(udp_echo: Address) -> None:
     ],
     ids=lambda item: str(item[1]),
 )
-async def test_a_destination_that_cannot_be(item: tuple[bytes, Address]) -> None:
+async def test_send_and_connected_refuse_an_invalid_destination(
+    item: tuple[bytes, Address],
+) -> None:
     with SocksServer() as server:
         async with await udp_associate(proxy=server.url) as udp:
             with pytest.raises(ValueError, match=r"^host|^port"):
@@ -130,7 +132,7 @@ async def test_a_destination_that_cannot_be(item: tuple[bytes, Address]) -> None
 
 @types.coroutine
 def yields(operation: Awaitable[object]) -> Generator[Any, Any, int]:
-    """How often it lets others run."""
+    """Return how often an operation lets other tasks run."""
     steps = operation.__await__()
     resume = partial(steps.send, None)
     count = 0
@@ -153,7 +155,7 @@ async def assert_is_cancelled(operate: Callable[[], Awaitable[object]]) -> None:
     assert scope.cancelled_caught
 
 
-async def test_every_operation_is_a_checkpoint(played: PlayedProxy, poll: str) -> None:
+async def test_every_method_is_a_checkpoint(played: PlayedProxy, poll: str) -> None:
     async with await associate_with(played) as udp:
         connected = await udp.connected(*DESTINATION)
         operations: list[Callable[[], Awaitable[object]]] = [
@@ -168,7 +170,7 @@ async def test_every_operation_is_a_checkpoint(played: PlayedProxy, poll: str) -
         for operate in operations:
             await assert_is_cancelled(operate)
             assert await yields(operate())
-        # Those cancelled went not, nor have they taken anything.
+        # The cancelled operations have sent nothing and taken nothing.
         assert [played.hear() for _ in range(3)] == [HEADER + data for data in (b"1", b"2", b"3")]
         played.say(HEADER + b"last")
         assert await udp.receive() == (b"last", DESTINATION)
@@ -177,7 +179,7 @@ async def test_every_operation_is_a_checkpoint(played: PlayedProxy, poll: str) -
             await assert_is_cancelled(operate)
 
 
-async def test_a_cancelled_close_has_closed() -> None:
+async def test_aclose_closes_even_if_cancelled() -> None:
     with SocksServer() as server:
         udp = await udp_associate(proxy=server.url)
         with anyio.CancelScope() as scope:
@@ -187,7 +189,7 @@ async def test_a_cancelled_close_has_closed() -> None:
             await udp.receive()
 
 
-async def test_a_receive_that_waits_can_be_cancelled(played: PlayedProxy, poll: str) -> None:
+async def test_receive_can_be_cancelled(played: PlayedProxy, poll: str) -> None:
     async with await associate_with(played) as udp:
         for _ in range(3):
             with anyio.move_on_after(0.01) as scope:
@@ -197,7 +199,7 @@ async def test_a_receive_that_waits_can_be_cancelled(played: PlayedProxy, poll: 
         assert await udp.receive() == (b"datagram", DESTINATION)
 
 
-async def test_one_task_receives_at_a_time(played: PlayedProxy, poll: str) -> None:
+async def test_receive_by_one_task_at_a_time(played: PlayedProxy, poll: str) -> None:
     async with await associate_with(played) as udp:
         received = []
 
@@ -213,7 +215,7 @@ async def test_one_task_receives_at_a_time(played: PlayedProxy, poll: str) -> No
         assert received == [(b"datagram", DESTINATION)]
 
 
-async def test_one_task_sends_while_another_receives(udp_echo: Address, poll: str) -> None:
+async def test_send_while_another_task_receives(udp_echo: Address, poll: str) -> None:
     with SocksServer() as server:
         async with await udp_associate(proxy=server.url) as udp:
             received = 0
@@ -229,9 +231,7 @@ async def test_one_task_sends_while_another_receives(udp_echo: Address, poll: st
                     received += 1
 
 
-async def test_a_flood_of_garbage_does_not_keep_others_from_running(
-    played: PlayedProxy, poll: str
-) -> None:
+async def test_receive_lets_other_tasks_run_in_a_flood(played: PlayedProxy, poll: str) -> None:
     async with await associate_with(played) as udp:
         with again_and_again(lambda: played.say(b"garbage")):
             async with anyio.create_task_group() as group:
@@ -243,7 +243,7 @@ async def test_a_flood_of_garbage_does_not_keep_others_from_running(
 
 @pytest.mark.parametrize("waiting", [[], [b"garbage"], [HEADER]], ids=["", "garbage", "datagram"])
 @pytest.mark.parametrize("ticks", range(7))
-async def test_another_task_can_close_at_any_moment(
+async def test_aclose_by_another_task_at_any_moment(
     played: PlayedProxy, poll: str, ticks: int, waiting: list[bytes]
 ) -> None:
     udp = await associate_with(played)
@@ -263,7 +263,7 @@ async def test_another_task_can_close_at_any_moment(
         await udp.aclose()
 
 
-async def test_an_end_comes_alone_and_not_in_a_group(played: PlayedProxy, poll: str) -> None:
+async def test_association_closed_is_in_no_exception_group(played: PlayedProxy, poll: str) -> None:
     async with await associate_with(played) as udp:
         connected = await udp.connected(*DESTINATION)
         played.end()
@@ -283,7 +283,7 @@ async def test_an_end_comes_alone_and_not_in_a_group(played: PlayedProxy, poll: 
 
 
 @pytest.mark.parametrize("local_host", [None, "127.0.0.1"])
-async def test_nothing_is_left_open_by_a_cancelled_handshake(local_host: str | None) -> None:
+async def test_udp_associate_leaves_nothing_open_when_cancelled(local_host: str | None) -> None:
     counts = range(2 + 2 + 10)
     faults = [Faults(stall_after=count) for count in counts]
     held: list[BaseException] = []
@@ -317,7 +317,7 @@ async def test_nothing_is_left_open_by_a_cancelled_handshake(local_host: str | N
 # Room for what is sent
 
 
-async def test_room_is_waited_for() -> None:
+async def test_send_waits_for_room() -> None:
     with no_room() as (association, relay):
         async with UDPAssociation(association) as udp:
             async with anyio.create_task_group() as group:
@@ -326,7 +326,7 @@ async def test_room_is_waited_for() -> None:
                 assert await anyio.to_thread.run_sync(make_room, relay) == HEADER + b"datagram"
 
 
-async def test_waiting_for_room_can_be_cancelled() -> None:
+async def test_send_that_waits_for_room_can_be_cancelled() -> None:
     contexts: list[BaseException | None] = []
 
     async def send() -> None:
@@ -348,7 +348,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
             assert make_room(relay) == HEADER + b"datagram"
 
 
-async def test_closing_wakes_who_waits_for_room() -> None:
+async def test_aclose_wakes_a_send_that_waits_for_room() -> None:
     with no_room() as (association, _):
         udp = UDPAssociation(association)
 
@@ -362,7 +362,7 @@ async def test_closing_wakes_who_waits_for_room() -> None:
             await udp.aclose()
 
 
-async def test_20_000_datagrams_there_and_back(udp_echo: Address) -> None:
+async def test_association_carries_20_000_datagrams(udp_echo: Address) -> None:
     with SocksServer() as server:
         async with await udp_associate(proxy=server.url) as udp:
             for first in range(0, 20_000, 64):

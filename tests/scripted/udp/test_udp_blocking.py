@@ -242,7 +242,7 @@ class TestRoom:
 
 
 class Refusing:
-    """A UDP socket for which the system reports so many ICMP errors before it sends."""
+    """A UDP socket that reports a number of ICMP errors before it sends."""
 
     def __init__(self, errors: int) -> None:
         self.errors = errors

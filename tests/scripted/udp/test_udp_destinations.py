@@ -27,6 +27,7 @@ from helpers.associations import (
     assert_echoes,
     associate_with,
     from_,
+    name_of,
 )
 from helpers.support import (
     LONG,
@@ -39,16 +40,6 @@ from helpers.support import (
     resolved_names,
     resolver,
 )
-
-
-def name_of(value: object) -> str:
-    """For the name of a test."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(name_of, value))})"
-    if isinstance(value, memoryview):
-        return "memoryview"
-    return value.__name__ if isinstance(value, type) else str(value)[:40]
-
 
 ALL_KINDS = [DESTINATION, ("2001:db8::1", 53), ("name.test", 53), ("n" * 255, 53)]
 
@@ -174,7 +165,8 @@ def test_sendto_the_longest_datagram(
     assert (caught.type, caught.value.errno) == (OSError, errno.EMSGSIZE)
     payload = os.urandom(most)
     talk.send(payload, destination)
-    assert played.hear() == header + payload  # and nothing came before
+    # The longer datagram has not come before this one.
+    assert played.hear() == header + payload
     played.say(header + payload)
     assert talk.receive() == (payload, destination)
 
@@ -195,7 +187,7 @@ def test_dnspython_takes_an_answer_from_a_mapped_address(played: PlayedProxy) ->
 
 
 def test_sendto_an_ipv4_mapped_destination(associate: Associate, played: PlayedProxy) -> None:
-    """The address is sent as it is, and answers come from either form of it."""
+    """The association sends the address as it is, and takes answers from either form of it."""
     talk = associate(played.url)
     header = b"\0\0\0\x04" + bytes(10) + b"\xff\xff\xc0\0\x02\x01" + b"\0\x35"
     mapped = ("::ffff:192.0.2.1", 53)

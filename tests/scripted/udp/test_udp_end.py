@@ -134,7 +134,8 @@ def test_control_connection_data_is_ignored_and_not_kept(
     assert (data, source) == (b"datagram", DESTINATION)
     assert most < 1_000_000
     played.control.sendall(b"more")
-    talk.send(b"datagram", DESTINATION)  # the data waiting there notwithstanding
+    # Data that waits on the control connection does not keep the client from sending.
+    talk.send(b"datagram", DESTINATION)
     assert played.hear() == DATAGRAM
     played.end()
     assert_ended(talk.receive)
@@ -202,7 +203,7 @@ def test_wait_returns_at_once_after_close(poll: str) -> None:
 def test_close_keeps_descriptors_open_while_threads_wait(
     monkeypatch: pytest.MonkeyPatch, poll: str
 ) -> None:
-    """Descriptors may be watched by gevent or eventlet. With epoll, there is no such danger."""
+    """Gevent or eventlet may watch the descriptors. With epoll, there is no such danger."""
     closed_meanwhile: list[object] = []
 
     class Selector(selectors.PollSelector):

@@ -145,7 +145,7 @@ def test_local_address_that_is_no_pair() -> None:
 
 
 class TestSystemLimits:
-    """The control connection can be made, but what the datagrams need cannot."""
+    """The system makes the control connection, and then refuses a socket or an epoll."""
 
     def assert_refused(
         self, call: Callable[[], object], text: str, number: int, phase: str = "relay"
@@ -158,7 +158,7 @@ class TestSystemLimits:
 
     @pytest.fixture
     def refuse(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int | None], None]:
-        """Make it impossible to make UDP sockets of this family, or any at all."""
+        """Return a function after which the system makes no UDP sockets (of a family)."""
 
         def refuse(number: int, family: int | None = None) -> None:
             class Socket(socket.socket):

@@ -101,7 +101,7 @@ def set_timeout(udp: UDPAssociation, seconds: float) -> UDPAssociation:
 
 @pytest.mark.parametrize("call", BEHIND.values(), ids=BEHIND)
 class TestReceiveBehind:
-    """A good datagram behind bad ones is received by a caller that is woken only once."""
+    """A caller that is woken only once receives the good datagram behind bad ones."""
 
     def test_receive_behind_garbage(
         self, poll: str, played: PlayedProxy, call: Callable[[UDPAssociation], object]
@@ -183,7 +183,7 @@ def test_receive_with_msg_dontwait_ends_in_endless_garbage(
 def test_receive_looks_at_all_datagrams_in_the_buffer(
     played: PlayedProxy,
 ) -> None:
-    """On Linux even the shortest one does, so all datagrams in the buffer are looked at."""
+    """A datagram takes up more of the buffer than the 256 octets that the library reckons with."""
     with socksclient.udp_associate(LONG, proxy=played.url) as udp:
         played.client = address_of(udp)
         size = udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)

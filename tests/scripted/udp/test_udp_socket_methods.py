@@ -22,20 +22,12 @@ from helpers.associations import (
     SOON,
     UDP,
     Receive,
+    name_of,
 )
 from helpers.support import (
     LONG,
     Address,
 )
-
-
-def name_of(value: object) -> str:
-    """For the name of a test."""
-    if isinstance(value, tuple):
-        return f"({', '.join(map(name_of, value))})"
-    if isinstance(value, memoryview):
-        return "memoryview"
-    return value.__name__ if isinstance(value, type) else str(value)[:40]
 
 
 @pytest.fixture(params=["socket", "association"])
@@ -51,7 +43,7 @@ def udp(request: pytest.FixtureRequest) -> Iterator[UDP]:
 
 
 def reach(udp: UDP, peer: socket.socket) -> Address:
-    """Where the peer is to send to, so that it comes back."""
+    """Return the address to which the peer sends what `udp` is to receive."""
     assert udp.sendto(b"first", peer.getsockname()) == 5
     octets, client = peer.recvfrom(100)
     assert octets == b"first"
@@ -265,7 +257,8 @@ class TestLikeASocket:
             assert octets == b"hello"
             peer.sendto(b"and back", client)
             assert receive(udp, 100) == b"and back"
-            assert udp.sendto(b"elsewhere", stranger.getsockname()) == 9  # as Linux has it
+            # Linux allows a connected socket to send elsewhere.
+            assert udp.sendto(b"elsewhere", stranger.getsockname()) == 9
             assert stranger.recv(100) == b"elsewhere"
             udp.connect(stranger.getsockname())
             assert udp.getpeername() == stranger.getsockname()
