@@ -1,18 +1,22 @@
-"""How often this process parses an IP address on the way: the destination and the relay once."""
+"""This process parses the destination and the address of each relay once on the whole way."""
 
 from __future__ import annotations
 
 import ipaddress
 import threading
 from collections import Counter
+from contextlib import ExitStack
 
+import anyio
 import pytest
 
-import socksclient
+import socksclient.anyio
 from socksclient import Proxy
 from socksclient.testing import Faults, SocksServer
 
-RELAY = "127.0.0.9"
+from helpers.support import BACKENDS, Address
+
+RELAYS = ["127.0.0.9", "127.0.0.10"]
 
 
 @pytest.fixture
@@ -44,12 +48,34 @@ def test_a_destination_is_parsed_once(parsed: Counter[object], scheme: str) -> N
     assert parsed == {"127.0.0.8": 1}
 
 
-def test_a_relay_and_the_destination_of_a_datagram_are_parsed_once(
-    parsed: Counter[object],
+def associate_and_send(driver: str, proxies: list[str], destination: Address) -> None:
+    """Associate by a driver, and send two datagrams."""
+
+    async def run() -> None:
+        async with await socksclient.anyio.udp_associate(proxy=proxies) as udp:
+            for _ in range(2):
+                await udp.sendto(b"datagram", *destination)
+
+    if driver == "blocking":
+        with socksclient.udp_associate(60, proxy=proxies) as udp:
+            for _ in range(2):
+                udp.sendto(b"datagram", destination)
+    else:
+        anyio.run(run, **BACKENDS[driver])
+
+
+@pytest.mark.parametrize("driver", ["blocking", *BACKENDS])
+def test_each_relay_and_the_destination_of_a_datagram_are_parsed_once(
+    parsed: Counter[object], driver: str
 ) -> None:
-    with SocksServer(faults=Faults(bound_address=(RELAY, 4711))) as server:
-        with socksclient.udp_associate(60, proxy=server.url) as udp:
-            assert parsed[RELAY] == 1
-            udp.sendto(b"datagram", ("192.0.2.7", 53))
-            udp.sendto(b"datagram", ("192.0.2.7", 53))
-    assert (parsed[RELAY], parsed["192.0.2.7"]) == (1, 1)
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(SocksServer(faults=Faults(bound_address=(relay, 4711))))
+            for relay in RELAYS
+        ]
+        for count in (1, 2):
+            urls = [server.url for server in servers[:count]]
+            parsed.clear()
+            associate_and_send(driver, urls, ("192.0.2.7", 53))
+            assert [parsed[relay] for relay in RELAYS[:count]] == [1] * count
+            assert parsed["192.0.2.7"] == 1

@@ -272,3 +272,17 @@ def test_host_port_puts_an_ipv6_address_in_brackets(host: str, text: str) -> Non
 def test_socket_address_of_ipv6_has_four_values() -> None:
     assert socket_address("192.0.2.1", 80) == ("192.0.2.1", 80)
     assert socket_address("::1", 80) == ("::1", 80, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::192.0.2.1", "::192.0.2.1"),
+        ("name.test", "name.test"),
+    ],
+)
+def test_host_unmapped(host: str, plain: str) -> None:
+    assert Host.of(host).unmapped == Host.of(plain)
