@@ -19,7 +19,7 @@ from socksclient import (
 from socksclient._net.association import Granted
 from socksclient._net.relay import advice_about, routes_of
 from socksclient.protocol.address import Host, host_port
-from socksclient.protocol.tunnel import Grant
+from socksclient.protocol.steps import Grant
 from socksclient.testing import Faults, SocksServer
 
 from helpers.associations import (
