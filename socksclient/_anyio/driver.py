@@ -37,10 +37,9 @@ from socksclient._net.sockets import NO_DELAY, SocketOption, check_source, race
 from socksclient._net.tls import tls_failure
 from socksclient.protocol.address import Host
 from socksclient.protocol.exceptions import ProxyClosed
-from socksclient.protocol.flow import Exchange
 from socksclient.protocol.proxy import Proxy
 from socksclient.protocol.route import Route
-from socksclient.protocol.steps import Connect, Grant, ServerAddress, StartTLS, Step, Steps
+from socksclient.protocol.steps import Connect, Grant, Resolve, ServerAddress, StartTLS, Step, Steps
 from socksclient.protocol.tunnel import resolve_target, tunnel
 
 T = TypeVar("T")
@@ -198,14 +197,15 @@ class Driver:
             return result
 
     async def _carry_out(self, step: Step) -> object:
-        if isinstance(step, Exchange):
-            return await exchange(step, self.connected, self._ssl_object)
+        if isinstance(step, Resolve):
+            return await addresses_of(step)
         if isinstance(step, Connect):
             return await self._connect(step.addresses)
         if isinstance(step, StartTLS):
             await self._start_tls(step.proxy)
             return None
-        return await addresses_of(step)
+        # The exchange is the last case, so that no resolver gets what a method yields by mistake.
+        return await exchange(step, self.connected, self._ssl_object)
 
     async def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
         if self.channel is not None:

@@ -25,9 +25,8 @@ from socksclient._sync.exchange import exchange
 from socksclient._sync.resolver import addresses_of
 from socksclient._sync.timeouts import Deadline
 from socksclient.protocol.address import Host, HostPort
-from socksclient.protocol.flow import Exchange
 from socksclient.protocol.place import is_deadline
-from socksclient.protocol.steps import Connect, Grant, ServerAddress, StartTLS, Step, Steps
+from socksclient.protocol.steps import Connect, Grant, Resolve, ServerAddress, StartTLS, Step, Steps
 from socksclient.protocol.tunnel import resolve_target, tunnel
 
 if TYPE_CHECKING:
@@ -160,14 +159,15 @@ class Driver:
                 return result
 
     def _carry_out(self, step: Step) -> object:
-        if isinstance(step, Exchange):
-            return exchange(step, self.connected, self._deadline)
+        if isinstance(step, Resolve):
+            return addresses_of(step, self._deadline)
         if isinstance(step, Connect):
             return self._connect(step.addresses)
         if isinstance(step, StartTLS):
             self.channel = _start_tls(step.proxy, self.connected, self._deadline)
             return None
-        return addresses_of(step, self._deadline)
+        # The exchange is the last case, so that no resolver gets what a method yields by mistake.
+        return exchange(step, self.connected, self._deadline)
 
     def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
         if self.channel is not None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import socksclient.anyio
-from socksclient import AsyncSocksTransport, SocksTransport
+from socksclient import AsyncSocksTransport, Flow, Method, Proxy, SocksTransport
 from socksclient.testing import Faults, SocksServer
 
 from helpers.origin import Origin
@@ -53,6 +53,17 @@ def test_sockets(dial: Dial, echo_server: Address, proxy_host: str, faults: Faul
         assert set(names) <= {proxy_host}
         assert server.requests[0].destination == (SECRET, 80)
         assert server.requests[0].address_type == 0x03
+
+
+def test_what_a_method_yields_by_mistake_is_never_resolved(dial: Dial) -> None:
+    def negotiate(_proxy: Proxy) -> Flow[None]:
+        yield (SECRET, 2)  # type: ignore[misc]
+
+    with SocksServer(faults=Faults(method=0x80)) as server, resolved_names() as names:
+        proxy = Proxy(*server.address, methods=(Method(0x80, negotiate),))
+        with pytest.raises(AttributeError, match="no attribute 'send'"):
+            dial(("origin.test", 80), proxy=proxy)
+    assert names == ["127.0.0.1"] * len(names)
 
 
 @pytest.mark.anyio
