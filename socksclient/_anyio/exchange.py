@@ -13,6 +13,7 @@ import anyio
 from socksclient._anyio.streams import Channel, Stream
 from socksclient._net.sockets import PEEK_SIZE, PlainSocket
 from socksclient.protocol.flow import ConnectionEnded, Exchange
+from socksclient.protocol.place import is_deadline
 
 
 async def exchange(
@@ -30,6 +31,7 @@ async def exchange(
 
     Raises:
         ConnectionEnded: The connection has ended. The caller throws this error into the flow.
+        TimeoutError: A stream of the user's own has a deadline, which has passed.
     """
     octets = b""
     try:
@@ -37,13 +39,15 @@ async def exchange(
             if isinstance(channel, PlainSocket):
                 octets = await _write_to_socket(channel, step)
             else:
-                octets = await _write_to_stream(channel, step)
+                octets = await _write_to_stream(channel, step, has_tls=ssl_object is not None)
         while len(octets) < (step.enough or step.read):
             received = await _receive(channel, step, octets, ssl_object)
             if not received:
                 raise ConnectionResetError("the proxy closed the connection")
             octets += received
     except (OSError, anyio.BrokenResourceError) as error:
+        if is_deadline(error):
+            raise
         raise ConnectionEnded(octets) from error
     return octets
 
@@ -86,7 +90,7 @@ async def _send_all(sock: PlainSocket, step: Exchange) -> ConnectionError | None
     return None
 
 
-async def _write_to_stream(stream: Stream, step: Exchange) -> bytes:
+async def _write_to_stream(stream: Stream, step: Exchange, *, has_tls: bool) -> bytes:
     """Write what a step says, and return the first octets of the reply, received meanwhile.
 
     A task of its own writes, because asyncio drops what has arrived when a write fails. So this
@@ -95,29 +99,36 @@ async def _write_to_stream(stream: Stream, step: Exchange) -> bytes:
     octets = b""
     failures: list[Exception] = []
 
+    def fail(error: Exception) -> None:
+        """Keep an error, which would leave the task group within an exception group."""
+        failures.append(error)
+        # After a failed write of another kind, a reply may still arrive.
+        if is_deadline(error) or not isinstance(error, OSError | anyio.BrokenResourceError):
+            group.cancel_scope.cancel()
+
     async def send() -> None:
         try:
             # The repr of a memoryview hides the octets where a traceback shows variables.
             await stream.send(cast("bytes", memoryview(step.send)))
-        except (OSError, anyio.BrokenResourceError) as error:
-            failures.append(error)
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            fail(error)
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(send)
-        try:
-            octets = await _receive(stream, step, b"")
-        except anyio.BusyResourceError:
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            if step.read:
+                try:
+                    octets = await _receive(stream, step, b"")
+                except Exception as error:  # noqa: BLE001 - the caller gets it
+                    fail(error)
+        if octets or not failures:
+            return octets
+        if has_tls and isinstance(failures[0], anyio.BusyResourceError):
             # The proxy asks for a message of TLS itself, such as a KeyUpdate (RFC 8446 §4.6.3),
             # which a TLSStream cannot write while another task writes.
             text = "with TLS, it asked for new keys while it was being written to"
-            failures.append(OSError(errno.EPROTO, text))
-            group.cancel_scope.cancel()
-        except (OSError, anyio.BrokenResourceError) as error:
-            failures.append(error)
-    try:
-        if failures and not octets:
-            raise failures[0]
-        return octets
+            raise OSError(errno.EPROTO, text)
+        raise failures[0]
     finally:
         # Otherwise the errors and this frame would keep each other alive.
         failures.clear()

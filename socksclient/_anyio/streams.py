@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+from contextlib import suppress
 from typing import TypeAlias, TypeVar
 
 import anyio
@@ -67,9 +68,11 @@ def ssl_object_of(channel: Channel) -> ssl.SSLObject | None:
     uvloop answers no question about a connection that has failed. So the driver asks for the object
     while the connection is good.
     """
-    if isinstance(channel, PlainSocket):
-        return None
-    return channel.extra(TLSAttribute.ssl_object, None)
+    # A stream of uvloop raises an AttributeError if the connection has ended.
+    with suppress(AttributeError):
+        if not isinstance(channel, PlainSocket):
+            return channel.extra(TLSAttribute.ssl_object, None)
+    return None
 
 
 async def handed_over(channel: AnyChannel) -> AnyChannel:

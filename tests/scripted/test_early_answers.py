@@ -257,7 +257,7 @@ class AsksForKeys:
 async def test_new_tls_keys_amid_a_write() -> None:
     stream = cast("Stream", AsksForKeys())
     with pytest.raises(ConnectionEnded) as caught:
-        await anyio_exchange.exchange(Exchange(b"x", 1), stream)
+        await anyio_exchange.exchange(Exchange(b"x", 1), stream, cast("ssl.SSLObject", object()))
     closed = ProxyClosed.within(caught.value, 1)
     assert "with TLS, it asked for new keys" in str(closed)
     assert closed.errno == errno.EPROTO

@@ -244,6 +244,65 @@ class TestAwaitedHandshake:
                 # The rest of the reply can be read, as from any open stream.
                 assert await stream.receive() != b""
 
+    async def test_a_closed_stream_is_a_mistake_of_the_caller(self) -> None:
+        with SocksServer() as server:
+            stream = await anyio.connect_tcp(*server.address)
+            await stream.aclose()
+            with pytest.raises(anyio.ClosedResourceError):
+                await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
+
+    async def test_another_task_reads_the_stream(self) -> None:
+        with SocksServer(faults=Faults(stall_after=0)) as server:
+            async with await anyio.connect_tcp(*server.address) as stream:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(stream.receive)
+                    await anyio.wait_all_tasks_blocked()
+                    with pytest.raises(anyio.BusyResourceError):
+                        await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
+                    group.cancel_scope.cancel()
+
+    @pytest.mark.parametrize("name", ["send", "receive"])
+    async def test_an_error_of_a_foreign_stream_stays_as_it_is(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(_argument: object) -> bytes:
+            raise LookupError("of the stream")
+
+        with SocksServer(faults=Faults(stall_after=0)) as server:
+            async with await anyio.connect_tcp(*server.address) as plain:
+                stream = DuckStream(plain)
+                monkeypatch.setattr(stream, name, fail)
+                with anyio.fail_after(LONG), pytest.raises(LookupError, match="of the stream"):
+                    await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
+
+    @pytest.mark.parametrize("name", ["send", "receive"])
+    async def test_a_deadline_of_a_foreign_stream_has_its_place(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(_argument: object) -> bytes:
+            raise TimeoutError
+
+        with SocksServer(faults=Faults(stall_after=0)) as server:
+            async with await anyio.connect_tcp(*server.address) as plain:
+                stream = DuckStream(plain)
+                monkeypatch.setattr(stream, name, fail)
+                with anyio.fail_after(LONG), pytest.raises(ProxyTimeout) as caught:
+                    await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
+        assert caught.value.phase == "method selection"
+
+    async def test_a_method_may_write_without_a_read(self) -> None:
+        def negotiate(_proxy: Proxy) -> Flow[None]:
+            yield Exchange(b"one", 0)
+            assert (yield Exchange(b"two", 2)) == b"ok"
+
+        proxy = Proxy("proxy.test", methods=(Method(0x80, negotiate),))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            async with await anyio.abc.UNIXSocketStream.from_socket(ours) as stream:
+                theirs.sendall(b"\x05\x80ok\x05\x00\x00\x01" + bytes(6))
+                await socksclient.anyio.handshake(stream, "h", 1, proxy=proxy)
+            assert receive_exactly(theirs, 9) == b"\x05\x01\x80onetwo"
+
     async def test_refuses_what_is_not_valid_before_any_octet(self) -> None:
         with SocksServer() as server:
             async with await anyio.connect_tcp(*server.address) as stream:
