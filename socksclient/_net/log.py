@@ -57,6 +57,8 @@ def report_to(route: Route, observer: Observer | None) -> Report | None:
 def placed(route: Route, phase: Phase, hop: int = -1) -> Iterator[None]:
     """Add its place to an error that is raised when the way through the chain is open already.
 
+    An error that has a place already is in the log too, and goes on as it is.
+
     Args:
         route: The requests to the hops.
         phase: How far the way has come.
@@ -67,7 +69,9 @@ def placed(route: Route, phase: Phase, hop: int = -1) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - raised with its place
+    except Exception as error:
+        if isinstance(error, SocksError) and error.proxy is not None:
+            raise
         hop %= len(route.requests)
         failure = place(error, route, hop, phase)
         try:

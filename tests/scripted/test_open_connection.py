@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -396,6 +397,20 @@ async def test_the_deadline_holds_although_a_method_catches_the_timeout(
         route = Route.through((proxy,), *echo_server)
         with pytest.raises(ProxyTimeout):
             await anyio_driver.open_tunnel(route, timeout=SHORT)
+
+
+@pytest.mark.anyio
+async def test_a_deadline_is_in_the_log_once(
+    echo_server: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "socksclient")
+    with SocksServer(faults=Faults(stall_after=2)) as server:
+        route = Route.through(as_chain([server.url, "socks5h://far.test"]), *echo_server)
+        with pytest.raises(ProxyTimeout) as caught:
+            await anyio_driver.open_tunnel(route, timeout=SHORT)
+    assert caught.value.hop == 0
+    failed = [text for text in caplog.messages if "failed" in text]
+    assert [text.partition(" via ")[2][:5] for text in failed] == ["hop 0"]
 
 
 class TestProtection:

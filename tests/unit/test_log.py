@@ -107,6 +107,15 @@ def test_placed_adds_the_place_and_logs_the_failure(
     assert debug.messages == [f"[::1]:80 via hop {hop}, {proxy}: failed: broken"]
 
 
+def test_placed_leaves_an_error_that_has_its_place_already(
+    debug: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(SocksError) as caught, placed(TWO, "relay"), placed(TWO, "request", 0):
+        raise SocksError("broken")
+    assert (caught.value.hop, caught.value.phase) == (0, "request")
+    assert debug.messages == [f"[::1]:80 via hop 0, {NEAR}: failed: broken"]
+
+
 def test_placed_turns_the_deadline_into_a_proxytimeout() -> None:
     with pytest.raises(ProxyTimeout) as caught, placed(ONE, "request"):
         raise TimeoutError
