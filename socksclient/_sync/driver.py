@@ -150,6 +150,10 @@ class Driver:
                         answer = [self._carry_out(step)]
                     except OSError as error:
                         step = steps.throw(error)
+                    except StopIteration as error:
+                        # The connection of a caller has raised it, such as a mock without further
+                        # answers. It is not the end of the generator.
+                        raise RuntimeError("the connection raised StopIteration") from error
                     else:
                         # The answer leaves the list, because the proxy may have repeated the
                         # credentials in it, and a traceback can show variables.

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -191,6 +192,12 @@ class TestHandshake:
         with socket.socket() as sock, pytest.raises(TypeError, match="a Duck has no settimeout"):
             socksclient.handshake(Duck(sock), "h", 1, proxy="socks5h://p", timeout=1)
 
+    def test_a_stopiteration_of_the_connection_is_no_success(self) -> None:
+        sock = Mock(spec=["sendall", "recv"])
+        sock.recv.side_effect = [b"\x05\x00"]
+        with pytest.raises(RuntimeError, match="the connection raised StopIteration"):
+            socksclient.handshake(sock, "h", 1, proxy="socks5h://p")
+
     def test_a_timeout_holds_on_a_foreign_object_with_settimeout(
         self, echo_server: Address
     ) -> None:
@@ -261,6 +268,19 @@ class TestAwaitedHandshake:
                     with pytest.raises(anyio.BusyResourceError):
                         await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
                     group.cancel_scope.cancel()
+
+    async def test_a_stopiteration_of_the_stream_is_no_success(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(_argument: object) -> bytes:
+            raise StopIteration
+
+        with SocksServer(faults=Faults(stall_after=0)) as server:
+            async with await anyio.connect_tcp(*server.address) as plain:
+                stream = DuckStream(plain)
+                monkeypatch.setattr(stream, "receive", fail)
+                with pytest.raises(RuntimeError, match="raised StopIteration"):
+                    await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
 
     @pytest.mark.parametrize("name", ["send", "receive"])
     async def test_an_error_of_a_foreign_stream_stays_as_it_is(
