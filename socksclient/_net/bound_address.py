@@ -32,10 +32,10 @@ _RESERVED_BUT_USED = (
 
 
 class HasPeer(Protocol):
-    """A socket, or what stands for one."""
+    """A socket, or an object that tells the other end of a connection as a socket does."""
 
     def getpeername(self) -> Any:
-        """As of a socket."""
+        """Return the address of the other end of the connection."""
 
 
 def reachable(control: HasPeer, grant: Grant, trust: bool = True) -> tuple[Host, SocketAddress]:
@@ -114,8 +114,8 @@ def listening_at(control: HasPeer, grant: Grant) -> HostPort:
         grant: What the proxy has granted with its first reply.
 
     Raises:
-        ProtocolError: `reachable` raises it, or no peer could come because the address is the one
-            at which the proxy serves SOCKS (3proxy 0.9.6 to 1.0.0 replies so).
+        ProtocolError: `reachable` refuses the address, or the address is the one at which the proxy
+            serves SOCKS, where no peer comes through (3proxy 0.9.6 to 1.0.0 replies so).
         ProxyClosed: The proxy has reset the connection already.
     """
     _, (host, port, *_) = reachable(control, grant)
@@ -131,5 +131,5 @@ def listening_at(control: HasPeer, grant: Grant) -> HostPort:
 
 
 def _plain(host: str) -> str:
-    """Return `host` in the form to compare: without a zone id, and IPv4 if it stands for that."""
+    """Return a host in the form to compare: without a zone id, and IPv4 where IPv6 maps it."""
     return without_mapping(host.partition("%")[0])

@@ -1,4 +1,8 @@
-"""The log, and the place of errors: what both drivers tell about the way through a chain."""
+"""The log, and the place of errors: what both drivers tell about the way through a chain.
+
+The log has the name ``socksclient``, and one line at DEBUG for each step. No line has credentials
+in it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,13 @@ _logger = logging.getLogger("socksclient")
 
 
 def log(route: Route, hop: int, text: str) -> None:
-    """Write one line at DEBUG about a hop. The text of a `Proxy` has no credentials in it."""
+    """Write one line at DEBUG about a hop.
+
+    Args:
+        route: The requests to the hops.
+        hop: The position of the hop in the chain; -1 is the last one.
+        text: What has happened. It has no credentials in it, and neither has the text of a `Proxy`.
+    """
     if not _logger.isEnabledFor(logging.DEBUG):
         return
     command = route.last.command
@@ -39,7 +49,8 @@ def log(route: Route, hop: int, text: str) -> None:
 def report_to(route: Route, observer: Observer | None) -> Report | None:
     """Return the function to which `tunnel` reports: it writes the log and calls the observer.
 
-    Without an observer and without a log at DEBUG there is no such function, which saves time.
+    Without an observer and without a log at DEBUG this returns None, so that `tunnel` saves the
+    time of making events.
     """
     if observer is None and not _logger.isEnabledFor(logging.DEBUG):
         return None

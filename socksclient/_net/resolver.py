@@ -14,10 +14,11 @@ __all__ = ["addresses_found", "look_up", "name_to_ask", "resolver_failures"]
 
 
 def look_up(host: str, port: int) -> list[SocketAddress]:
-    """Return the addresses that the resolver finds for `host`, however long that takes.
+    """Return the addresses that the resolver finds for a name, however long that takes.
 
-    This calls `socket.getaddrinfo` as `socket.create_connection` does: with arguments by position,
-    and with a str if possible (`name_to_ask`). Replacements of it are made for such calls.
+    This function calls `socket.getaddrinfo` as `socket.create_connection` does: with arguments by
+    position, and with a str if possible (`name_to_ask`). Programs that replace
+    `socket.getaddrinfo` expect such calls.
 
     Raises:
         OSError: The resolver has failed; `resolver_failures` says how.
@@ -28,7 +29,7 @@ def look_up(host: str, port: int) -> list[SocketAddress]:
 
 
 def name_to_ask(host: str) -> str | bytes:
-    """Return `host` as `socket.getaddrinfo` is asked for it: as a str, if possible.
+    """Return a name in the form to pass to `socket.getaddrinfo`: as a str, if possible.
 
     A program's replacement of `socket.getaddrinfo` may know names as str only. A table of names
     would not find octets, and the system's resolver would get the name.
@@ -81,6 +82,7 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[SocketAddress]:
 def _address(host: str, port: int | str, _flow_info: int = 0, scope_id: int = 0) -> SocketAddress:
     if not is_address(host):
         raise ValueError(f"it answered {host!r}, which is no IP address")
-    # `connect` would raise errors that are no OSError.
+    # For a port that is no number, or out of range, `connect` would raise a TypeError or an
+    # OverflowError, which no caller of `connect` expects.
     number = parse_port(int(port), least=0)
     return (host, number, 0, int(scope_id)) if ":" in host else (host, number)

@@ -1,4 +1,7 @@
-"""Make sockets, and connect to the first address that answers."""
+"""Sockets: what both runtimes decide about them, and the race for the nearest proxy.
+
+Nothing here waits. `race` says what to wait for, and a driver waits.
+"""
 
 from __future__ import annotations
 
@@ -151,8 +154,42 @@ def make_socket(
     return sock
 
 
+# Happy eyeballs: how the nearest proxy is reached when its name has several addresses.
+#
+# A host whose IPv6 is broken drops the packets to an IPv6 address, and a connect to that address
+# fails only after two minutes. RFC 8305 describes how a client avoids that wait: it begins to
+# connect to one address after the other, and does not wait for one attempt to fail before it begins
+# the next. The first connection that is made wins, and the others are closed. What is done here:
+#
+# - The addresses are tried in the order of the system's resolver (RFC 6724), but with the families
+#   taking turns, beginning with the family that the resolver put first (RFC 8305 §4). `interleave`
+#   in `socksclient.protocol.tunnel` does this. "First Address Family Count" is 1.
+# - The next attempt begins when an attempt fails, or after a fixed delay of 250 ms, which is the
+#   delay that the RFC recommends (§5, §8). No delay is shortened by measured round-trip times.
+# - If the driver needs another connection to the same proxy, for the next address of a destination,
+#   the address that has won comes first, so that the delay is not spent again.
+#
+# What is not done:
+#
+# - The RFC asks for A and AAAA by two queries, and may begin with the answer that comes first (§3).
+#   getaddrinfo returns both at once, and it is what programs replace and what /etc/hosts serves. So
+#   a slow answer for one family holds up both.
+# - No answer that comes during the race is added to the race (§5, §6), for the same reason.
+# - Nothing is remembered from one call to the next, because there is no global state.
+# - NAT64 and DNS64 (§7) are left to the system.
+# - The race is for the TCP connection alone: TLS and SOCKS begin on the connection that has won.
+#   So a proxy that accepts a connection and then says nothing is not replaced by its next address.
+# - The addresses of a destination never race. Each of them costs the proxy a connection of its own,
+#   and would tell the proxy's log more than the caller asked for, so they are tried one by one.
+
+
 class Wait(NamedTuple):
-    """A step of `race`: wait until any of `sockets` is writable, for at most `seconds`."""
+    """A step of `race`: wait until any of `sockets` is writable, for at most `seconds`.
+
+    Attributes:
+        sockets: The sockets whose attempts to connect have not ended.
+        seconds: The seconds until the next attempt begins; None if no address is left to try.
+    """
 
     sockets: Sequence[socket.socket]
     seconds: float | None
@@ -168,6 +205,11 @@ def race(
     A driver waits as each `Wait` says, and sends the sockets that have become writable into the
     generator. The generator begins with the next address when an attempt has failed, or when none
     has succeeded within `CONNECTION_ATTEMPT_DELAY`. Closing the generator closes all sockets.
+
+    Args:
+        addresses: The addresses, in the order to try them.
+        source_address: The (IP address, port) to connect from; None lets the system choose.
+        socket_options: The options for each socket.
 
     Returns:
         A connected, non-blocking socket, and the address to which it is connected.
@@ -190,6 +232,7 @@ def race(
                     continue
             delay = CONNECTION_ATTEMPT_DELAY if ahead else None
             for sock in (yield Wait(list(waiting), delay)):
+                # A socket becomes writable when its attempt ends, well or badly. SO_ERROR tells.
                 address = waiting.pop(sock)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code == 0:
