@@ -28,7 +28,7 @@ from anyio.abc import SocketAttribute
 from anyio.from_thread import start_blocking_portal
 
 from helpers import real_servers
-from helpers.real_servers import Address, path_of, running
+from helpers.real_servers.process import Address, path_of, running
 
 PASSWORD = "password"
 """Of every user of IMAP."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import trustme
 
 from helpers import real_servers
-from helpers.real_servers import Address, path_of, running
+from helpers.real_servers.process import Address, path_of, running
 
 BIG = [f"{number:0250}" for number in range(20)]
 """The TXT records of big.test: they fit into no UDP answer."""

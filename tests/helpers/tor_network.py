@@ -38,7 +38,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from helpers import real_servers
-from helpers.real_servers import Address, own_name, path_of, reserved_port, running, spawn, stop
+from helpers.real_servers.process import (
+    Address,
+    own_name,
+    path_of,
+    reserved_port,
+    running,
+    spawn,
+    stop,
+)
 
 T = TypeVar("T")
 

@@ -37,6 +37,7 @@ from helpers.command_line import (
     until_quit,
     write_all,
 )
+from helpers.real_servers import openssh_server
 from helpers.support import (
     GREETING,
     LONG,
@@ -86,10 +87,10 @@ class SSH:
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         for name in ("user_key", "host_key"):
-            real_servers._make_key(self._home / name)
+            openssh_server.make_key(self._home / name)
         public = (self._home / "host_key.pub").read_text()
         (self._home / "known_hosts").write_text(f"sshd {public}")
-        config = real_servers._SSHD_CONFIG.format(home=self._home)
+        config = openssh_server.SSHD_CONFIG.format(home=self._home)
         (self._home / "sshd_config").write_text(config)
         self._accepting.start()
         return self
@@ -130,7 +131,7 @@ class SSH:
             [
                 *(real_servers.path_of("ssh"), "-F", "none"),
                 f"-oProxyCommand={shlex.join(through_proxy)}",
-                *("-oHostKeyAlias=sshd", *real_servers._ssh_options()),
+                *("-oHostKeyAlias=sshd", *openssh_server.ssh_options()),
                 *("-p", str(self.port), "-W", host_port(*destination), host),
             ],
             cwd=self._home,

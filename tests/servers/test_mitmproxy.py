@@ -26,7 +26,7 @@ from socksclient.requests import Session
 from helpers import real_servers
 from helpers.http_clients import Pair
 from helpers.origin import Origin
-from helpers.real_servers import Flow, MITMProxy
+from helpers.real_servers.mitmproxy_server import Flow, MITMProxy
 from helpers.support import (
     GREETING,
     LONG,

@@ -15,7 +15,7 @@ import dns.rcode
 import pytest
 
 from helpers import real_services
-from helpers.real_servers import Address
+from helpers.real_servers.process import Address
 from helpers.real_services import BIG, FTPServer
 from helpers.support import needs
 

@@ -20,6 +20,7 @@ import socksclient.anyio
 from socksclient import AssociationClosed, ProxyClosed, ReplyError
 
 from helpers import real_servers
+from helpers.real_servers.dante_server import dante_config
 from helpers.support import BACKENDS, LONG, SHORT, Address, encode_datagram_header, needs
 
 MISSING = real_servers.missing()
@@ -378,14 +379,7 @@ def dante_on_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]
     """Yield the IPv4 address of a Dante that listens on ::1 too, at the same port."""
 
     def prepare(home: Path, port: int) -> list[str]:
-        privileged, unprivileged = real_servers._dante_users(namespace=False)
-        config = real_servers._DANTE_CONFIG.format(
-            host=f"::1 port = {port}\ninternal: 127.0.0.1",
-            port=port,
-            method="none",
-            privileged=privileged,
-            unprivileged=unprivileged,
-        )
+        config = dante_config(f"::1 port = {port}\ninternal: 127.0.0.1", port)
         (home / "danted.conf").write_text(config)
         return [real_servers.path_of("danted"), "-f", "danted.conf", "-p", "danted.pid"]
 
