@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -184,26 +184,44 @@ def family_of(host: str) -> socket.AddressFamily:
 
 
 @contextmanager
-def echoing_datagrams(host: str = "127.0.0.1") -> Iterator[Address]:
-    """Run a UDP server that sends back what comes, in a thread of its own; yield its address."""
+def answering_datagrams(
+    answer: Callable[[bytes], bytes | None], host: str = "127.0.0.1", port: int = 0
+) -> Iterator[Address]:
+    """Run a UDP server in a thread of its own; yield its (host, port).
+
+    Args:
+        answer: Returns the answer to a datagram; None if there is none.
+        host: The IP address to listen at.
+        port: The port to listen at; 0 lets the system choose.
+
+    Raises:
+        OSError: The port is taken.
+    """
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
+        sock.bind((host, port))
         address: Address = sock.getsockname()[:2]
 
-        def echo() -> None:
+        def serve() -> None:
             while True:
                 data, client = sock.recvfrom(65535)
                 if client[:2] == address:
                     return
-                sock.sendto(data, client)
+                if (answered := answer(data)) is not None:
+                    sock.sendto(answered, client)
 
-        thread = threading.Thread(target=echo, daemon=True)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         try:
             yield address
         finally:
-            sock.sendto(b"", address)  # from itself: the end
+            # A datagram from the server to itself ends the thread.
+            sock.sendto(b"", address)
             thread.join()
+
+
+def echoing_datagrams(host: str = "127.0.0.1", port: int = 0) -> AbstractContextManager[Address]:
+    """Run a UDP server that sends back every datagram, as `answering_datagrams` does."""
+    return answering_datagrams(lambda data: data, host, port)
 
 
 class PlayedProxy:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Protocol
 
-import anyio
 import pytest
-from anyio.abc import SocketAttribute
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-import socksclient.anyio
 from socksclient import AssociationClosed, ProxyClosed, ReplyError
 
 from helpers import real_servers
+from helpers.associations import Associate, Talk, associating
 from helpers.real_servers.dante_server import dante_config
-from helpers.support import BACKENDS, LONG, SHORT, Address, encode_datagram_header, needs
+from helpers.support import (
+    BACKENDS,
+    SHORT,
+    Address,
+    answering_datagrams,
+    echoing_datagrams,
+    encode_datagram_header,
+    needs,
+)
 
 MISSING = real_servers.missing()
 pytestmark = needs(MISSING)
@@ -54,151 +58,10 @@ def proxy(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield url
 
 
-class Talk(Protocol):
-    """An association that any driver has made."""
-
-    @property
-    def relay_address(self) -> Address: ...
-
-    @property
-    def local_address(self) -> Address: ...
-
-    def send(self, data: bytes, address: Address) -> None: ...
-
-    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]: ...
-
-    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
-        """Return a function that sends a datagram, and receives one within so many seconds."""
-
-
-class Associate(Protocol):
-    def __call__(
-        self, proxy: str, local_address: Address | None = None, *, trust: bool = True
-    ) -> Talk: ...
-
-
-class Blocking:
-    def __init__(self, udp: socksclient.UDPAssociation) -> None:
-        self.udp = udp
-        self.relay_address = udp.relay_address
-        host, port, *_ = udp.getsockname()
-        self.local_address = host, port
-
-    def send(self, data: bytes, address: Address) -> None:
-        assert self.udp.sendto(data, address) == len(data)
-
-    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
-        self.udp.settimeout(timeout)
-        data, (host, port, *_) = self.udp.recvfrom()
-        return data, (host, port)
-
-    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
-        def exchange(data: bytes, timeout: float) -> bytes:
-            self.udp.settimeout(timeout)
-            assert self.udp.send(data) == len(data)
-            return self.udp.recv()
-
-        self.udp.connect(address)
-        return exchange
-
-
-class Awaited:
-    def __init__(self, udp: socksclient.anyio.UDPAssociation, portal: BlockingPortal) -> None:
-        self.udp = udp
-        self.portal = portal
-        self.relay_address = udp.relay_address
-        local_address = udp.extra(SocketAttribute.local_address)
-        self.local_address = str(local_address[0]), int(local_address[1])
-
-    def send(self, data: bytes, address: Address) -> None:
-        self.portal.call(self.udp.sendto, data, *address)
-
-    def receive(self, timeout: float = LONG) -> tuple[bytes, Address]:
-        async def receive() -> tuple[bytes, Address]:
-            with anyio.fail_after(timeout):
-                return await self.udp.receive()
-
-        return self.portal.call(receive)
-
-    def connect(self, address: Address) -> Callable[[bytes, float], bytes]:
-        async def exchange(data: bytes, timeout: float) -> bytes:
-            with anyio.fail_after(timeout):
-                await udp.send(data)
-                return await udp.receive()
-
-        udp = self.portal.call(self.udp.connected, *address)
-        return lambda data, timeout: self.portal.call(exchange, data, timeout)
-
-
-@contextmanager
-def driving(driver: str) -> Iterator[Associate]:
-    """Yield a function that makes associations, and close these at exit."""
-
-    def block(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
-        udp = socksclient.udp_associate(
-            LONG, proxy=proxy, local_address=local_address, trust_relay_address=trust
-        )
-        return Blocking(stack.enter_context(udp))
-
-    def wait(proxy: str, local_address: Address | None = None, *, trust: bool = True) -> Talk:
-        async def associate() -> socksclient.anyio.UDPAssociation:
-            host, port = local_address or (None, 0)
-            with anyio.fail_after(LONG):
-                return await socksclient.anyio.udp_associate(
-                    proxy=proxy, local_host=host, local_port=port, trust_relay_address=trust
-                )
-
-        udp = portal.call(associate)
-        stack.callback(portal.call, udp.aclose)
-        return Awaited(udp, portal)
-
-    with ExitStack() as stack:
-        if driver == "blocking":
-            yield block
-        else:
-            portal = stack.enter_context(start_blocking_portal(**BACKENDS[driver]))
-            yield wait
-
-
 @pytest.fixture(params=DRIVERS)
 def associate(request: pytest.FixtureRequest) -> Iterator[Associate]:
-    with driving(request.param) as associate:
+    with associating(request.param) as associate:
         yield associate
-
-
-class Echo:
-    """A server that sends every datagram back."""
-
-    def __init__(self, host: str, port: int = 0) -> None:
-        self.received: list[bytes] = []
-        self._socket = socket.socket(
-            socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM
-        )
-        try:
-            self._socket.bind((host, port))
-        except OSError:
-            self._socket.close()
-            raise
-        self.address: Address = self._socket.getsockname()[:2]
-
-    def __enter__(self) -> Echo:
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def _run(self) -> None:
-        while True:
-            data, client = self._socket.recvfrom(65535)
-            if client[:2] == self.address:
-                return
-            self.received.append(data)
-            self._socket.sendto(data, client)
-
-    def __exit__(self, *_exc_info: object) -> None:
-        # A datagram from its own address ends the thread.
-        self._socket.sendto(b"", self.address)
-        self._thread.join()
-        self._socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +69,12 @@ def echo() -> Iterator[Address]:
     """Yield the address of a server that has the same port at ::1: "localhost" may be either."""
     while True:
         with ExitStack() as stack:
-            ipv4 = stack.enter_context(Echo("127.0.0.1"))
+            address = stack.enter_context(echoing_datagrams("127.0.0.1"))
             try:
-                stack.enter_context(Echo("::1", ipv4.address[1]))
+                stack.enter_context(echoing_datagrams("::1", address[1]))
             except OSError:
                 continue
-            yield ipv4.address
+            yield address
             return
 
 
@@ -278,8 +141,9 @@ def test_real_udp_to_an_ipv4_mapped_address(open_talk: Open, echo: Address) -> N
     talk = open_talk(mapped)
     talk.send(b"there and back", mapped)
     assert talk.receive() == (b"there and back", echo)
-    exchange = talk.connect(mapped)
-    assert exchange(b"there and back", LONG) == b"there and back"
+    talk.connect(mapped)
+    talk.send(b"there and back")
+    assert talk.receive()[0] == b"there and back"
 
 
 def test_real_udp_empty_datagram(server: str, open_talk: Open, echo: Address) -> None:
@@ -331,16 +195,18 @@ class TestClosedPort:
         self, server: str, open_talk: Open, echo: Address, closed: Address
     ) -> None:
         talk = open_talk(echo)
-        exchange = talk.connect(closed)
-        # If Dante has the rights for that, it passes on what ICMP says.
+        talk.connect(closed)
+        talk.send(b"lost")
+        # Dante passes ICMP errors on, if it has the rights to receive them.
         if server.startswith("dante"):
             with pytest.raises((ConnectionRefusedError, TimeoutError)):
-                exchange(b"lost", 0.5)
+                talk.receive(0.5)
         else:
             with pytest.raises(TimeoutError):
-                exchange(b"lost", 0.1)
-        exchange = talk.connect(echo)
-        assert exchange(b"there and back", LONG) == b"there and back"
+                talk.receive(0.1)
+        talk.connect(echo)
+        talk.send(b"there and back")
+        assert talk.receive()[0] == b"there and back"
 
 
 @pytest.mark.parametrize("server", ["dante"], indirect=True)
@@ -357,13 +223,19 @@ class TestLocalAddress:
     def test_dante_udp_relays_only_from_the_announced_address(
         self, proxy: str, associate: Associate, stranger: socket.socket
     ) -> None:
-        talk = associate(proxy, ("127.0.0.1", 0))
+        received: list[bytes] = []
+
+        def answer(data: bytes) -> bytes:
+            received.append(data)
+            return data
+
+        talk = associate(proxy, local_address=("127.0.0.1", 0))
         assert talk.local_address[0] == "127.0.0.1"
-        with Echo("127.0.0.1") as echo:
-            header = encode_datagram_header(*echo.address)
+        with answering_datagrams(answer) as address:
+            header = encode_datagram_header(*address)
             stranger.sendto(header + b"stranger", talk.relay_address)
-            assert_echoes(talk, echo.address)
-        assert echo.received == [b"there and back"]
+            assert_echoes(talk, address)
+        assert received == [b"there and back"]
 
     def test_dante_udp_relays_from_the_first_sender_if_none_is_announced(
         self, proxy: str, associate: Associate, stranger: socket.socket, echo: Address
@@ -398,7 +270,8 @@ def test_dante_udp_relay_has_the_family_of_the_local_address_or_of_the_proxy(
     echo: Address,
 ) -> None:
     local_address = (local_host, 0) if local_host else None
-    talk = associate(f"socks5h://{proxy_host}:{dante_on_both[1]}", local_address)
+    url = f"socks5h://{proxy_host}:{dante_on_both[1]}"
+    talk = associate(url, local_address=local_address)
     assert talk.relay_address[0] == (local_host or proxy_host.strip("[]"))
     for host in ("127.0.0.1", "::1", "localhost"):
         assert_echoes(talk, (host, echo[1]))
@@ -415,7 +288,7 @@ def test_real_udp_end_of_the_proxy_wakes_a_receive(
 ) -> None:
     with ExitStack() as stack, ThreadPoolExecutor() as threads:
         with SERVERS[server](tmp_path) as url:
-            talks = [stack.enter_context(driving(driver))(url) for driver in DRIVERS]
+            talks = [stack.enter_context(associating(driver))(url) for driver in DRIVERS]
             for talk in talks:
                 hears_from(talk, echo)
             waiting = [threads.submit(receive_all, talk) for talk in talks]
@@ -440,7 +313,7 @@ def test_microsocks_and_openssh_do_not_offer_udp_associate(
 ) -> None:
     with start(tmp_path) as url:
         for driver in DRIVERS:
-            with driving(driver) as associate:
+            with associating(driver) as associate:
                 with pytest.raises(error, match="not offer UDP ASSOCIATE") as caught:
                     associate(url)
                 assert caught.value.phase == "request"
