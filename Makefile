@@ -30,6 +30,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check
 	$(BIN)/codespell
 	$(BIN)/mypy
+	$(BIN)/python tests/project/check_comments.py socksclient tests benchmarks docs
 
 servers: $(BIN)/python
 	PYTHON=$(BIN)/python sh tests/install-servers.sh
