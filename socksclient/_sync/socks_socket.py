@@ -77,7 +77,7 @@ class SocksSocket(PlainSocket):
         self,
         proxy: ProxyLike,
         family: int = socket.AF_INET,
-        type: int = socket.SOCK_STREAM,  # noqa: A002 - as it is called in the original
+        type: int = socket.SOCK_STREAM,  # noqa: A002 - named as in socket
         proto: int = 0,
         fileno: int | None = None,
     ) -> None:

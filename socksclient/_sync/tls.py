@@ -133,7 +133,9 @@ class TLSSocket:
     def recv(self, size: int) -> bytes:
         try:
             return self._pump(lambda: self.ssl_object.read(size))
-        except ssl.SSLEOFError:  # the end without TLS's closing handshake: as of an SSLSocket
+        except ssl.SSLEOFError:
+            # The proxy has ended the connection without the closing handshake of TLS. An SSLSocket
+            # takes that for the end, too.
             return b""
 
     def send(self, data: bytes | memoryview) -> int:

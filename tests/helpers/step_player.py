@@ -68,7 +68,7 @@ def drive(steps: Steps[Any], *answers: Answer) -> Driven:
         except StopIteration as stop:
             ends = stop.value
             break
-        except Exception as error:  # noqa: BLE001 - a test looks at the error
+        except Exception as error:  # noqa: BLE001 - tests look at it
             ends = error
             break
         answer = left

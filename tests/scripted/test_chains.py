@@ -936,7 +936,7 @@ class TestUDP:
             leads(chain, names)
             with associate(chain.named(), trust_relay_address=False) as udp:
                 assert udp.udp.relay_address[0] == PROXY_HOST
-                assert udp.udp._association.learn((), Host.of("192.0.2.7"), 1).startswith(
+                assert udp.udp._association.learn((), (Host.of("192.0.2.7"), 1)).startswith(
                     encode_datagram_header("second.test", 4711)
                 )
 
