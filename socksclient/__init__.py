@@ -1,10 +1,23 @@
-"""The client side of SOCKS.
+"""The client side of SOCKS: connections through SOCKS4, SOCKS5 and HTTP proxies.
 
-Blocking code finds all that it needs here. Beside this module there are, by what they integrate
-with: `socksclient.anyio` (asyncio and trio), `socksclient.httpx`, `socksclient.httpx2`,
-`socksclient.requests`, `socksclient.urllib`, `socksclient.redis`, `socksclient.dnspython` and
-`socksclient.ftp`. `socksclient.testing` has a proxy for tests, `socksclient.exceptions` all errors,
-and `socksclient.protocol` the protocols without I/O. Other modules are not for use.
+This module has what blocking code needs. `create_connection`, `bind`, `udp_associate` and
+`SocksSocket` work in the manner of `socket`; `resolve` and `resolve_ptr` ask Tor; `handshake` works
+on a connection that is open already. A `Proxy` says where a proxy is and how to authenticate, and
+all errors are `SocksError`. `SocksTransport` and `AsyncSocksTransport` are for httpx.
+
+A file at the top of the package may be imported, and so may the packages without an underscore. A
+folder with an underscore is how they are made, and may change in any release:
+
+- `socksclient.anyio`: the same functions, awaited, on asyncio and trio.
+- `socksclient.httpx`, `socksclient.httpx2`: transports for httpx and for httpx2.
+- `socksclient.requests`: an adapter and a session for requests.
+- `socksclient.urllib`: a handler for `urllib.request`.
+- `socksclient.redis`: connections for redis-py.
+- `socksclient.dnspython`: DNS queries with dnspython.
+- `socksclient.ftp`: `ftplib` through a proxy.
+- `socksclient.protocol`: the protocols by themselves, for programs that bring their own I/O.
+- `socksclient.testing`: a proxy for tests, with the fixture `socks_proxy` for pytest.
+- `socksclient.exceptions`: all errors, and the codes of replies.
 
 The names below are loaded when they are first used, so that `import socksclient` alone loads no
 httpx, httpcore, anyio, ssl or asyncio.

@@ -29,37 +29,47 @@ _LOCAL_FAMILIES = [
 class SocksSocket(PlainSocket):
     """A `socket.socket` that connects through a proxy.
 
-    `connect` and `connect_ex` go through it; a host name goes to it as it is, or is resolved here,
-    as the proxy's scheme says. The socket's timeout is one deadline, in seconds, for all of that.
-    `bind`, `listen` and `accept` are BIND (RFC 1928 §4): the proxy listens, for one peer, at a port
-    of its choice, which `getsockname` tells. All else is a plain socket's: options set before are
-    those of the connection to the proxy, and so is the address bound to. When it connects, its
-    descriptor is replaced: register it with selectors afterwards. `family` becomes that of the
-    connection to the proxy, and `getpeername` tells the proxy's address.
+    `create_connection` is simpler where a program can use it. This class is for code that makes a
+    socket first, and connects the socket itself:
 
-    It cannot connect without blocking: `socksclient.anyio.connect_socket` does, also for asyncio,
-    whose `sock_connect` would resolve the name first. Nor can TLS be put around it before it has
-    connected. `create_connection` is simpler where it can be used.
+    - `connect` and `connect_ex` connect through the proxy. The proxy gets a host name as it is, or
+      this process resolves the name, as the scheme of the proxy says (`create_connection`). The
+      timeout of the socket, in seconds, holds for the whole call.
+    - `bind`, `listen` and `accept` ask the proxy to listen for one peer (BIND, RFC 1928 §4). The
+      proxy chooses the port, and `getsockname` returns it.
+    - Every other method does what it does with a plain socket. Options that are set before
+      `connect` hold for the connection to the proxy, and so does the address of `bind`. `connect`
+      replaces the descriptor, so a selector must register the socket afterwards. After `connect`,
+      `family` is that of the connection to the proxy, and `getpeername` returns the address of the
+      proxy.
 
-    A program can replace `socket.socket` by a subclass that knows its proxy, for code that makes
-    its own sockets. The library's own sockets are of the class that was there when it was imported.
-    A socket of AF_UNIX or AF_NETLINK is a plain one, as these never leave this machine. A socket
-    made from a descriptor (`fileno`) is connected or listening if the descriptor is, and cannot
-    connect. All other sockets could go past the proxy, and are refused.
+    A non-blocking `SocksSocket` cannot connect; `socksclient.anyio.connect_socket` can, also for
+    asyncio, whose `sock_connect` would resolve the name in this process. TLS can be put around a
+    `SocksSocket` only after `connect`.
+
+    A program can replace `socket.socket` by a subclass of this class that knows its proxy, for code
+    that makes sockets of its own. socksclient itself uses the class that `socket.socket` was when
+    socksclient was imported. A socket of AF_UNIX or AF_NETLINK is a plain socket, because it never
+    leaves this machine. A socket that is made from a descriptor (`fileno`) is connected or
+    listening if the descriptor is, and cannot connect. This class refuses all other sockets,
+    because they could go past the proxy.
 
     Args:
-        proxy: The proxy's URL, or a `Proxy`, or a chain of these, without TLS.
+        proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
+            nearest proxy first. No hop may speak TLS.
         family: `socket.AF_INET`, `socket.AF_INET6`, AF_UNIX or AF_NETLINK; -1 is AF_INET.
-        type: `socket.SOCK_STREAM`, or -1, which is the same. For UDP, there is `udp_associate`.
+        type: `socket.SOCK_STREAM`, or -1, which is the same. For UDP, use `udp_associate`.
         proto: The protocol's number, as `socket.socket` takes it; -1 is 0.
-        fileno: The descriptor of a socket, which this object owns from then on. Family, type and
-            protocol are those of the descriptor.
+        fileno: The descriptor of a socket, which this object owns from then on. Then family, type
+            and protocol are those of the descriptor.
 
     Raises:
-        ValueError: The proxy is not valid or has TLS, or the socket could go past the proxy: it is
-            of another family, or of the internet and not SOCK_STREAM. A descriptor that is refused
-            stays open.
-        NotImplementedError: eventlet has put its own class in the place of `socket.socket`.
+        ValueError: The proxy is not valid, a hop speaks TLS, or the socket could go past the proxy,
+            because it has another family, or a family of the internet and another type than
+            SOCK_STREAM. A descriptor that is refused stays open, and stays the caller's.
+        TypeError: The proxy has a wrong type.
+        OSError: The system cannot make the socket.
+        NotImplementedError: eventlet has replaced `socket.socket` by its own class.
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> SocksSocket:
@@ -101,7 +111,7 @@ class SocksSocket(PlainSocket):
             )
         self._is_local = self.family in _LOCAL_FAMILIES
         if not self._is_local and (refusal := self._refusal()):
-            # The descriptor remains the caller's.
+            # The descriptor stays the caller's.
             if self._made_of_descriptor:
                 self.detach()
             self.close()
@@ -110,22 +120,27 @@ class SocksSocket(PlainSocket):
     def _refusal(self) -> str | None:
         """Return why the socket is refused, or None if it cannot go past the proxy."""
         if not is_internet(self.family):
-            return "family must be AF_INET, AF_INET6 or AF_UNIX, as others could go past the proxy"
+            return "family must be AF_INET, AF_INET6 or AF_UNIX; others could go past the proxy"
         if self.type != socket.SOCK_STREAM:
             return (
-                "type must be SOCK_STREAM, as other sockets would go past the proxy; for datagrams"
-                " there is udp_associate"
+                "type must be SOCK_STREAM, because other sockets would go past the proxy; for"
+                " datagrams, use udp_associate"
             )
         return None
 
     def connect(self, address: Any, /) -> None:
         """Connect to `address`, a (host, port), through the proxy.
 
+        Args:
+            address: The (host, port) of the destination, as in `create_connection`. The four values
+                of an IPv6 address are allowed too, with a scope id of 0.
+
         Raises:
-            OSError: EISCONN if the socket is connected or was made from a descriptor; otherwise
-                the errors of `create_connection`, of which only ValueError is no OSError.
-            ValueError: The destination is not valid, or the socket is non-blocking. Nothing has
-                been sent.
+            OSError: EISCONN if the socket is connected or was made from a descriptor; EINVAL if the
+                proxy listens for this socket; EBADF if the socket is closed.
+            ValueError: The destination is not valid, a hop cannot carry its request, or the socket
+                is non-blocking. Nothing has been sent.
+            SocksError: The other errors of `create_connection`.
         """
         if self._is_local:
             return super().connect(address)
@@ -146,8 +161,8 @@ class SocksSocket(PlainSocket):
         family, kind, proto = sock.family, sock.type, sock.proto
         descriptor = sock.detach()
         try:
-            # This object becomes the connected socket, in place of the one that it had. It has no
-            # socket any more if another thread has closed it.
+            # This object takes the descriptor of the connection, in place of its own. `detach`
+            # returns -1 if another thread has closed this object, and then `close` fails.
             socket.close(super().detach())
             super().__init__(family, kind, proto, fileno=descriptor)
         except BaseException:
@@ -159,9 +174,16 @@ class SocksSocket(PlainSocket):
         return None
 
     def connect_ex(self, address: Any, /) -> int:
-        """Connect as `connect` does, but return an error number.
+        """Connect as `connect` does, but return the error number of an OSError.
 
-        EIO stands for an error that has none.
+        Args:
+            address: The (host, port) of the destination.
+
+        Returns:
+            0 if the socket is connected; otherwise the `errno` of the error, or EIO if it has none.
+
+        Raises:
+            ValueError: `connect` raises it.
         """
         if self._is_local:
             return super().connect_ex(address)
@@ -172,10 +194,15 @@ class SocksSocket(PlainSocket):
         return 0
 
     def bind(self, address: Any, /) -> None:
-        """Set the (IP address, port) to connect to the proxy from. To listen, the port must be 0.
+        """Set the (IP address, port) to connect to the proxy from.
+
+        Args:
+            address: The local (IP address, port). The port must be 0 before `listen`, because the
+                proxy chooses the port to listen at.
 
         Raises:
-            ValueError: The host is no IP address.
+            OSError: EINVAL if the socket was made from a descriptor.
+            ValueError: The host is not an IP address.
         """
         if self._is_local:
             return super().bind(address)
@@ -187,13 +214,17 @@ class SocksSocket(PlainSocket):
         return None
 
     def listen(self, *backlog: int) -> None:
-        """Ask the proxy to listen for one connection from anyone; the backlog does not count.
+        """Ask the proxy to listen for one connection of any peer.
+
+        Args:
+            *backlog: This has no effect, because a BIND request admits one connection.
 
         Raises:
-            OSError: EOPNOTSUPP if the port bound to is not 0, because the proxy chooses the port;
-                EINVAL if the socket is connected or was made from a descriptor; otherwise the
-                errors of `socksclient.bind`.
+            OSError: EOPNOTSUPP if the port of `bind` is not 0, because the proxy chooses the port;
+                EINVAL if the socket is connected, listens already or was made from a descriptor;
+                EBADF if the socket is closed.
             ValueError: The socket is non-blocking.
+            SocksError: The other errors of `socksclient.bind`.
         """
         if self._is_local:
             return super().listen(*backlog)
@@ -203,20 +234,25 @@ class SocksSocket(PlainSocket):
         if super().fileno() < 0:
             self._refuse(errno.EBADF)
         if self._source_address is not None and self._source_address[1] != 0:
-            raise OSError(errno.EOPNOTSUPP, "the proxy chooses the port to listen at: bind to 0")
+            raise OSError(
+                errno.EOPNOTSUPP, "the proxy chooses the port to listen at; bind to port 0"
+            )
         anyone = ("::" if self.family == socket.AF_INET6 else "0.0.0.0", 0)
         self._listener = listen(self._chain, anyone, timeout, self._source_address, self._options)
         return None
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Wait for the peer, which can come only once.
+        """Wait until the peer has connected to the proxy, and return the connection.
 
         Returns:
-            A plain socket, and the peer's address in the form that a plain socket gives it.
+            A plain socket, and the address of the peer as sockets have it: (host, port), or four
+            values for an IPv6 address.
 
         Raises:
-            OSError: EINVAL if the proxy does not listen; otherwise the errors of `Listener.accept`.
+            OSError: EINVAL if the proxy does not listen for this socket; or the OSErrors of
+                `Listener.accept`.
             ValueError: The socket is non-blocking.
+            SocksError: The other errors of `Listener.accept`.
         """
         if self._is_local or self._made_of_descriptor:
             return super().accept()
@@ -226,40 +262,53 @@ class SocksSocket(PlainSocket):
         return sock, socket_address(*peer)
 
     def getsockname(self) -> Any:
-        """Return where the proxy listens, if it does; otherwise this socket's own address."""
+        """Return where the proxy listens for this socket, or else the socket's own address."""
         if self._listener is not None:
             return socket_address(*self._listener.address)
         return super().getsockname()
 
     def fileno(self) -> int:
-        """Return a descriptor that becomes readable when `accept` has a peer, or `recv` data."""
+        """Return a descriptor that becomes readable when `accept` or `recv` has something."""
         return super().fileno() if self._listener is None else self._listener.fileno()
 
     def setsockopt(self, *args: Any) -> None:
-        """Set an option; before the socket is connected, also on the connection to the proxy."""
+        """Set an option. `connect` sets it on the connection to the proxy too."""
         super().setsockopt(*args)
         if not (self._connected or self._is_local):
             self._options.append(args)
 
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
-        """Return the value of an option."""
-        # SSLContext.wrap_socket asks for this first. The socket that it makes would connect
-        # directly.
+        """Return the value of an option.
+
+        Raises:
+            ValueError: The option is SO_TYPE, and the socket is not connected.
+        """
+        # `SSLContext.wrap_socket` reads SO_TYPE first. The socket that it makes of this one would
+        # connect to the destination directly.
         asked = (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE)
         if asked and not (self._connected or self._is_local):
-            raise ValueError("connect a SocksSocket before TLS is put around it")
+            raise ValueError("connect a SocksSocket before you put TLS around it")
         return super().getsockopt(level, optname, *args)
 
     def sendto(self, *args: Any) -> int:
-        """Send to an address; only a local socket can, as others would go past the proxy."""
+        """Send to an address, if the socket is a local one.
+
+        Raises:
+            OSError: EOPNOTSUPP for every other socket, which would send past the proxy.
+        """
         if self._is_local:
             return super().sendto(*args)
-        raise OSError(errno.EOPNOTSUPP, "sendto would go past the proxy; see udp_associate")
+        raise OSError(errno.EOPNOTSUPP, "sendto would go past the proxy; use udp_associate")
 
     def sendmsg(
         self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /
     ) -> int:
-        """Send buffers; an `address`, with which they would go past the proxy, is refused."""
+        """Send buffers on the connection.
+
+        Raises:
+            OSError: EOPNOTSUPP if there is an `address`, because the buffers would go past the
+                proxy.
+        """
         if self._is_local:
             return super().sendmsg(buffers, ancdata, flags, address)
         if address is not None:
@@ -270,7 +319,8 @@ class SocksSocket(PlainSocket):
         """Return a plain socket with the same connection.
 
         Raises:
-            OSError: ENOTCONN if this one is not connected: the copy would connect past the proxy.
+            OSError: ENOTCONN if this socket is not connected, because the plain socket would
+                connect to the destination directly.
         """
         if not (self._connected or self._is_local):
             self._refuse(errno.ENOTCONN)
@@ -279,7 +329,7 @@ class SocksSocket(PlainSocket):
         return copy
 
     def close(self) -> None:
-        """Close the socket, and the connection by which the proxy listens."""
+        """Close the socket, and the connection through which the proxy listens."""
         if self._listener is not None:
             self._listener.close()
         super().close()

@@ -1,4 +1,8 @@
-"""TLS on blocking sockets, within another TLS too."""
+"""Blocking: TLS on a socket, and TLS within TLS.
+
+An `ssl.SSLSocket` speaks TLS over a plain socket only. So where a second hop speaks TLS, or the
+destination does behind a hop with TLS, `TLSSocket` takes its place.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +26,9 @@ __all__ = [
 T = TypeVar("T")
 
 
-# The two functions below look at the methods of an object, and never at `ssl.SSLContext` and
-# `ssl.SSLSocket`: a program may replace these classes by its own, before socksclient is imported or
-# after (truststore.inject_into_ssl replaces the context).
+# The two functions below look at the methods of an object, and never at the classes
+# `ssl.SSLContext` and `ssl.SSLSocket`. A program may replace these classes by its own, before or
+# after socksclient is imported (truststore.inject_into_ssl replaces `ssl.SSLContext`).
 
 
 def speaks_tls(sock: Channel) -> typing_extensions.TypeIs[TLSChannel]:
@@ -35,8 +39,8 @@ def speaks_tls(sock: Channel) -> typing_extensions.TypeIs[TLSChannel]:
 def _wraps_plainly(context: ssl.SSLContext) -> bool:
     """Return whether `context` has the method `wrap_socket` of the standard library.
 
-    Another `wrap_socket` (truststore's up to 0.10.4 on Windows and macOS) may verify the
-    certificate at its end, and must have done the handshake by then.
+    Another `wrap_socket` may verify the certificate just before it returns, and must do the
+    handshake before that. That of truststore does so, up to truststore 0.10.4 on Windows and macOS.
     """
     return getattr(context.wrap_socket, "__module__", None) == ssl.__name__
 
@@ -44,8 +48,14 @@ def _wraps_plainly(context: ssl.SSLContext) -> bool:
 def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | None) -> TLSChannel:
     """Start TLS on a connected socket, which may speak TLS already.
 
-    This takes `sock` over, and closes it if that fails. The socket's timeout holds for all of the
-    handshake.
+    The function takes `sock` over from the caller, and closes it after an error. The timeout of the
+    socket, in seconds, holds for the whole handshake.
+
+    Args:
+        sock: The connection.
+        context: The context for TLS.
+        server_hostname: The name for SNI and for the check of the certificate (`server_name`); None
+            if the context checks no name.
 
     Raises:
         TimeoutError: The timeout passed.
@@ -58,11 +68,12 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
             wrapped = TLSSocket(sock, context, server_hostname)
             wrapped.do_handshake()
             return wrapped
-        # With the plain method, the handshake is a step of its own: if it is interrupted, this
-        # function must have the socket that has taken over the descriptor, and close it.
+        # `wrap_socket` moves the descriptor to a new socket. An error during the handshake would
+        # leave that socket open, and this function could not close it. So the handshake is a step
+        # of its own, except where another `wrap_socket` must do it.
         plain = _wraps_plainly(context)
-        # These fail after a reset, and for names with a label that is too long; when wrap_socket
-        # finds that out by itself, before Python 3.13, it leaves a socket open.
+        # `getpeername` fails after a reset, and `encode` for a label that is too long. Before
+        # Python 3.13, `wrap_socket` leaves a socket open if it finds out by itself.
         try:
             sock.getpeername()
         except OSError as error:
@@ -80,30 +91,37 @@ def start_tls(sock: Channel, context: ssl.SSLContext, server_hostname: str | Non
 
 
 class ProxyTLSSocket(ssl.SSLSocket):
-    """A socket that speaks TLS with a proxy, and refuses to have TLS put around it once more.
+    """A socket that speaks TLS with a proxy, and refuses a second TLS around it.
 
-    `SSLContext.wrap_socket` would send the handshake, and in it the name of the destination, in
-    the clear, past the TLS that is there already.
+    `SSLContext.wrap_socket` would write the second handshake to the descriptor, past the TLS with
+    the proxy. So the name of the destination would go out in the clear (SNI).
     """
 
     def getsockopt(self, level: int, optname: int, *args: Any) -> Any:
-        """As of a socket."""
+        """Return the value of an option, except for `check_not_wrapped`."""
         check_not_wrapped(level, optname)
         return super().getsockopt(level, optname, *args)
 
 
 def check_not_wrapped(level: int, optname: int) -> None:
-    """Raise a ValueError if `getsockopt` is asked for what `SSLContext.wrap_socket` asks first."""
+    """Refuse the option that `SSLContext.wrap_socket` reads first, which is SO_TYPE.
+
+    Raises:
+        ValueError: The option is that one.
+    """
     if (level, optname) == (socket.SOL_SOCKET, socket.SO_TYPE):
         raise ValueError(
-            "this socket speaks TLS with the proxy; httpx and connect_tcp can do TLS within it"
+            "this socket speaks TLS with the proxy; for TLS within that TLS, use httpx, requests or"
+            " socksclient.anyio.connect_tcp"
         )
 
 
 def guard(sock: ssl.SSLSocket) -> None:
-    """Make `sock` a `ProxyTLSSocket`. Contexts make `SSLSocket`s, and belong to the user.
+    """Turn an `ssl.SSLSocket` into a `ProxyTLSSocket`, by its class.
 
-    A socket of any other class stays as it is, because the user's context has chosen that class.
+    A context makes the sockets, and the user's context must not be changed: its `sslsocket_class`
+    would hold for the user's other connections too. A socket of any other class stays as it is,
+    because the user's context has chosen that class.
     """
     # A program may have replaced `ssl.SSLSocket` since the import.
     if type(sock) is ProxyTLSSocket.__base__:
@@ -111,9 +129,14 @@ def guard(sock: ssl.SSLSocket) -> None:
 
 
 class TLSSocket:
-    """TLS within TLS, blocking: an `ssl.SSLSocket` cannot be wrapped into another.
+    """TLS within TLS, with the methods of a socket that this package uses.
 
-    It has those methods of a socket that are used here; each timeout holds for one of them.
+    The timeout, in seconds, holds for one operation, as the timeout of a socket does.
+
+    Args:
+        sock: A socket that speaks TLS already.
+        context: The context for the inner TLS.
+        server_hostname: The name for SNI and for the check of the certificate, or None.
     """
 
     def __init__(
@@ -134,8 +157,8 @@ class TLSSocket:
         try:
             return self._pump(lambda: self.ssl_object.read(size))
         except ssl.SSLEOFError:
-            # The proxy has ended the connection without the closing handshake of TLS. An SSLSocket
-            # takes that for the end, too.
+            # The connection has ended without the closing handshake of TLS. An SSLSocket returns no
+            # octets then.
             return b""
 
     def send(self, data: bytes | memoryview) -> int:
@@ -147,6 +170,7 @@ class TLSSocket:
             left = left[self.send(left) :]
 
     def _pump(self, operation: Callable[[], T]) -> T:
+        """Do an operation of the SSL object, and carry its octets to and from the outer TLS."""
         deadline = Deadline(self._timeout)
         while True:
             try:
@@ -174,7 +198,10 @@ class TLSSocket:
         return self._timeout
 
     def has_read_ahead(self) -> bool:
-        """Whether there is something to read, or the end, of which the system knows no more."""
+        """Return whether `recv` would return at once, although the descriptor is not readable.
+
+        The octets, or the end of the connection, have left the descriptor for a buffer already.
+        """
         return bool(self._incoming.pending) or self._incoming.eof
 
     def fileno(self) -> int:
@@ -202,4 +229,4 @@ class TLSSocket:
 
 TLSChannel: TypeAlias = ssl.SSLSocket | TLSSocket
 Channel: TypeAlias = PlainSocket | TLSSocket
-"""What a tunnel goes through: a socket, an `ssl.SSLSocket`, or TLS within TLS."""
+"""The connection of a tunnel: a socket, an `ssl.SSLSocket`, or TLS within TLS."""

@@ -303,7 +303,9 @@ class TestListen:
             with pytest.raises(OSError, match="Invalid argument"):
                 sock.accept()
             sock.bind(("127.0.0.1", REFUSED_PORT))
-            with pytest.raises(OSError, match="the proxy chooses the port to listen at: bind to 0"):
+            with pytest.raises(
+                OSError, match="the proxy chooses the port to listen at; bind to port 0"
+            ):
                 sock.listen()
             assert server.connections == []
             sock.bind(("", 0))
@@ -412,7 +414,7 @@ class TestAsAPlainSocket:
 
     def test_tls_around_it_before_it_is_connected_would_go_past_the_proxy(self) -> None:
         with SocksSocket("socks5h://127.0.0.1") as sock, nothing_left_open():
-            with pytest.raises(ValueError, match="connect a SocksSocket before TLS is put around"):
+            with pytest.raises(ValueError, match="connect a SocksSocket before you put TLS around"):
                 ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
 
     def test_what_would_go_past_the_proxy(self, echo_server: Address) -> None:
@@ -471,7 +473,7 @@ class TestOfADescriptor:
                 # These would make plain sockets, which would connect past the proxy.
                 with pytest.raises(OSError, match="not connected"):
                     sock.dup()
-                with pytest.raises(ValueError, match="connect a SocksSocket before TLS"):
+                with pytest.raises(ValueError, match="connect a SocksSocket before you put TLS"):
                     ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
             assert resolved == []
             assert server.connections == []
@@ -711,8 +713,8 @@ class TestInThePlaceOfSocket:
             assert lines[0].startswith(
                 "a non-blocking SocksSocket cannot connect; socksclient.anyio"
             )
-            assert lines[1].startswith("type must be SOCK_STREAM, as other sockets would go past")
-            assert "the proxy chooses the port to listen at: bind to 0" in lines[2]
+            assert lines[1].startswith("type must be SOCK_STREAM, because other sockets would go")
+            assert "the proxy chooses the port to listen at; bind to port 0" in lines[2]
             assert server.connections == []
 
 
@@ -727,7 +729,7 @@ class TestWhatItRefuses:
                 {"proxy": ["socks5h://h", "https://i"]},
                 "SocksSocket cannot go through a proxy with TLS",
             ),
-            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM.* there is udp_associate"),
+            ({"type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM.* use udp_associate"),
             ({"family": socket.AF_INET6, "type": socket.SOCK_DGRAM}, "type must be SOCK_STREAM"),
             ({"family": socket.AF_VSOCK}, "family must be AF_INET, AF_INET6 or AF_UNIX"),
         ],
