@@ -1,1 +1,1 @@
-"""What the blocking and the awaited code share: it decides, and never waits."""
+"""The code that both runtimes share. It decides, and never waits."""

@@ -37,17 +37,19 @@ PEEK_SIZE = 16 * 1024
 
 
 def can_peek(channel: object) -> TypeGuard[socket.socket]:
-    """Return whether a channel can show what has arrived without taking it (MSG_PEEK).
+    """Return whether a connection can show what has arrived without taking it (MSG_PEEK).
 
-    Only a bare socket can. A socket with TLS has the method `do_handshake`.
+    Only a bare socket can do so. A socket with TLS has the method `do_handshake`; to look at its
+    class would load ssl.
     """
     return isinstance(channel, PlainSocket) and not hasattr(channel, "do_handshake")
 
 
 def has_ended(error: OSError) -> bool:
-    """Return whether a failed write says that the proxy has closed the connection.
+    """Return whether the error of a write says that the proxy has closed the connection.
 
-    With TLS, Python's ssl reports that with an SSLEOFError, which is no ConnectionError.
+    With TLS, Python's ssl raises an SSLEOFError then, which is no ConnectionError. This function
+    looks at the name of the class, because to import the class would load ssl.
     """
     return isinstance(error, ConnectionError) or type(error).__name__ == "SSLEOFError"
 
@@ -115,11 +117,15 @@ def address_pair(address: HostPort) -> HostPort:
 
 
 def check_source(host: str | None, path: str | None = None) -> None:
-    """Refuse a host to connect from that is not an IP address. It may be empty: any address.
+    """Refuse a host to connect from that is not an IP address.
+
+    Args:
+        host: The host to connect from. An empty one, or None, lets the system choose.
+        path: The path of the unix socket at which the proxy listens, if it does.
 
     Raises:
-        ValueError: The host is a name, which `bind` would resolve, however long that takes; or the
-            proxy listens at a unix socket, at `path`, to which no IP address leads.
+        ValueError: The host is a name, which `socket.bind` would resolve, however long that takes;
+            or there is a `path`, and no IP address leads to a unix socket.
     """
     if host is not None and path is not None:
         raise ValueError(f"there is no host to connect from to the unix socket {path}")
@@ -143,6 +149,7 @@ def make_socket(
     sock = PlainSocket(family, socket.SOCK_STREAM)
     try:
         for option in socket_options:
+            # A unix socket has no options of TCP. A caller sets `NO_DELAY` for every proxy.
             if option[0] == socket.IPPROTO_TCP and not is_internet(family):
                 continue
             sock.setsockopt(*option)
@@ -171,16 +178,18 @@ def make_socket(
 #
 # What is not done:
 #
-# - The RFC asks for A and AAAA by two queries, and may begin with the answer that comes first (§3).
-#   getaddrinfo returns both at once, and it is what programs replace and what /etc/hosts serves. So
-#   a slow answer for one family holds up both.
-# - No answer that comes during the race is added to the race (§5, §6), for the same reason.
-# - Nothing is remembered from one call to the next, because there is no global state.
-# - NAT64 and DNS64 (§7) are left to the system.
-# - The race is for the TCP connection alone: TLS and SOCKS begin on the connection that has won.
-#   So a proxy that accepts a connection and then says nothing is not replaced by its next address.
-# - The addresses of a destination never race. Each of them costs the proxy a connection of its own,
-#   and would tell the proxy's log more than the caller asked for, so they are tried one by one.
+# - The RFC sends two queries, for A and for AAAA, and a client may begin with the answer that comes
+#   first (§3). `socket.getaddrinfo` returns both answers at once, so a slow answer for one family
+#   delays both. socksclient sends no queries of its own, because /etc/hosts and a program's
+#   replacement of `socket.getaddrinfo` must count.
+# - No address joins the race after its begin (§6), for the same reason.
+# - socksclient remembers no winner from one call to the next, because it has no global state.
+# - The system does NAT64 and DNS64 (§7), or nobody does.
+# - The race ends with the TCP connection, and TLS and SOCKS begin on the connection that has won.
+#   So if a proxy accepts the connection and then sends nothing, its next address gets no try.
+# - The addresses of a destination never race. Each of them would need a connection of its own
+#   through all hops, and the proxies would connect to all of them. `tunnel` tries one after the
+#   other.
 
 
 class Wait(NamedTuple):
