@@ -208,6 +208,7 @@ class Driver:
         return await exchange(step, self.connected, self._ssl_object)
 
     async def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
+        # A tunnel asks for another connection when the hops have refused one address of a target.
         if self.channel is not None:
             await close(self.channel)
             self.channel = self._ssl_object = None

@@ -60,6 +60,7 @@ async def resolve_ptr(address: str, *, proxy: ProxyLike) -> str:
 
 async def _ask(route: Route) -> str:
     channel, grant = await open_tunnel(route)
+    # Tor puts its answer where other replies have the bound address, and relays nothing afterwards.
     await close(channel)
     host, _ = grant.bound_address
     return host

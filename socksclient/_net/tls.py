@@ -68,7 +68,7 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
     """
     # anyio's own errors say only that the stream is broken, and have the reason as their cause.
     cause = error if isinstance(error, OSError) else error.__cause__ or error
-    text = getattr(cause, "strerror", None) or str(cause) or "the proxy hung up"
+    text = getattr(cause, "strerror", None) or str(cause) or "the proxy closed the connection"
     if isinstance(cause, ssl.SSLCertVerificationError):
         text += "; to trust a certificate authority of your own, use Proxy(tls=context)"
     elif isinstance(cause, ssl.SSLError):

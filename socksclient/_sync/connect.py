@@ -69,5 +69,7 @@ def create_connection(
     route = Route.through(as_chain(proxy), *address_pair(address))
     timeout = checked_timeout(timeout)
     sock, _ = open_socket(route, Deadline(timeout), source_address)
+    # The deadline has left a shorter timeout at the socket. `socket.create_connection` leaves the
+    # timeout that the caller gave.
     sock.settimeout(timeout)
     return sock

@@ -90,6 +90,8 @@ def open_socket(
     refuse_tls(chain, "a socket", "socksclient.anyio, httpx or requests", allowed=1)
     channel, grant = open_tunnel(route, deadline, source_address, socket_options)
     if any(proxy.tls for proxy in chain):
+        # A second TLS around this socket would send the destination's name in the clear, past the
+        # proxy's TLS. `guard` prevents that.
         from socksclient._sync.tls import guard
 
         guard(cast("ssl.SSLSocket", channel))
@@ -174,6 +176,7 @@ class Driver:
         return exchange(step, self.connected, self._deadline)
 
     def _connect(self, addresses: Iterable[ServerAddress]) -> ServerAddress:
+        # A tunnel asks for another connection when the hops have refused one address of a target.
         if self.channel is not None:
             self.channel.close()
         self.channel, address = _connect(
@@ -232,6 +235,7 @@ def _race(
                 step = steps.send(_writable(step.sockets, seconds))
         except StopIteration as won:
             sock, address = won.value
+            # The race needs non-blocking sockets, and the exchanges need a blocking one.
             sock.setblocking(True)
             return sock, address
 

@@ -59,6 +59,7 @@ def resolve_ptr(address: str, timeout: float | None = DEFAULT_TIMEOUT, *, proxy:
 
 def _ask(route: Route, timeout: float | None) -> str:
     channel, grant = open_tunnel(route, Deadline(checked_timeout(timeout)))
+    # Tor puts its answer where other replies have the bound address, and relays nothing afterwards.
     channel.close()
     host, _ = grant.bound_address
     return host
