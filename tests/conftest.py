@@ -46,28 +46,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    # They wait as long as they compute: for deadlines, and for the other side.
+    # The tests wait as long as they compute: for deadlines, and for the other side.
     return 2 * (os.cpu_count() or 1)
 
 
 def pytest_collection_finish() -> None:
-    # What stays for the whole run, thousands of tests, need not be gone through by each of those
-    # that collect garbage.
-    # Hypothesis must be imported before this: it looks for objects that refer to trio's Random.
+    # The thousands of tests stay for the whole run, and a test that collects garbage need not go
+    # through them. Hypothesis must be imported before this, because it looks for objects that refer
+    # to trio's Random.
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(params=list(BACKENDS))
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """Every event loop that tests marked `anyio` run on."""
+    """Run a test that is marked `anyio` on every event loop."""
     options = BACKENDS[request.param]
     return options["backend"], options.get("backend_options", {})
 
 
 @pytest.fixture(params=["blocking", *BACKENDS])
 def dial(request: pytest.FixtureRequest) -> Dial:
-    """One test, every driver. When `timeout` passes, it is a TimeoutError in all of them."""
+    """Run the test with every driver. When `timeout` passes, every driver raises a TimeoutError."""
     if request.param == "blocking":
         return blocking_dial
 
@@ -128,7 +128,7 @@ def played() -> Iterator[PlayedProxy]:
 
 @pytest.fixture(params=["epoll", "selectors"])
 def poll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One test on a system with epoll, and as if on one that has none."""
+    """Run the test on this system with epoll, and as on a system without it."""
     if request.param == "selectors":
         monkeypatch.setattr("socksclient._net.association.select", SimpleNamespace())
     return str(request.param)

@@ -44,7 +44,7 @@ def hops(authority: Authority) -> MakeHops:
 def portal(
     request: pytest.FixtureRequest, portals: dict[str, BlockingPortal | None]
 ) -> BlockingPortal:
-    """Every event loop, running in a thread of its own."""
+    """Run the test with every event loop, which runs in a thread of its own."""
     portal = portals[request.param]
     assert portal is not None
     return portal
@@ -52,14 +52,14 @@ def portal(
 
 @pytest.fixture(params=["blocking", *BACKENDS])
 def connect(request: pytest.FixtureRequest, portals: dict[str, BlockingPortal | None]) -> Connect:
-    """One test, every driver, with any number of hops that speak TLS."""
+    """Run the test with every driver. Any number of hops may speak TLS."""
     portal = portals[request.param]
     return connect_blocking if portal is None else connect_awaited(portal)
 
 
 @pytest.fixture
 def listening() -> Iterator[Address]:
-    """Where the system completes connections, and nobody accepts them."""
+    """Yield an address where the system completes connections, and nobody accepts them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()
 

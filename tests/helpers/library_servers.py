@@ -31,10 +31,10 @@ from helpers import real_servers
 from helpers.real_servers.process import Address, path_of, running
 
 PASSWORD = "password"
-"""Of every user of IMAP."""
+"""The password of every user of IMAP."""
 
-# Without root all of it runs as one user, and nothing can be locked in. Two listeners are there
-# by default, and only one port is ours.
+# Without root, all processes of Dovecot run as one user, and without a chroot. By default there are
+# two listeners, and the test has reserved only one port.
 _DOVECOT_CONFIG = """\
 base_dir = {home}/run
 state_dir = {home}/state
@@ -83,16 +83,16 @@ save ""
 
 
 def missing() -> list[str]:
-    """Which of the commands used here are not on this machine."""
+    """Return which of the programs of these servers this machine does not have."""
     return real_servers.missing(["dovecot", "redis-server"])
 
 
 @contextmanager
 def dovecot(certificate: trustme.LeafCert, host: str = "127.0.0.1") -> Iterator[Address]:
-    """Dovecot, with IMAP over TLS.
+    """Run Dovecot, with IMAP over TLS.
 
-    It never serves mail as root, but lets nobody do it, who cannot get to where pytest has its
-    files; so they are elsewhere.
+    Dovecot never serves mail as root. As the user nobody, it cannot read the directories of pytest,
+    so its files are elsewhere.
     """
     me = pwd.getpwuid(os.geteuid())
     mail_user = me if me.pw_uid else pwd.getpwnam("nobody")
@@ -124,7 +124,7 @@ def dovecot(certificate: trustme.LeafCert, host: str = "127.0.0.1") -> Iterator[
 def aiosmtpd(
     maildir: Path, certificate: trustme.LeafCert, host: str = "127.0.0.1", *, tls: bool
 ) -> Iterator[Address]:
-    """aiosmtpd: over TLS, or it insists on STARTTLS. What it is sent it puts into `maildir`."""
+    """Run aiosmtpd, which stores mail in `maildir`. Without `tls`, it insists on STARTTLS."""
 
     def prepare(home: Path, port: int) -> list[str]:
         _write_certificate(certificate, home)
@@ -141,7 +141,7 @@ def aiosmtpd(
 def redis_server(
     directory: Path, certificate: trustme.LeafCert, host: str = "127.0.0.1", *, tls: bool
 ) -> Iterator[Address]:
-    """Redis: over TLS only, or without."""
+    """Run Redis, with TLS or without."""
 
     def prepare(home: Path, port: int) -> list[str]:
         _write_certificate(certificate, home)
@@ -155,7 +155,7 @@ def redis_server(
 
 @contextmanager
 def ssh_server(host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> Iterator[Address]:
-    """asyncssh's; to every command it says "done"."""
+    """Run the SSH server of asyncssh, which answers every command with "done"."""
 
     def run(process: asyncssh.SSHServerProcess[str]) -> None:
         process.stdout.write("done\n")
@@ -177,7 +177,7 @@ def ssh_server(host_key: asyncssh.SSHKey, user_key: asyncssh.SSHKey) -> Iterator
 
 
 class _ForwardsAll(asyncssh.SSHServer):
-    """A server without authentication, which connects to every destination that it is asked for."""
+    """A server without authentication, which connects to every destination of a request."""
 
     def begin_auth(self, username: str) -> bool:
         return False
@@ -243,7 +243,7 @@ def tiny_proxy_http(account: tuple[str, str]) -> Iterator[str]:
 
 @contextmanager
 def websocket_server(certificate: trustme.LeafCert) -> Iterator[Address]:
-    """Start the server of websockets, over TLS; it sends back what comes."""
+    """Run the server of websockets, over TLS, which sends every message back."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
 
@@ -267,7 +267,7 @@ class _Listener(Protocol):
 
 @contextmanager
 def _serving(listen: Callable[[], Coroutine[Any, Any, _Listener]]) -> Iterator[Address]:
-    """Has a thread of its own serve what `listen` returns."""
+    """Serve what `listen` returns in a thread of its own, and yield its address."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

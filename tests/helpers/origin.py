@@ -4,7 +4,7 @@ It serves:
     /                   the request as JSON: the HTTP version, the headers, the client's address
     /echo               the body of the request
     /dns-query          an answer without addresses to a query by DNS over HTTPS (RFC 8484)
-    /download?octets=n  so many octets, always the same ones: see `content`
+    /download?octets=n  n octets, always the same ones: see `content`
     /upload             SHA-256 and length of the body of the request, as JSON
     /redirect?to=url    a redirection
     /cookie/set         a cookie; /cookie/show sends back those that came
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     Handler = Callable[[HTTPScope, ASGIReceiveCallable, ASGISendCallable], Awaitable[None]]
 
 NAMES = ("origin.test", "example.com", "localhost", "127.0.0.1")
-"""What the certificate is for."""
+"""The names in the certificate."""
 
 BEGINNING = b"the beginning"
-"""What /break and /stall send of the body that they promise."""
+"""The part of the promised body that /break and /stall send."""
 
 _BLOCK = random.Random(0).randbytes(256 * 1024)
 
@@ -55,7 +55,7 @@ def content(octets: int) -> Iterator[bytes]:
 
 
 def digest(octets: int) -> str:
-    """SHA-256 of the body of /download."""
+    """Return the SHA-256 of the body of /download."""
     return digest_of(content(octets))
 
 
@@ -70,9 +70,9 @@ class Origin:
     """The server, as a context manager.
 
     Attributes:
-        http_port: Where it speaks HTTP, on 127.0.0.1.
-        https_port: Where it speaks HTTPS.
-        ca: The authority that its certificate is from.
+        http_port: The port of HTTP, on 127.0.0.1.
+        https_port: The port of HTTPS.
+        ca: The authority that has issued its certificate.
     """
 
     def __init__(self, *, client_certificate_wanted: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""Real servers for the tests to reach, themselves or through a proxy: a name server, FTP servers.
+"""Real servers that the tests reach directly or through a proxy: a name server and FTP servers.
 
-They are context managers as those of `real_servers` are, and promise the same.
+The servers are context managers like those of `real_servers`, and promise the same.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from helpers import real_servers
 from helpers.real_servers.process import Address, path_of, running
 
 BIG = [f"{number:0250}" for number in range(20)]
-"""The TXT records of big.test: they fit into no UDP answer."""
+"""The TXT records of big.test, which are too long for an answer over UDP."""
 
-# It answers out of this alone: it has no server to ask, and to "#", all names that are not here,
-# its answer is NXDOMAIN. It needs to be told to stay the user who it is.
+# dnsmasq asks no other server, and answers NXDOMAIN to every other name ("#"). By default it would
+# become another user.
 _DNSMASQ_CONFIG = """\
 port={port}
 listen-address={host}
@@ -42,9 +42,9 @@ host-record=both.test,192.0.2.2,2001:db8::2
 txt-record=txt.test,hello
 """
 
-# Without root, vsftpd knows none but the anonymous user, and with run_as_launching_user keeps him
-# in no directory. So he must have a password: it has to be one of the "e-mail addresses".
-# The two promiscuous ones allow data connections with any address and port.
+# Without root, vsftpd knows only the anonymous user, and with run_as_launching_user it confines
+# this user to no directory. So the user must have a password, one of the "e-mail addresses". The
+# two options "promiscuous" allow data connections from and to any address and port.
 _VSFTPD_CONFIG = """\
 {listen}
 listen_port={port}
@@ -70,7 +70,7 @@ log_ftp_protocol=YES
 vsftpd_log_file=vsftpd.log
 """
 
-# The default ciphers are for RSA only; the certificate's key is of an elliptic curve.
+# The key of the certificate is one of an elliptic curve, and the default ciphers are for RSA only.
 _VSFTPD_TLS_CONFIG = """\
 ssl_enable=YES
 ssl_ciphers=HIGH
@@ -87,11 +87,11 @@ class FTPServer:
     """A running FTP server.
 
     Attributes:
-        address: Where it listens.
-        directory: Where its files are, and where it puts those that it is sent.
-        user: The only one that it knows; he may read and write.
-        password: His.
-        ca: The authority that its certificate is from, when it has TLS.
+        address: The address at which it listens.
+        directory: The directory of its files, those that a client has sent included.
+        user: The only user that it knows, who may read and write.
+        password: The password of the user.
+        ca: The authority that has issued its certificate, if it has TLS.
     """
 
     address: Address
@@ -108,15 +108,15 @@ class FTPServer:
 
 
 def missing() -> list[str]:
-    """Which of the commands used here are not on this machine."""
+    """Return which of the programs of these servers this machine does not have."""
     return real_servers.missing(["dnsmasq", "vsftpd"])
 
 
 @contextmanager
 def name_server(directory: Path, host: str = "127.0.0.1") -> Iterator[Address]:
-    """dnsmasq, on one port for UDP and TCP; yields its address.
+    """Run dnsmasq on one port for UDP and TCP, and yield its address.
 
-    It knows, and says NXDOMAIN to every other name:
+    It answers NXDOMAIN to every name but these:
         a.test      A 192.0.2.1
         aaaa.test   AAAA 2001:db8::1
         both.test   A 192.0.2.2, AAAA 2001:db8::2
@@ -131,14 +131,14 @@ def name_server(directory: Path, host: str = "127.0.0.1") -> Iterator[Address]:
         (home / "dnsmasq.conf").write_text(config)
         return [path_of("dnsmasq"), "--keep-in-foreground", "--conf-file=dnsmasq.conf"]
 
-    # It has opened the port for the datagrams before it listens for connections.
+    # dnsmasq opens the port for datagrams before it listens for connections.
     with running(directory, "dnsmasq", host, prepare) as address:
         yield address
 
 
 @contextmanager
 def vsftpd(directory: Path, host: str = "127.0.0.1", *, tls: bool = False) -> Iterator[FTPServer]:
-    """vsftpd; with `tls` it insists on AUTH TLS and PROT P."""
+    """Run vsftpd. With `tls`, it insists on AUTH TLS and PROT P."""
     files = _new_directory(directory, "vsftpd-files-")
     password = secrets.token_hex()
     ca = trustme.CA()
@@ -163,7 +163,7 @@ def vsftpd(directory: Path, host: str = "127.0.0.1", *, tls: bool = False) -> It
 def pyftpdlib(
     directory: Path, host: str = "127.0.0.1", *, tls: bool = False
 ) -> Iterator[FTPServer]:
-    """pyftpdlib, in a process of its own; with `tls` it insists on AUTH TLS and PROT P."""
+    """Run pyftpdlib in a process of its own. With `tls`, it insists on AUTH TLS and PROT P."""
     files = _new_directory(directory, "pyftpdlib-files-")
     password = secrets.token_hex()
     ca = trustme.CA()

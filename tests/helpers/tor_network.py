@@ -1,14 +1,14 @@
 """A private Tor network on loopback, which a whole run of pytest shares.
 
-It has three directory authorities and two relays, all of them exits; a client, whose ports are the
-proxies for the tests; and two onion services. It knows nothing of the public network, and needs no
-root.
+The network has three directory authorities and two relays, all of them exits; a client, whose ports
+are the proxies for the tests; and two onion services. It knows nothing of the public network, and
+needs no root.
 
-It takes some sixteen seconds to start. So `Plugin` starts it as soon as it is known that tests of a
-file servers/test_tor*.py are to run, and has these run last; with pytest-xdist, the controller does
-so for all the workers. The network is a process of its own: this file, as a script. That ends what
-it has started, and removes every file of it, as soon as its standard input ends: because the run
-closed it, or because the run is no more, in whatever way it ended.
+The network takes about sixteen seconds to start. So `Plugin` starts it as soon as pytest has
+collected a test of a file servers/test_tor*.py, and puts these tests last. With pytest-xdist, the
+controller does this for all workers. The network is a process of its own: this file, as a script.
+When its standard input ends, that process ends all that it has started, and removes every file. The
+input ends when the run closes it, and when the run itself ends in any other way.
 """
 
 from __future__ import annotations
@@ -51,35 +51,36 @@ from helpers.real_servers.process import (
 T = TypeVar("T")
 
 WELCOME = b"the onion service\n"
-"""What the onion services say, by HTTP."""
+"""The body of the responses of the onion services."""
 
 _AUTHORITIES = ("authority0", "authority1", "authority2")
 RELAYS = (*_AUTHORITIES, "relay0", "relay1")
-"""Its relays, in the order in which they are started; each has a directory of that name."""
+"""The relays, in the order of their start; each has a directory of its name."""
 
 _HOST = "127.0.0.1"
 _CLIENT_PORTS = ("socks_port", "extended_port", "http_port", "control_port")
 _PORTS = (*RELAYS, *(f"{name} dir" for name in _AUTHORITIES), *_CLIENT_PORTS)
 _NO_DEFAULTS = ("--defaults-torrc", "/dev/null")
 
-# The network takes 16 seconds, but several times as long if the machine is busy with other things.
+# The network takes 16 seconds, and several times as long on a busy machine.
 _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0
 _INITIAL_VOTING_INTERVAL = 10  # seconds
-# So long after the authorities were started. They vote four seconds before, and by then know the
-# relays; one that is late would have to wait for the next consensus.
+# The seconds from the start of the authorities to the first consensus. The authorities vote four
+# seconds before, and know the relays by then. A late relay would wait for the next consensus.
 _FIRST_CONSENSUS_SECONDS = 9
 
-# These appear when they are complete.
+# Each of these files appears when it is complete.
 _READY = "ready.json"
 _FAILURE = "failure"
 
-# The owner is needed if this process is killed: tor looks after it every 15 seconds.
-# - What a client learns of the time that circuits take, here, is that milliseconds must do.
-# - The guards that it keeps to are some of five relays: for some paths, none of the others is left.
-# - By default it asks a cache for what only the authorities have so far, and again ten seconds
-#   later.
-# - With Conflux a stream would be on two circuits, and the tests could not tell which.
+# tor looks every 15 seconds whether its owner lives, and ends if this process has been killed.
+# - LearnCircuitBuildTimeout: a client on loopback would learn to give up a circuit after some
+#   milliseconds.
+# - UseEntryGuards: with guards out of five relays, some paths would have no other relay left.
+# - FetchDirInfoEarly: a node would ask a cache for what only the authorities have so far, and try
+#   again ten seconds later.
+# - ConfluxEnabled: a stream would be on two circuits, and the tests could not tell which.
 _COMMON = """\
 DataDirectory {home}
 __OwningControllerProcess {owner}
@@ -98,8 +99,8 @@ GeoIPv6File /dev/null
 Log notice stdout
 """
 
-# A relay may get its first consensus some ten seconds after the others, and until then knows none
-# of them; by default it would refuse to be their exit.
+# A relay may get its first consensus ten seconds after the other relays. Until then it does not
+# know them, and by default it would refuse to be their exit.
 _RELAY = """\
 Nickname {name}
 ContactInfo none
@@ -117,7 +118,7 @@ ServerDNSResolvConfFile {resolv_conf}
 ServerDNSDetectHijacking 0
 """
 
-# After the first consensus they vote less often, and more slowly: nothing changes any more.
+# After the first consensus the authorities vote less often, because nothing changes any more.
 _AUTHORITY = """\
 AuthoritativeDirectory 1
 V3AuthoritativeDirectory 1
@@ -151,8 +152,7 @@ HiddenServiceDir {home}/private
 HiddenServicePort 80 {target}
 """
 
-# It answers out of this alone: to all names that are not here, its answer is NXDOMAIN. A
-# host-record is for the way back, too.
+# dnsmasq answers NXDOMAIN to every other name. A host-record answers PTR queries too.
 _DNSMASQ = """\
 port={port}
 listen-address={host}
@@ -171,26 +171,27 @@ host-record=aaaa.test,2001:db8::1
 
 
 def missing() -> list[str]:
-    """Which of the commands used here are not on this machine."""
+    """Return which of the programs for the network this machine does not have."""
     return real_servers.missing(["tor", "tor-gencert", "dnsmasq"])
 
 
 @dataclass(frozen=True)
 class TorNetwork:
-    """Where a running network is to be found.
+    """The ports and the names of a running network.
 
     Its exits resolve loopback.test and origin.test (127.0.0.1), loopback6.test (::1), a.test
-    (192.0.2.1) and aaaa.test (2001:db8::1), and the addresses back; there is no other name.
+    (192.0.2.1) and aaaa.test (2001:db8::1), and these addresses to the names. There is no other
+    name.
 
     Attributes:
-        socks_port: The client's SocksPort, on 127.0.0.1 as the others are.
-        extended_port: Another one, with ExtendedErrors.
-        http_port: Its HTTPTunnelPort.
-        control_port: Its ControlPort, which wants no authentication.
-        unix_path: The SocksPort that is a unix socket.
-        onion: The name of the onion service; on port 80 it says `WELCOME`, by HTTP.
-        private_onion: That of another one, which keeps to clients that have a key.
-        private_key: That key, for ONION_CLIENT_AUTH_ADD. The client does not have it.
+        socks_port: The SocksPort of the client. All ports are on 127.0.0.1.
+        extended_port: A SocksPort of the client with ExtendedErrors.
+        http_port: The HTTPTunnelPort of the client.
+        control_port: The ControlPort of the client, which wants no authentication.
+        unix_path: The SocksPort of the client that is a unix socket.
+        onion: The name of the onion service, which answers HTTP on port 80 with `WELCOME`.
+        private_onion: The name of an onion service that accepts only clients with a key.
+        private_key: The key, for ONION_CLIENT_AUTH_ADD. The client does not have the key.
     """
 
     socks_port: int
@@ -204,23 +205,23 @@ class TorNetwork:
 
 
 class Plugin:
-    """The network's place in a run of pytest.
+    """The plugin of pytest that starts the network and ends it.
 
     Args:
-        config: That of the run; with pytest-xdist, of its controller or of a worker.
+        config: The configuration of the run; with pytest-xdist, of its controller or of a worker.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         workerinput: dict[str, Any] | None = getattr(config, "workerinput", None)
         self._is_worker = workerinput is not None
-        # Not within pytest's directories or TMPDIR: they could make the path of the unix socket
-        # longer than 107 octets.
+        # Below the directories of pytest or TMPDIR, the path of the unix socket could be longer
+        # than 107 octets.
         name = workerinput["tor_network"] if workerinput else f"/tmp/tor-{secrets.token_hex(8)}"
         self._directory = Path(name)
         self._process: subprocess.Popen[bytes] | None = None
 
     def wait(self) -> TorNetwork:
-        """Return the network of this run, as soon as it is there."""
+        """Return the network of this run, as soon as the network runs."""
         return wait(self._directory)
 
     @pytest.hookimpl(optionalhook=True)
@@ -241,7 +242,8 @@ class Plugin:
 
     def pytest_unconfigure(self) -> None:
         if self._process:
-            _, errors = self._process.communicate(timeout=_STOP_SECONDS)  # closes its input first
+            # This closes the standard input of the process, which ends the network.
+            _, errors = self._process.communicate(timeout=_STOP_SECONDS)
             if self._process.returncode != 0:
                 shutil.rmtree(self._directory, ignore_errors=True)
                 raise RuntimeError(f"the Tor network did not end well: {errors.decode()}")
@@ -256,9 +258,9 @@ def _needs_network(nodeid: str) -> bool:
 
 
 def start(directory: Path) -> subprocess.Popen[bytes]:
-    """Start a network in `directory`, which is its own and must not exist.
+    """Start a network in a new directory, and return its process.
 
-    It is there until the standard input of the process, a pipe, is closed; then that ends.
+    Closing the standard input of the process, a pipe, ends the network and the process.
     """
     directory.mkdir(mode=0o700)
     environment = {name: os.environ[name] for name in os.environ if not name.startswith("COV")}
@@ -270,13 +272,13 @@ def start(directory: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         # The environment lacks the variables by which coverage would watch this process too.
         env=environment,
-        # A Ctrl-C is meant for the run of the tests.
+        # A Ctrl-C interrupts the run of the tests, which then ends the network.
         start_new_session=True,
     )
 
 
 def wait(directory: Path) -> TorNetwork:
-    """Return the network that was started in `directory`, as soon as it is there."""
+    """Return the network of `directory`, as soon as the network runs."""
     end = time.monotonic() + _START_SECONDS + _STOP_SECONDS
     while not (directory / _READY).exists():
         if (directory / _FAILURE).exists():
@@ -291,7 +293,8 @@ def _main(directory: Path) -> None:
     ending = threading.Event()
 
     def end(*_args: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing interrupts the cleaning up
+        # Nothing may interrupt the cleaning up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ending.set()
         sys.exit()
 
@@ -331,7 +334,7 @@ def _network(directory: Path) -> Iterator[TorNetwork]:
         enter = stack.enter_context
         web_server = enter(_web_server())
         name_server = enter(_name_server(directory))
-        # All of them before any tor runs, as it is told of the others' ports.
+        # The configuration of each tor has the ports of the others.
         ports = {name: enter(reserved_port(_HOST)) for name in _PORTS}
         nodes = enter(_Nodes(directory))
         _start_relays(nodes, ports, name_server)
@@ -369,7 +372,8 @@ class _Nodes:
 
     def __exit__(self, *_exc_info: object) -> None:
         for process in self._processes.values():
-            process.terminate()  # all of them at once
+            # The processes end at the same time.
+            process.terminate()
         for process in self._processes.values():
             stop(process)
 
@@ -386,7 +390,7 @@ class _Nodes:
         self._processes[name] = spawn(command, home)
 
     def wait_for(self, what: str, condition: Callable[[], T]) -> T:
-        """Return what `condition` returns, as soon as that is true."""
+        """Return what `condition` returns, as soon as the result is true."""
         while not (result := condition()):
             ended = [
                 name for name, process in self._processes.items() if process.poll() is not None
@@ -406,7 +410,8 @@ def _start_relays(nodes: _Nodes, ports: dict[str, int], name_server: Address) ->
     resolv_conf = nodes.directory / "resolv.conf"
     resolv_conf.write_text("nameserver {}:{}\n".format(*name_server))
     interval = _INITIAL_VOTING_INTERVAL
-    # They vote at full intervals of the clock, and so long after: thus it matters not what it says.
+    # The authorities vote at full intervals of the clock plus the offset. The offset makes the
+    # first vote independent of the time of day.
     offset = round(time.time() + _FIRST_CONSENSUS_SECONDS) % interval
     for name in RELAYS:
         torrc = _RELAY.format(name=name, host=_HOST, port=ports[name], resolv_conf=resolv_conf)
@@ -417,7 +422,7 @@ def _start_relays(nodes: _Nodes, ports: dict[str, int], name_server: Address) ->
 
 
 def _make_authority(nodes: _Nodes, ports: dict[str, int], name: str) -> str:
-    """Make the keys of an authority; return the line that tells the other nodes of it."""
+    """Make the keys of an authority, and return its line for the configuration of all nodes."""
     home, address = nodes.home(name), f"{_HOST}:{ports[f'{name} dir']}"
     keys = home / "keys"
     keys.mkdir(mode=0o700)
@@ -439,7 +444,7 @@ def _run(command: list[str], home: Path, octets: bytes = b"") -> None:
 
 
 def _have_consensus(nodes: _Nodes) -> bool:
-    """Whether every authority has a consensus that lists every relay."""
+    """Return whether every authority has a consensus that lists every relay."""
     consensuses = [nodes.home(name) / "cached-microdesc-consensus" for name in _AUTHORITIES]
     return all(
         path.exists() and path.read_text().count("\nr ") == len(RELAYS) for path in consensuses
@@ -447,7 +452,7 @@ def _have_consensus(nodes: _Nodes) -> bool:
 
 
 def _start_onions(nodes: _Nodes, web_server: Address) -> str:
-    """Start both onion services; return the key for the private one."""
+    """Start both onion services, and return the key of the private one."""
     home = nodes.home("onions")
     clients = home / "private" / "authorized_clients"
     for directory in (clients.parent, clients):
@@ -465,10 +470,10 @@ def _name_of(nodes: _Nodes, service: str) -> str:
 
 
 def _replies(rep: int, proxy: Address, destination: Address) -> bool:
-    """Whether this is the proxy's reply to CONNECT."""
+    """Return whether the proxy replies to CONNECT with this REP."""
     host, port = destination[0].encode(), destination[1].to_bytes(2, "big")
     with suppress(OSError), socket.create_connection(proxy, timeout=10) as sock:
-        # In one segment, which Tor copes with if there is no password.
+        # Tor accepts the request in the segment of the greeting, if there is no password.
         sock.sendall(b"\x05\x01\x00" + b"\x05\x01\x00\x03" + bytes([len(host)]) + host + port)
         octets = b""
         while len(octets) < 4 and (received := sock.recv(4 - len(octets))):

@@ -1,7 +1,7 @@
-"""Cancels a call in one turn of the event loop after the other.
+"""Cancels a call in each turn of the event loop, one run of the call after the other.
 
-The proxy and the destination are played on the same event loop, so that each run of a call takes
-the same turns, and every turn can be met.
+The proxy and the destination are played on the same event loop. So each run of a call takes the
+same turns, and a test can cancel in every turn.
 """
 
 from __future__ import annotations

@@ -101,6 +101,16 @@ def test_measure_of_a_small_package(checkout: Path) -> None:
     }
 
 
+def test_measure_of_this_project() -> None:
+    root = HERE.parents[1]
+    rows = dict(line.strip("| ").split(" | ") for line in run("measure.py", root)[2:])
+    files = list((root / "socksclient").rglob("*.py"))
+    assert rows["files"] == str(len(files))
+    assert rows["folders"] == str(len({path.parent for path in files}))
+    names = ("cycles of files", "cycles of folders", "upward imports of folders")
+    assert [rows[name] for name in names] == ["0", "0", "0"]
+
+
 def test_sample_sentences_of_a_small_package(checkout: Path) -> None:
     lines = run("sample_sentences.py", "--count", "100", checkout)
     assert lines[0] == "8 of 8 sentences, seed '0'"

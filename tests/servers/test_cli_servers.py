@@ -65,14 +65,14 @@ def real_proxy(
         yield url
 
 
-# Else libnss-systemd tells an sshd which cannot read /etc/shadow that nobody is locked.
+# Without this, libnss-systemd tells an sshd that cannot read /etc/shadow that nobody is locked.
 SSHD_ENVIRONMENT = {"PATH": os.defpath, "SYSTEMD_NSS_BYPASS_SYNTHETIC": "1"}
 
 
 class SSH:
     """An ssh that logs in to an sshd of its own through `socksclient connect`.
 
-    That sshd is started for every connection, as by inetd: nothing of it can outlive them.
+    Each connection has an sshd of its own, as with inetd, which ends with the connection.
     """
 
     def __init__(self, home: Path, host: str) -> None:
