@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from socksclient import Proxy
 from socksclient.protocol import Command, HostPort
 from socksclient.protocol.address import Host
 from socksclient.protocol.proxy import Chain, as_chain
@@ -101,10 +102,17 @@ def test_route_through_refuses_what_a_hop_cannot_carry(
 
 
 @pytest.mark.parametrize(
-    "urls", [["socks5h://h", "http://a.onion"], ["socks5h://localhost/run/a.onion"]]
+    "proxies",
+    [
+        ["socks5h://h", "http://a.onion"],
+        # The name of a proxy at a unix socket is only the name in its certificate.
+        [Proxy("a.onion", path="/run/proxy", tls=True)],
+    ],
 )
-def test_route_through_takes_an_onion_that_a_proxy_resolves(urls: list[str]) -> None:
-    assert Route.through(chain(*urls), "b.onion", 80).last.host.text == "b.onion"
+def test_route_through_takes_an_onion_that_this_process_does_not_resolve(
+    proxies: list[str | Proxy],
+) -> None:
+    assert Route.through(as_chain(proxies), "b.onion", 80).last.host.text == "b.onion"
 
 
 def test_route_of_datagram_refuses_port_0_and_a_hop_without_udp() -> None:

@@ -346,6 +346,19 @@ def test_tunnel_tells_the_hop_and_the_next_hop(
     assert error.destination == ("g.test", 80)
 
 
+@pytest.mark.parametrize("error", [DEADLINE, REFUSED])
+def test_tunnel_tells_the_nearest_hop_if_the_next_way_cannot_begin(error: OSError) -> None:
+    # The last hop has refused the first address, and a new way begins at the nearest hop.
+    driven = drive(
+        tunnel(route(HOP, "socks5://far.test")),
+        *(THREE, SERVER, OPEN, GRANTED, OPEN, refusal(5), error),
+    )
+    assert isinstance(driven.ends, SocksError)
+    assert (driven.ends.hop, driven.ends.phase) == (0, "connect")
+    assert driven.ends.proxy == Proxy.from_url(HOP)
+    assert len(driven.ends.__notes__) == 1
+
+
 def test_tunnel_tells_the_next_hop_by_the_address_that_was_asked_for() -> None:
     two: list[Any] = [("192.0.2.2", 1080), ("192.0.2.4", 1080)]
     driven = drive(
