@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +15,7 @@ from socksclient.testing import SocksServer
 from helpers.origin import Origin
 from helpers.real_services import FTPServer, pyftpdlib
 from helpers.snippets import ROOT, run, snippets
-from helpers.support import Address
+from helpers.support import Address, answering_datagrams
 
 README = snippets("README.md")
 EXAMPLES = {found.line: found for found in README if "requests" in found.notes}
@@ -26,26 +24,17 @@ EXAMPLES = {found.line: found for found in README if "requests" in found.notes}
 
 @pytest.fixture(scope="module")
 def name_server() -> Iterator[Address]:
-    """Over UDP; whatever is asked for is at 192.0.2.80."""
-    with socket.socket(type=socket.SOCK_DGRAM) as server:
-        server.bind(("127.0.0.1", 0))
+    """Run a name server over UDP that gives 192.0.2.80 as the address of every name."""
 
-        def answer() -> None:
-            while True:
-                octets, client = server.recvfrom(65535)
-                if not octets:
-                    return
-                query = dns.message.from_wire(octets)
-                found = dns.message.make_response(query)
-                name = query.question[0].name
-                found.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.80"))
-                server.sendto(found.to_wire(), client)
+    def answer(octets: bytes) -> bytes:
+        query = dns.message.from_wire(octets)
+        found = dns.message.make_response(query)
+        name = query.question[0].name
+        found.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "192.0.2.80"))
+        return found.to_wire()
 
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield server.getsockname()
-        server.sendto(b"", server.getsockname())
-        thread.join()
+    with answering_datagrams(answer) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ from helpers.support import (
     LONG,
     REFUSED_PORT,
     Address,
+    answering_datagrams,
     encode_datagram_header,
     eventually,
     receive_exactly,
@@ -1179,22 +1180,13 @@ def name_server() -> Iterator[Address]:
         size = int.from_bytes(await reader.readexactly(2), "big")
         writer.write(respond(await reader.readexactly(size)).to_wire(prepend_length=True))
 
-    def truncate() -> None:
-        while True:
-            query, client = udp.recvfrom(65535)
-            if not query:
-                return
-            response = respond(query)
-            response.flags |= dns.flags.TC
-            udp.sendto(response.to_wire(), client)
+    def truncate(query: bytes) -> bytes:
+        response = respond(query)
+        response.flags |= dns.flags.TC
+        return response.to_wire()
 
-    with serving(answer) as address, socket.socket(type=socket.SOCK_DGRAM) as udp:
-        udp.bind(address)
-        thread = threading.Thread(target=truncate)
-        thread.start()
+    with serving(answer) as address, answering_datagrams(truncate, *address):
         yield address
-        udp.sendto(b"", address)
-        thread.join()
 
 
 class TestDNS:

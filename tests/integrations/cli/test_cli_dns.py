@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 
 import dns.flags
@@ -18,7 +16,7 @@ from socksclient.protocol.codes import Phase
 from socksclient.testing import Faults, SocksServer
 
 from helpers.command_line import assert_one_error
-from helpers.support import REFUSED_PORT, Address, encode_datagram_header
+from helpers.support import REFUSED_PORT, Address, answering_datagrams, encode_datagram_header
 
 pytest_plugins = ["helpers.cli_fixtures"]
 
@@ -59,23 +57,12 @@ def answer(octets: bytes) -> dns.message.Message | None:
 def name_server() -> Iterator[Address]:
     """Run a name server that listens over UDP only."""
 
-    def serve() -> None:
-        while True:
-            octets, client = sock.recvfrom(65535)
-            if client == address:
-                return
-            if response := answer(octets):
-                sock.sendto(response.to_wire(), client)
+    def respond(octets: bytes) -> bytes | None:
+        response = answer(octets)
+        return None if response is None else response.to_wire()
 
-    with socket.socket(type=socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        address: Address = sock.getsockname()
-        thread = threading.Thread(target=serve)
-        thread.start()
+    with answering_datagrams(respond) as address:
         yield address
-        # A datagram from the socket itself ends the thread.
-        sock.sendto(b"", address)
-        thread.join()
 
 
 @pytest.fixture
