@@ -51,13 +51,13 @@ _ATTEMPTS = 4
 
 
 class Granted(NamedTuple):
-    """What one hop has granted.
+    """The association that one hop has granted.
 
     Attributes:
         route: The requests that led to the hop.
         control: The control connection, on which the hop has granted the request. The association
             lasts as long as this connection, and this process sends nothing more on it.
-        grant: What the hop's reply says. Its bound address is the address of the relay.
+        grant: The content of the hop's reply. Its bound address is the address of the relay.
     """
 
     route: Route
@@ -72,11 +72,11 @@ class Association:
     that the kernel drops the datagrams of all other hosts.
 
     Args:
-        granted: What each hop has granted, the nearest hop first.
+        granted: The associations that the hops have granted, the nearest hop first.
         udp: The UDP socket, which is connected to the relay of the nearest hop.
         relays: Where the relay of each hop is, the nearest hop first.
-        advice: What errors say about the address of a relay as long as no datagram has come from
-            the relay; empty if there is nothing to say.
+        advice: The text that errors have about the address of a relay as long as no datagram has
+            come from the relay; empty if there is nothing to say.
 
     Attributes:
         chain: The hops, the nearest hop first.
@@ -126,16 +126,16 @@ class Association:
         self._forget_sources()
 
     def header_for(self, address: object) -> bytes | None:
-        """Return what goes before the payload of a datagram to an address.
+        """Return the headers that go before the payload of a datagram to an address.
 
         Returns:
-            The headers for all hops; None if the address is not known yet. The caller then finds
-            the target, which may take a look-up of a name, and calls `learn`.
+            The headers for all hops; None if the association does not know the address yet. The
+            caller then finds the target, resolves its name if need be, and calls `learn`.
         """
         return self._headers.get(address)
 
     def learn(self, address: object, target: Target) -> bytes:
-        """Remember which target an address means, and return what `header_for` returns from now on.
+        """Remember the target that an address means, and return the headers for all hops.
 
         Args:
             address: The address as the caller of the library writes it.
@@ -148,10 +148,10 @@ class Association:
         return header
 
     def send(self, header: bytes, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
-        """Send one datagram, and return the number of octets of `data` in it, which is all.
+        """Send one datagram, and return the number of octets of its payload.
 
         Args:
-            header: What `header_for` or `learn` returned.
+            header: The headers that `header_for` or `learn` returned.
             data: The payload.
             flags: The flags for `socket.socket.send`.
 

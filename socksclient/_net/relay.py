@@ -103,7 +103,7 @@ def associate(
     """Return the association that the hops have granted. A failure closes all sockets.
 
     Args:
-        granted: What each hop has granted, the nearest hop first.
+        granted: The associations that the hops have granted, the nearest hop first.
         udp: The socket to send from, if the caller has bound one. Otherwise this function makes one
             of the relay's family, which may differ from the family of the control connection:
             Dante takes the family of its relay from DST.ADDR.
@@ -153,8 +153,8 @@ def _explained(what: str, advice: str = "") -> Iterator[None]:
     """Turn an OSError into a ProxyConnectError that says what this system cannot do.
 
     Args:
-        what: What it is: the text after "cannot".
-        advice: What stands at the end of the text; it may be empty.
+        what: The text after "cannot".
+        advice: The end of the text; it may be empty.
     """
     try:
         yield
@@ -178,7 +178,7 @@ def _relay_of(
 
 
 def advice_about(granted: Granted, relay: Host, address: SocketAddress) -> str:
-    """Return what errors say about a relay that may be out of reach; empty for other relays."""
+    """Return the text for errors about a relay that may be out of reach; empty for other relays."""
     route, control, grant = granted
     if not is_private(relay):
         return ""

@@ -71,7 +71,6 @@ class UDPAssociation:
     ) -> None:
         self.relay_address = association.relay_address
         self._association = association
-        self._udp = association.udp
         self._connected_header = b""
         self.settimeout(timeout)
 
@@ -93,7 +92,7 @@ class UDPAssociation:
         """
         destination = self._association.destination
         if destination is None or destination[0].is_name:
-            return self._udp.family
+            return self._association.udp.family
         return family_of(destination[0].text)
 
     @overload
@@ -339,12 +338,12 @@ class UDPAssociation:
             OSError: The association is closed (EBADF).
         """
         self._association.check_open()
-        address: SocketAddress = self._udp.getsockname()
+        address: SocketAddress = self._association.udp.getsockname()
         return address
 
     def fileno(self) -> int:
         """Return the descriptor of the UDP socket, to wait for; -1 if the association is closed."""
-        return -1 if self._association.closed else self._udp.fileno()
+        return -1 if self._association.closed else self._association.udp.fileno()
 
     def getsockopt(self, level: int, optname: int) -> int:
         """Return an option of the UDP socket, as `socket.socket.getsockopt` does.
@@ -353,7 +352,7 @@ class UDPAssociation:
             OSError: The association is closed (EBADF), or the socket has no such option.
         """
         self._association.check_open()
-        return self._udp.getsockopt(level, optname)
+        return self._association.udp.getsockopt(level, optname)
 
     def setsockopt(self, level: int, optname: int, value: int | bytes) -> None:
         """Set an option of the UDP socket, such as the size of its buffers.
@@ -362,7 +361,7 @@ class UDPAssociation:
             OSError: The association is closed (EBADF), or the socket has no such option.
         """
         self._association.check_open()
-        self._udp.setsockopt(level, optname, value)
+        self._association.udp.setsockopt(level, optname, value)
 
     def gettimeout(self) -> float | None:
         """Return how many seconds a send or a receive may take.
