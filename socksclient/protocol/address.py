@@ -92,6 +92,8 @@ class Host:
         """
         if not isinstance(text, str):
             raise TypeError(f"host must be a str, not {type(text).__name__}")
+        # A subclass of str, such as an enum, may format itself as another text.
+        text = str.__str__(text)
         if not text:
             raise ValueError("host is empty")
         if not text.isascii():
@@ -193,7 +195,8 @@ def parse_port(port: int, *, least: int = 1) -> int:
         ValueError: The port is out of that range, or it is not an integer.
     """
     try:
-        number = operator.index(port)
+        # A bool and an enum are integers, and format themselves as another text.
+        number = int(operator.index(port))
     except TypeError:
         raise ValueError(f"port must be an integer, not {port!r}") from None
     if not least <= number <= 0xFFFF:

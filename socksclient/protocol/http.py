@@ -189,7 +189,8 @@ def _authorization(proxy: Proxy) -> list[tuple[str, str]]:
     """Return the field with the credentials, if there are any (RFC 7617 §2)."""
     if proxy.username is None:
         return []
-    credentials = base64.b64encode(f"{proxy.username}:{proxy.password}".encode())
+    # Not by an f-string: a subclass of str, such as an enum, may format itself as another text.
+    credentials = base64.b64encode((proxy.username + ":" + (proxy.password or "")).encode())
     return [("Proxy-Authorization", f"Basic {credentials.decode()}")]
 
 

@@ -205,9 +205,22 @@ def test_host_parse_of_another_type_is_a_type_error(host: str) -> None:
         Host.parse(host)
 
 
+def test_host_parse_of_a_str_subclass_is_what_it_holds() -> None:
+    # An enum with str as its first base formats itself as its name from Python 3.12 on.
+    class Name(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "Name.ORIGIN"
+
+    text = Host.parse(Name("origin.test")).text
+    assert (text, type(text)) == ("origin.test", str)
+
+
 @pytest.mark.parametrize(("port", "number"), [(1, 1), (65535, 65535), (True, 1), (Reply(5), 5)])
 def test_parse_port_takes_an_integer(port: int, number: int) -> None:
     assert parse_port(port) == number
+    assert type(parse_port(port)) is int
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import traceback
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from socksclient import AuthenticationError, ProtocolError, Proxy, ProxyClosed, 
 from socksclient.exceptions import ConnectionNotAllowed, HTTPReply
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.codes import Command
+from socksclient.protocol.handshake import start
 from socksclient.protocol.http import MAX_HEAD_SIZE
 
 from helpers.flow_player import (
@@ -33,6 +35,22 @@ CONNECT = HOST + AGENT
 LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") + b"\r\n"
 NOWHERE = ("0.0.0.0", 0)
 MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
+
+
+class Named(str):
+    """What an enum with str as its first base is from Python 3.12 on: it formats as its name."""
+
+    __slots__ = ()
+
+    def __format__(self, _spec: str) -> str:
+        return "Named.MEMBER"
+
+
+def test_http_request_has_the_texts_of_subclasses_of_str_and_int() -> None:
+    proxy = Proxy("h", scheme="http", username=Named("user"), password=Named("pass"))
+    with closing(start(proxy, Named("example.com"), True)) as flow:
+        host = HOST.replace(b":443", b":1")
+        assert next(flow).send == host + LOGIN + AGENT + b"\r\n"
 
 
 def head_of(octets: int) -> bytes:
