@@ -63,7 +63,8 @@ def open_tunnel(
     check_source(source_address and source_address[0], route.requests[0].proxy.path)
     driver = Driver(deadline, None, source_address, socket_options)
     try:
-        grant = driver.run(tunnel(route, report_to(route, observer)))
+        with placed(route, "request"):
+            grant = driver.run(tunnel(route, report_to(route, observer)))
     except BaseException:
         if driver.channel is not None:
             driver.channel.close()
@@ -152,6 +153,9 @@ class Driver:
                         answer = [self._carry_out(step)]
                     except OSError as error:
                         step = steps.throw(error)
+                        if is_deadline(error):
+                            # A method of the user's own has caught that error, and may always do.
+                            raise TimeoutError from error
                     except StopIteration as error:
                         # The connection of a caller has raised it, such as a mock without further
                         # answers. It is not the end of the generator.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-from socksclient._net.log import report_to
+from socksclient._net.log import placed, report_to
 from socksclient._net.sockets import PlainSocket, the_one_proxy
 from socksclient._sync.driver import Driver
 from socksclient._sync.timeouts import MAX_TIMEOUT, Deadline
@@ -71,7 +71,8 @@ def handshake(
     channel = sock if isinstance(sock, PlainSocket) else _Foreign(sock)
     driver = Driver(Deadline(timeout), cast("PlainSocket", channel))
     try:
-        return driver.run(tunnel.handshake(route, report_to(route, None)))
+        with placed(route, "request"):
+            return driver.run(tunnel.handshake(route, report_to(route, None)))
     finally:
         if timeout is not None:
             with suppress(OSError):

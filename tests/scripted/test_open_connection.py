@@ -419,6 +419,23 @@ async def test_the_deadline_holds_although_a_method_catches_the_timeout(
             await anyio_driver.open_tunnel(route, timeout=SHORT)
 
 
+def negotiate_for_ever(_proxy: Proxy) -> Flow[None]:
+    while True:
+        with suppress(OSError):
+            yield Exchange(b"", 2)
+
+
+def test_the_deadline_holds_although_a_method_always_catches_it(echo_server: Address) -> None:
+    with SocksServer(faults=Faults(method=0x80, stall_after=2)) as server:
+        proxy = Proxy(*server.address, methods=(Method(0x80, negotiate_for_ever),))
+        with pytest.raises(ProxyTimeout) as caught:
+            socksclient.create_connection(echo_server, SHORT, proxy=proxy)
+        assert (caught.value.proxy, caught.value.destination) == (proxy, echo_server)
+        with connection(server) as sock, pytest.raises(ProxyTimeout) as caught:
+            socksclient.handshake(sock, *echo_server, proxy=proxy, timeout=SHORT)
+        assert (caught.value.proxy, caught.value.destination) == (proxy, echo_server)
+
+
 @pytest.mark.anyio
 async def test_a_deadline_is_in_the_log_once(
     echo_server: Address, caplog: pytest.LogCaptureFixture
