@@ -176,16 +176,25 @@ class Association:
             for descriptor, _ in self.wait(0):
                 if descriptor != self._descriptor:
                     self.check()
-        return self._send_datagram(datagram, flags) - len(header)
+        try:
+            return self.udp.send(datagram, flags) - len(header)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.check()
+            if self.destination is not None:
+                self._advise(error)
+                raise
+        return self._send_again(datagram, flags) - len(header)
 
-    def _send_datagram(self, datagram: bytes, flags: int) -> int:
-        """Send one datagram, with its headers, and return how many octets it has.
+    def _send_again(self, datagram: bytes, flags: int) -> int:
+        """Send one datagram that `send` has not sent, and return how many octets it has.
 
         An ICMP error of an *earlier* datagram is reported by the next `send` of the socket, which
         then sends nothing. So this function sends the datagram once more. Another error may have
         come meanwhile, and such errors may come without end.
         """
-        attempts = _ATTEMPTS
+        attempts = _ATTEMPTS - 1
         while True:
             try:
                 return self.udp.send(datagram, flags)
@@ -194,7 +203,7 @@ class Association:
             except OSError as error:
                 self.check()
                 attempts -= 1
-                if self.destination is not None or attempts == 0:
+                if attempts == 0:
                     self._advise(error)
                     raise
 

@@ -244,14 +244,17 @@ class TestRoom:
 class Refusing:
     """A UDP socket that reports a number of ICMP errors before it sends."""
 
-    def __init__(self, errors: int) -> None:
+    def __init__(self, errors: int, *, is_full: bool = False) -> None:
         self.errors = errors
+        self.is_full = is_full
         self.sent: list[bytes] = []
 
     def send(self, datagram: bytes, flags: int) -> int:
         if self.errors:
             self.errors -= 1
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        if self.is_full:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self.sent.append(datagram)
         return len(datagram)
 
@@ -271,3 +274,19 @@ def test_sendto_sends_again_after_icmp_errors(
             else:
                 assert udp.sendto(b"datagram", DESTINATION) == 8
                 assert refusing.sent == [DATAGRAM]
+
+
+def test_sendto_raises_blocking_io_error_after_an_icmp_error(
+    monkeypatch: pytest.MonkeyPatch, played: PlayedProxy
+) -> None:
+    with socksclient.udp_associate(LONG, proxy=played.url) as udp:
+        udp.setblocking(False)
+        refusing = Refusing(1, is_full=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(udp._association, "udp", refusing)
+            with pytest.raises(BlockingIOError) as caught:
+                udp.sendto(b"datagram", DESTINATION)
+            assert caught.value.errno == errno.EAGAIN
+            refusing.is_full = False
+            assert udp.sendto(b"datagram", DESTINATION) == 8
+            assert refusing.sent == [DATAGRAM]
