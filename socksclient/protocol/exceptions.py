@@ -145,9 +145,11 @@ class ProtocolError(SocksError):
         received: The octets that the proxy sent in the place of a good message.
     """
 
-    def __init__(self, message: str, received: bytes = b"", errno: int | None = None) -> None:
+    def __init__(
+        self, message: str, received: bytes | bytearray = b"", errno: int | None = None
+    ) -> None:
         super().__init__(message, errno)
-        self.received = received
+        self.received = bytes(received)
 
 
 class ProxyClosed(ProtocolError, ConnectionResetError):
@@ -299,7 +301,7 @@ class AssociationClosed(SocksError, ConnectionResetError):
         super().__init__(message, errno)
 
 
-def not_what_speaks(octets: bytes, expected: str, wanted: str) -> str:
+def not_what_speaks(octets: bytes | bytearray, expected: str, wanted: str) -> str:
     """Return the text that says what speaks instead of the proxy that was expected.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
-__all__ = ["ConnectionEnded", "Exchange", "Flow", "Protection"]
+__all__ = ["ConnectionEnded", "Exchange", "Flow", "HiddenOctets", "Protection"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,17 @@ class Exchange(NamedTuple):
     def __repr__(self) -> str:
         # The octets may be credentials, and a traceback can show variables.
         return f"<Exchange: send {len(self.send)} octets, read {self.read}>"
+
+
+class HiddenOctets(bytearray):
+    """The octets of a reply so far, which a traceback with variables does not show.
+
+    The proxy may have repeated the credentials in them, and a timeout that is thrown into a flow
+    has the variables of the flow in its traceback.
+    """
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} octets>"
 
 
 Flow = Generator[Exchange, bytes, T]

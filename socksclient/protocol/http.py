@@ -22,7 +22,7 @@ from socksclient.protocol.exceptions import (
     reply_error,
 )
 from socksclient.protocol.fields import encode_credential
-from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow, HiddenOctets
 from socksclient.protocol.proxy import Kind, Proxy
 
 __all__ = ["HTTP", "MAX_HEAD_SIZE"]
@@ -116,7 +116,7 @@ class HTTP(Kind):
             ProtocolError: The reply is no HTTP, or its head has more than `MAX_HEAD_SIZE` octets.
         """
         begin_phase("request")
-        head = bytearray()
+        head = HiddenOctets()
         # The octets of the 1xx heads that came before this head.
         earlier = 0
         # Two octets tell HTTP from other protocols. The request has no variable of its own, because
@@ -147,7 +147,7 @@ class HTTP(Kind):
                 if outcome >= 200:
                     return "0.0.0.0", 0
                 earlier += len(head)
-                head = bytearray()
+                head = HiddenOctets()
             belonging = partial(_head_size, head)
             step = Exchange(b"", _missing(head), 1, belonging, step.is_secret)
 

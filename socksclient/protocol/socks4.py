@@ -17,7 +17,7 @@ from socksclient.protocol.exceptions import (
     reply_error,
 )
 from socksclient.protocol.fields import encode_credential
-from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow, HiddenOctets
 from socksclient.protocol.proxy import Kind, Proxy
 
 __all__ = [
@@ -50,7 +50,7 @@ def encode_request(command: int, host: Host, port: int, username: str) -> bytes:
     return head + username.encode() + b"\0" + name
 
 
-def check_reply(octets: bytes) -> None:
+def check_reply(octets: bytes | bytearray) -> None:
     """Check the beginning of a reply, VN CD. Two octets are enough.
 
     Raises:
@@ -80,7 +80,7 @@ def reply(send: bytes = b"", hint: str = "", is_secret: bool = False) -> Flow[Ho
         hint: The end of the error text if the proxy hangs up and has sent no octet of the reply.
         is_secret: Whether the request has a user id in it.
     """
-    octets = b""
+    octets = HiddenOctets()
     step = Exchange(send, REPLY_SIZE, 1, is_secret=is_secret)
     # The request has no variable any more when an error is raised: a traceback can show variables.
     del send
@@ -88,12 +88,12 @@ def reply(send: bytes = b"", hint: str = "", is_secret: bool = False) -> Flow[Ho
         try:
             octets += yield step
         except ConnectionEnded as ended:
-            raise ProxyClosed.within(ended, step.read, octets, hint) from ended.__cause__
+            raise ProxyClosed.within(ended, step.read, bytes(octets), hint) from ended.__cause__
         if len(octets) >= 2:
             check_reply(octets)
         if len(octets) == REPLY_SIZE:
-            return decode_address(octets[2:])
-        step = Exchange(b"", REPLY_SIZE - len(octets), 1)
+            return decode_address(bytes(octets[2:]))
+        step = Exchange(b"", REPLY_SIZE - len(octets), 1, is_secret=is_secret)
 
 
 class Socks4(Kind):

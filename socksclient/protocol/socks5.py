@@ -26,7 +26,7 @@ from socksclient.protocol.exceptions import (
     reply_error,
 )
 from socksclient.protocol.fields import encode_credential
-from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow
+from socksclient.protocol.flow import ConnectionEnded, Exchange, Flow, HiddenOctets
 from socksclient.protocol.proxy import Kind, Method, Proxy
 
 __all__ = [
@@ -143,7 +143,7 @@ def encode_request(command: int, host: Host, port: int) -> bytes:
     return bytes([_VERSION, command, 0x00]) + encode_address(host, port)
 
 
-def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
+def check_reply(octets: bytes | bytearray, command: Command, *, is_first: bool) -> None:
     """Check the beginning of a reply, VER REP. Two octets are enough.
 
     A refusal is raised before the rest of the reply is looked at: some servers end a refusal after
@@ -171,7 +171,7 @@ def check_reply(octets: bytes, command: Command, *, is_first: bool) -> None:
         raise reply_error(Reply(rep), command.text)
 
 
-def reply_size(head: bytes) -> int:
+def reply_size(head: bytes | bytearray) -> int:
     """Return how many octets a reply has, by its first five.
 
     Raises:
@@ -284,7 +284,7 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[HostPort]
         send: The request, if the reply answers one.
         hint: The end of the error text if the proxy hangs up and has sent no octet of the reply.
     """
-    octets = b""
+    octets = HiddenOctets()
     is_first = bool(send)
     # A success has at least seven octets, and the first five tell how many octets it has.
     size = 5
@@ -293,14 +293,14 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[HostPort]
         try:
             octets += yield Exchange(send, left, 1)
         except ConnectionEnded as ended:
-            raise ProxyClosed.within(ended, left, octets, hint) from ended.__cause__
+            raise ProxyClosed.within(ended, left, bytes(octets), hint) from ended.__cause__
         send = b""
         # A refusal may end after REP: heroku's server sends nothing more.
         if len(octets) >= 2:
             check_reply(octets, command, is_first=is_first)
         if len(octets) == 5:
             size = reply_size(octets)
-    return decode_address(octets[3:])
+    return decode_address(bytes(octets[3:]))
 
 
 # The kinds of hops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import pickle
 import re
@@ -11,10 +12,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from socksclient import Proxy, SocksTransport
+from socksclient import Proxy, ProxyClosed, SocksTransport
 from socksclient.testing import Faults, SocksServer
 
-from helpers.support import LONG, SHORT, Address, Dial, assert_echoes
+from helpers.support import LONG, SHORT, Address, Dial, assert_echoes, serving
 
 USERNAME, PASSWORD = "token-as-user-8c1f", "hunter2-p%40ss"
 DECODED = "hunter2-p@ss"
@@ -65,6 +66,31 @@ def test_on_the_way(
         else:
             assert faults == Faults()
     assert_no_secret_in(caplog.text)
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+@pytest.mark.parametrize(
+    ("scheme", "before"),
+    [("http", b"HTTP/1.1 200 "), ("socks5h", b"\x05\x02\x01\x00\x05\x00\x00\x03\x20")],
+)
+def test_in_a_reply_that_repeats_the_password_and_does_not_end(
+    dial: Dial, scheme: str, before: bytes, stalls: bool
+) -> None:
+    async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(before + DECODED.encode())
+        if not stalls:
+            writer.write_eof()
+        await reader.read()
+
+    with serving(repeat) as address:
+        proxy = Proxy(*address, scheme=scheme, username=USERNAME, password=DECODED)
+        with pytest.raises((TimeoutError, ProxyClosed)) as caught:
+            dial(("origin.test", 80), proxy=proxy, timeout=SHORT if stalls else LONG)
+    report = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    # The frames of this test hold the proxy.
+    texts = [text for text in report.format() if __file__ not in text]
+    assert "socksclient" in "".join(texts)
+    assert_no_secret_in("".join(texts))
 
 
 def test_in_httpx(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -47,6 +48,12 @@ def test_socks4_encode_request(host: str, port: int, username: str, message: str
     for command in Command:
         sent = socks4.encode_request(command, Host.parse(host), port, username)
         assert sent == octets[:1] + bytes([command]) + octets[2:]
+
+
+def test_socks4_reply_to_a_user_id_is_secret_to_its_end() -> None:
+    with closing(socks4.reply(b"request", is_secret=True)) as flow:
+        steps = [next(flow), *(flow.send(b"\0\x5a"[i : i + 1]) for i in range(2))]
+    assert [step.is_secret for step in steps] == [True, True, True]
 
 
 def test_socks4_check_reply_judges_by_two_octets() -> None:
