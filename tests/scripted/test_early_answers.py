@@ -14,7 +14,6 @@ from typing import Any, cast
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.from_thread import BlockingPortal
 
 from socksclient import (
     NO_AUTHENTICATION,
@@ -45,19 +44,6 @@ pytest_plugins = ["helpers.hop_fixtures"]
 NAME = ("origin.test", 443)
 LARGE = "p" * 12_000_000
 """More than the buffers of both sides hold, so that the proxy hangs up before the write ends."""
-
-
-async def make_stream() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        await (await anyio.connect_tcp(*listener.getsockname())).aclose()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def every_event_loop_has_had_a_stream(portals: dict[str, BlockingPortal | None]) -> None:
-    """Make a stream in each event loop: uvloop opens /dev/null for its first one, and keeps it."""
-    for portal in portals.values():
-        if portal is not None:
-            portal.call(make_stream)
 
 
 @contextmanager

@@ -76,13 +76,6 @@ ALADDIN = ("Aladdin", "open sesame", "QWxhZGRpbjpvcGVuIHNlc2FtZQ==")
 POUNDS = ("test", "123\u00a3", "dGVzdDoxMjPCow==")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def every_event_loop_has_run() -> None:
-    """Uvloop opens descriptors for the process when it runs for the first time."""
-    for options in BACKENDS.values():
-        anyio.run(anyio.sleep, 0, **options)
-
-
 AGENT = "User-Agent: socksclient\r\n"
 
 

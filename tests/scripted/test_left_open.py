@@ -26,7 +26,6 @@ import socksclient.anyio
 from socksclient.testing import Faults, SocksServer
 
 from helpers.support import (
-    BACKENDS,
     LONG,
     REFUSED_PORT,
     Address,
@@ -35,7 +34,6 @@ from helpers.support import (
     echo,
     eventually,
     greet,
-    open_first_stream,
     serving,
     settled_descriptors,
     silence,
@@ -43,13 +41,6 @@ from helpers.support import (
 
 ACCOUNTS = {"user": "pass"}
 WHOLE_HANDSHAKE = 2 + 2 + 10
-
-
-@pytest.fixture(scope="module", autouse=True)
-def every_event_loop_has_run() -> None:
-    """Uvloop opens descriptors for the process when it runs for the first time."""
-    for options in BACKENDS.values():
-        anyio.run(anyio.sleep, 0, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +169,6 @@ async def test_after_a_cancellation_when_all_but_the_stream_is_there(
 @pytest.mark.anyio
 async def test_after_tls_with_the_destination_has_failed() -> None:
     with serving(greet) as destination, SocksServer() as server:
-        await open_first_stream()
         before = settled_descriptors()
         with pytest.raises(ssl.SSLError) as held:
             await socksclient.anyio.connect_tcp(*destination, proxy=server.url, tls=True)

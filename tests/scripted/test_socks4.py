@@ -68,13 +68,6 @@ Names = dict[str, list[str]]
 by_each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def every_event_loop_has_run() -> None:
-    """Uvloop opens descriptors for the process when it runs for the first time."""
-    for options in BACKENDS.values():
-        anyio.run(anyio.sleep, 0, **options)
-
-
 class TestRequest:
     @pytest.mark.parametrize(
         ("scheme", "username", "address", "message"),

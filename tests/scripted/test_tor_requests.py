@@ -47,13 +47,6 @@ ONION = "2gzyxa5ihm7nsggfxnu52rck2vv4rvmdlkiu3zzui5du4xyclen53wid.onion"
 SOCKS5, SOCKS4 = ("socks5h", "socks5"), ("socks4a", "socks4")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def every_event_loop_has_run() -> None:
-    """Run each event loop once: uvloop opens descriptors for the process when it first runs."""
-    for options in BACKENDS.values():
-        anyio.run(anyio.sleep, 0, **options)
-
-
 class Tor:
     """`resolve` and `resolve_ptr` by one driver.
 
