@@ -70,7 +70,7 @@ RESET = ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
         ),
         (RESET, "Connection reset by peer", errno.ECONNRESET),
         (with_cause(RESET), "Connection reset by peer", errno.ECONNRESET),
-        (with_cause(None), "the proxy hung up", None),
+        (with_cause(None), "the proxy closed the connection", None),
         (OSError("no number"), "no number", None),
     ],
     ids=repr,
