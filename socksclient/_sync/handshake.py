@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from socksclient._net.log import placed, report_to
 from socksclient._net.sockets import PlainSocket, the_one_proxy
 from socksclient._sync.driver import Driver
-from socksclient._sync.timeouts import MAX_TIMEOUT, Deadline
+from socksclient._sync.timeouts import Deadline, checked_timeout
 from socksclient.protocol import tunnel
 from socksclient.protocol.address import HostPort
 from socksclient.protocol.proxy import Proxy
@@ -81,14 +81,13 @@ def handshake(
 
 def _check(sock: object, timeout: float | None) -> float | None:
     """Check that a handshake can be done on `sock`, and return the timeout that `sock` has."""
+    kind = type(sock).__name__
     for name in ("sendall", "recv"):
         if not callable(getattr(sock, name, None)):
-            raise TypeError(f"a {type(sock).__name__} has no {name}, which a handshake needs")
-    has_timeout = callable(getattr(sock, "settimeout", None))
-    if timeout is not None and not has_timeout:
-        raise TypeError(f"a {type(sock).__name__} has no settimeout, so timeout must be None")
-    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
-        raise ValueError(f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None")
+            raise TypeError(f"sock must have the method {name}, and {kind} has none")
+    checked_timeout(timeout)
+    if timeout is not None and not callable(getattr(sock, "settimeout", None)):
+        raise TypeError(f"timeout must be None, because {kind} has no method settimeout")
     own_timeout: float | None = sock.gettimeout() if hasattr(sock, "gettimeout") else None
     if timeout is None and own_timeout == 0:
         raise ValueError(

@@ -187,9 +187,16 @@ class TestHandshake:
                 socksclient.handshake(sock, "h", 1, proxy="socks5h://p")
 
     def test_refuses_a_connection_that_lacks_a_method(self) -> None:
-        with pytest.raises(TypeError, match="a object has no sendall"):
+        with pytest.raises(
+            TypeError, match="sock must have the method sendall, and object has none"
+        ):
             socksclient.handshake(object(), "h", 1, proxy="socks5h://p")  # type: ignore[arg-type]
-        with socket.socket() as sock, pytest.raises(TypeError, match="a Duck has no settimeout"):
+        with (
+            socket.socket() as sock,
+            pytest.raises(
+                TypeError, match="timeout must be None, because Duck has no method settimeout"
+            ),
+        ):
             socksclient.handshake(Duck(sock), "h", 1, proxy="socks5h://p", timeout=1)
 
     def test_a_stopiteration_of_the_connection_is_no_success(self) -> None:
