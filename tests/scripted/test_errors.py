@@ -11,14 +11,13 @@ from socksclient import (
     ProtocolError,
     Proxy,
     ProxyClosed,
-    ProxyConnectError,
     ReplyError,
     SocksError,
 )
 from socksclient.exceptions import Phase
 from socksclient.testing import Faults, SocksServer
 
-from helpers.support import REFUSED_PORT, Address, Dial
+from helpers.support import Address, Dial
 
 DESTINATION = ("origin.test", 443)
 ACCOUNTS = {"user": "pass"}
@@ -93,23 +92,6 @@ def test_a_method_that_was_not_offered(dial: Dial) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "this is an HTTP proxy"),
-        (bytes.fromhex("005b000000000000"), "this is a SOCKS4 server"),
-        (bytes.fromhex("15030100020246"), "this is a TLS server"),
-        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "this is not a SOCKS5 proxy: it answered with 53 53"),
-    ],
-)
-def test_what_speaks_in_place_of_a_proxy(dial: Dial, answer: bytes, words: str) -> None:
-    error = fail(dial, Faults(answers={"method selection": answer}))
-    assert isinstance(error, ProtocolError)
-    assert error.phase == "method selection"
-    assert error.received == answer[:2]
-    assert words in str(error)
-
-
-@pytest.mark.parametrize(
     ("phase", "answer", "words"),
     [
         ("authentication", b"\x02\x00", "version 02 in the answer to the credentials"),
@@ -147,26 +129,6 @@ def test_an_early_end_counts_the_octets(
     assert isinstance(error, ConnectionResetError)
     assert error.phase == phase
     assert count in str(error)
-
-
-@pytest.mark.parametrize(
-    ("octets", "phase"), [(0, "method selection"), (2, "authentication"), (4, "request")]
-)
-def test_a_reset(dial: Dial, octets: int, phase: Phase) -> None:
-    error = fail(dial, Faults(reset_after=octets), ACCOUNTS)
-    assert isinstance(error, ProxyClosed)
-    assert error.phase == phase
-
-
-def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = REFUSED_PORT
-    with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
-        dial(DESTINATION, proxy=f"socks5h://127.0.0.1:{port}")
-    assert isinstance(caught.value, ConnectionError)
-    assert caught.value.errno == errno.ECONNREFUSED
-    assert caught.value.phase == "connect"
-    assert caught.value.proxy == Proxy("127.0.0.1", port)
-    assert caught.value.destination == DESTINATION
 
 
 def test_every_one_is_an_oserror_as_of_a_direct_connection(

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import errno
 import logging
-import re
 import socket
 import ssl
 import threading
@@ -50,18 +49,17 @@ from helpers.http_clients import (
     saying_nothing,
 )
 from helpers.origin import Origin
+from helpers.schemes import SCHEMES, failures
 from helpers.support import (
     BACKENDS,
     GREETING,
     LONG,
-    REFUSED_PORT,
     SHORT,
     Address,
     Dial,
     assert_echoes,
     nothing_left_open,
     receive_exactly,
-    resolved_names,
     serving,
 )
 
@@ -155,21 +153,6 @@ class TestRequest:
             host, port = server.address
             dial(echo_server, proxy=f"http://user@{host}:{port}").close()
             assert server.requests[0].received.endswith(f"Basic dXNlcjo=\r\n{AGENT}\r\n".encode())
-
-    @pytest.mark.parametrize("answer", [Faults(), Faults(reply=502), Faults(close_after=10)])
-    def test_no_resolver_here_sees_the_name(
-        self, dial: Dial, echo_server: Address, answer: Faults
-    ) -> None:
-        with SocksServer(routes={NAME: echo_server}, faults=answer) as server:
-            with resolved_names() as resolved:
-                if answer == Faults():
-                    with dial(NAME, proxy=server.url_as("http")) as sock:
-                        assert_echoes(sock)
-                else:
-                    with pytest.raises(SocksError):
-                        dial(NAME, proxy=server.url_as("http"))
-            assert resolved == []
-            assert [seen.destination for seen in server.requests] == [NAME]
 
 
 ASKED: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]] = {
@@ -374,18 +357,9 @@ class TestSuccess:
 def refuse(
     dial: Dial, echo_server: Address, faults: Faults, accounts: dict[str, str] | None = None
 ) -> SocksError:
-    """Return the error, after a check that it left nothing open and has its place."""
-    with SocksServer(faults=faults, routes={NAME: echo_server}, accounts=accounts) as server:
-        proxy = Proxy.from_url(server.url_as("http"))
-        with nothing_left_open(), pytest.raises(SocksError) as held:
-            dial(NAME, proxy=proxy)
-        assert len(server.connections) == 1
-    error = held.value
-    assert (error.proxy, error.hop, error.destination) == (proxy, 0, NAME)
+    """Return the error of a connection with this fault, after the checks of `failures`."""
+    [error] = failures(dial, SCHEMES["http"], [faults], echo_server, accounts)
     assert error.phase == "request"
-    host, port = server.address
-    place = f"(phase: request, proxy: {host}:{port}, destination: origin.test:443)"
-    assert str(error) == f"{error.strerror} {place}"
     return error
 
 
@@ -426,11 +400,6 @@ class TestRefusal:
         if error.reason.lower() not in ("", meaning):
             words += f", and says: {error.reason}"
         assert error.strerror == words
-
-    def test_a_destination_that_refuses(self, dial: Dial) -> None:
-        error = refuse(dial, ("127.0.0.1", REFUSED_PORT), Faults())
-        assert isinstance(error, ReplyError)
-        assert error.reply is HTTPReply.BAD_GATEWAY
 
     @pytest.mark.parametrize("then", ["stall_after", "close_after"])
     @pytest.mark.parametrize(
@@ -496,30 +465,12 @@ class TestWhatIsNoAnswer:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            (b"\x05\xff", "this is a SOCKS5 server, not an HTTP proxy: it answered in SOCKS5"),
-            (
-                bytes.fromhex("005b000000000000"),
-                "this is a SOCKS4 server, not an HTTP proxy: it answered in SOCKS4",
-            ),
-            (
-                bytes.fromhex("15030100020246"),
-                "this is a TLS server, not a plain HTTP proxy: it answered with a TLS alert",
-            ),
             (
                 b"HTTP 200 OK\r\n\r\n",
                 "this is not an HTTP proxy: it answered with 48 54, HTTP is wanted",
             ),
-            (
-                b"SSH-2.0-OpenSSH_9.2p1\r\n",
-                "this is not an HTTP proxy: it answered with 53 53, HTTP is wanted",
-            ),
-            (
-                b"CONNECT origin.test:443 HTTP/1.1",
-                "this is not an HTTP proxy: it answered with 43 4f, HTTP is wanted",
-            ),
             (b"http/1.1 200 OK\r\n\r\n", "it answered with 68 74, HTTP is wanted"),
             (b"\r\n" + OK, "it answered with 0d 0a, HTTP is wanted"),
-            (b"\xff" * 100, "it answered with ff ff, HTTP is wanted"),
         ],
         ids=lambda value: value[:4].hex() if isinstance(value, bytes) else "",
     )
@@ -591,23 +542,15 @@ class TestWhatIsNoAnswer:
             assert held
 
 
-HEAD = b"HTTP/1.1 200 OK\r\nVia: a\n\n"
-
-
 class TestEnd:
-    @pytest.mark.parametrize("count", range(len(HEAD)))
-    def test_hanging_up_is_told_with_the_octets_that_came(
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_http_hint_if_proxy_closes_at_once(
         self, dial: Dial, echo_server: Address, count: int
     ) -> None:
-        faults = Faults(answers={"request": HEAD}, close_after=count)
-        error = refuse(dial, echo_server, faults)
-        assert type(error) is ProxyClosed
-        words = f"the proxy hung up before it had answered: got {count} of "
-        assert str(error.strerror).startswith(words)
+        error = refuse(dial, echo_server, Faults(close_after=count))
         hint = ", as HTTP proxies do that cannot connect to the destination, and as servers do that"
         hint += " do not speak HTTP, or only over TLS"
         assert str(error.strerror).endswith(hint) == (count == 0)
-        assert error.received == HEAD[:count]
 
     def test_after_a_1xx(self, dial: Dial, echo_server: Address) -> None:
         answer = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -616,28 +559,11 @@ class TestEnd:
         assert type(error) is ProxyClosed
         assert "got 3 of 14 octets" in str(error)
 
-    @pytest.mark.parametrize("count", [0, 1, 14, len(HEAD) - 1])
-    def test_a_reset(self, dial: Dial, echo_server: Address, count: int) -> None:
-        faults = Faults(answers={"request": HEAD}, reset_after=count)
-        error = refuse(dial, echo_server, faults)
-        assert type(error) is ProxyClosed
-        assert isinstance(error, ConnectionResetError)
-
 
 class TestDeadline:
-    @pytest.mark.parametrize(
-        "faults",
-        [
-            *(Faults(stall_after=count) for count in (0, 1, 14, 30)),
-            Faults(answers={"request": b"HTTP/1.1 100 Continue\r\n\r\n"}, stall_after=25),
-            Faults(drip=0.05),
-        ],
-        ids=str,
-    )
-    def test_a_proxy_that_stalls_or_drips(
-        self, dial: Dial, echo_server: Address, faults: Faults
-    ) -> None:
-        # By an operation's own timeout the drip would never end it.
+    def test_http_timeout_after_1xx(self, dial: Dial, echo_server: Address) -> None:
+        answer = b"HTTP/1.1 100 Continue\r\n\r\n"
+        faults = Faults(answers={"request": answer}, stall_after=len(answer))
         with SocksServer(faults=faults) as server:
             with nothing_left_open(), pytest.raises(TimeoutError) as held:
                 dial(echo_server, proxy=server.url_as("http"), timeout=SHORT)
@@ -661,25 +587,6 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.transport.abort()
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("count", [0, 1, 14, 30])
-async def test_a_cancellation_leaves_nothing_open(echo_server: Address, count: int) -> None:
-    with SocksServer(faults=Faults(stall_after=count)) as server, nothing_left_open():
-        proxy = server.url_as("http")
-        async with anyio.create_task_group() as group:
-            group.start_soon(partial(socksclient.anyio.connect_tcp, *echo_server, proxy=proxy))
-            while not (server.requests and len(server.requests[0].sent) >= count):
-                await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-
-
-def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = REFUSED_PORT
-    with pytest.raises(socksclient.ProxyConnectError, match="Connection refused") as caught:
-        dial(NAME, proxy=f"http://127.0.0.1:{port}")
-    assert caught.value.phase == "connect"
-
-
 class TestHTTP:
     """By httpx and httpx2: a tunnel for all, be it http or https."""
 
@@ -701,10 +608,6 @@ class TestHTTP:
                 ("2001:db8::1", 80),
             ]
 
-    def test_http2(self, driver: Driver, server: SocksServer) -> None:
-        with driver.through(server.url_as("http"), http2=True) as client:
-            assert client.get(HTTPS).http_version == "HTTP/2"
-
     def test_a_response_in_one_segment_with_the_answer(
         self, driver: Driver, server: SocksServer
     ) -> None:
@@ -716,12 +619,8 @@ class TestHTTP:
     @pytest.mark.parametrize(
         ("faults", "cause"),
         [
-            (Faults(reply=502), ReplyError),
             (Faults(reply=403), ConnectionNotAllowed),
             (Faults(reply=407), AuthenticationError),
-            (Faults(close_after=20), ProxyClosed),
-            (Faults(reset_after=0), ProxyClosed),
-            (Faults(answers={"request": b"\x05\xff"}), ProtocolError),
             (Faults(answers={"request": b"HTTP/1.1 OK\r\n\r\n"}), ProtocolError),
         ],
         ids=str,
@@ -793,43 +692,6 @@ def saying_nothing_by_tls(context: ssl.SSLContext) -> Iterator[Address]:
 
 
 class TestSecrets:
-    @pytest.mark.parametrize(
-        "faults",
-        [
-            Faults(),
-            *(Faults(reply=status) for status in (401, 403, 407, 502)),
-            Faults(answers={"request": b"\x05\xff"}),
-            Faults(answers={"request": b"HTTP/1.1 OK\r\n\r\n"}),
-            Faults(answers={"request": b"HTTP/1.1 100 Continue\r\n\r\n"}, stall_after=25),
-            *(Faults(close_after=count) for count in (0, 1, 14, 30)),
-            Faults(reset_after=0),
-            *(Faults(stall_after=count) for count in (0, 14)),
-        ],
-        ids=str,
-    )
-    def test_on_the_way(
-        self,
-        dial: Dial,
-        echo_server: Address,
-        faults: Faults,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        timeout = LONG if faults.stall_after is None else SHORT
-        with SocksServer(accounts={USERNAME: PASSWORD}, faults=faults) as server:
-            proxy = Proxy.from_url(server.url_as("http"))
-            assert_no_secret_in(f"{proxy} {proxy!r}")
-            try:
-                dial(echo_server, proxy=proxy, timeout=timeout).close()
-            except OSError as error:
-                report = report_of(error)
-                assert re.search("in (tunnel|_carry_out)", report)
-                assert_no_secret_in(report)
-            else:
-                assert faults == Faults()
-            assert server.connections[0].password == PASSWORD
-        assert_no_secret_in(caplog.text)
-
     @pytest.mark.parametrize(
         "backend",
         [
@@ -932,23 +794,3 @@ class TestSecrets:
                 assert_no_secret_in(report_of(caught.value))
                 assert client.get(HTTPS).status_code == 200
         assert_no_secret_in(caplog.text)
-
-    def test_the_log_has_a_line_for_each_step(
-        self, dial: Dial, echo_server: Address, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG, logger="socksclient")
-        with SocksServer(accounts={USERNAME: PASSWORD}, faults=[Faults()]) as server:
-            dial(echo_server, proxy=server.url_as("http")).close()
-            server.misbehave(Faults(reply=502))
-            with pytest.raises(ReplyError):
-                dial(echo_server, proxy=server.url_as("http"))
-        where = "{}:{} via http://***@{}:{}: ".format(*echo_server, *server.address)
-        lines = [record.getMessage() for record in caplog.records if record.name == "socksclient"]
-        assert lines == [
-            where + "connect",
-            where + "request",
-            where + "granted, bound address '0.0.0.0:0'",
-            where + "connect",
-            where + "request",
-            where + "failed: the proxy refused the request: bad gateway (HTTP 502)",
-        ]

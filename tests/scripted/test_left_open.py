@@ -40,7 +40,6 @@ from helpers.support import (
 )
 
 ACCOUNTS = {"user": "pass"}
-WHOLE_HANDSHAKE = 2 + 2 + 10
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +60,6 @@ def destination() -> Iterator[Address]:
 @pytest.mark.parametrize(
     "faults",
     [
-        *(Faults(close_after=count) for count in range(WHOLE_HANDSHAKE)),
-        *(Faults(reset_after=count) for count in range(0, WHOLE_HANDSHAKE, 2)),
         Faults(reply=0x01),
         Faults(status=0x01),
         Faults(method=0xFF),
@@ -76,15 +73,6 @@ def test_after_a_failure(dial: Dial, destination: Address, faults: Faults) -> No
         before = settled_descriptors()
         with pytest.raises(socksclient.SocksError) as held:
             dial(destination, proxy=server.url)
-        assert eventually(lambda: descriptors() <= before), held
-
-
-@pytest.mark.parametrize("count", range(WHOLE_HANDSHAKE))
-def test_after_a_timeout(dial: Dial, destination: Address, count: int) -> None:
-    with SocksServer(accounts=ACCOUNTS, faults=Faults(stall_after=count)) as server:
-        before = settled_descriptors()
-        with pytest.raises(TimeoutError) as held:
-            dial(destination, proxy=server.url, timeout=0.1)
         assert eventually(lambda: descriptors() <= before), held
 
 
@@ -122,29 +110,6 @@ def test_after_a_source_address_of_another_family(names: dict[str, list[str]]) -
                 proxy=f"socks5h://{host}",
             )
         assert descriptors() <= before, held
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 9])
-async def test_after_a_cancellation(destination: Address, count: int) -> None:
-    with SocksServer(accounts=ACCOUNTS, faults=Faults(stall_after=count)) as server:
-        before = settled_descriptors()
-        held: list[BaseException] = []
-
-        async def connect() -> None:
-            try:
-                await socksclient.anyio.connect_tcp(*destination, proxy=server.url)
-            except BaseException as error:
-                held.append(error)
-                raise
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(connect)
-            while not server.connections or len(server.connections[0].sent) < count:
-                await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-        assert len(held) == 1
-        assert await settles(before)
 
 
 @pytest.mark.anyio

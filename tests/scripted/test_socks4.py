@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import errno
-import logging
-import re
 import socket
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -27,7 +24,6 @@ from socksclient import (
     Proxy,
     ProxyClosed,
     ProxyLike,
-    ProxyTimeout,
     ReplyError,
     ResolveError,
     SocksError,
@@ -36,26 +32,23 @@ from socksclient.exceptions import ConnectionNotAllowed, Socks4Reply
 from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
-from helpers.http_clients import HTTP, HTTPS, PROXY_HOST, Driver, fail, routes_to
-from helpers.origin import Origin
+from helpers.http_clients import Driver
+from helpers.schemes import SCHEMES, failures
 from helpers.support import (
     BACKENDS,
-    GREETING,
     LONG,
     REFUSED_PORT,
     SHORT,
     Address,
     Dial,
     assert_echoes,
-    eventually,
     nothing_left_open,
     receive_exactly,
-    resolved_names,
 )
 
 pytest_plugins = ["helpers.http_fixtures"]
 
-SCHEMES = ("socks4", "socks4a")
+BOTH = ("socks4", "socks4a")
 ORIGIN = ("192.0.2.1", 80)
 NAME = ("origin.test", 80)
 ANYONE = ("0.0.0.0", 0)
@@ -65,7 +58,7 @@ GRANTED, REJECTED = bytes.fromhex("005a 0000 00000000"), bytes.fromhex("005b 000
 
 Names = dict[str, list[str]]
 
-by_each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
+by_each_scheme = pytest.mark.parametrize("scheme", BOTH)
 
 
 class TestRequest:
@@ -133,7 +126,7 @@ class TestRequest:
         self, dial: Dial, echo_server: Address
     ) -> None:
         with SocksServer(accounts={"m€": "pass"}) as server:
-            for scheme in SCHEMES:
+            for scheme in BOTH:
                 with dial(echo_server, proxy=server.url_as(scheme)) as sock:
                     assert_echoes(sock)
                 for username in "me", "", None:
@@ -302,67 +295,11 @@ class TestNamesResolvedHere:
             "before that, 192.0.2.2: the proxy hung up before it had answered: got 3 of 8 octets",
         ]
 
-    @pytest.mark.parametrize("faults", [Faults(), Faults(reply=0x5B), Faults(close_after=0)])
-    def test_with_4a_no_resolver_here_sees_one(
-        self, dial: Dial, echo_server: Address, faults: Faults
-    ) -> None:
-        with SocksServer(routes={NAME: echo_server}, faults=faults) as server:
-            with resolved_names() as resolved:
-                if faults == Faults():
-                    with dial(NAME, proxy=server.url_as("socks4a")) as sock:
-                        assert_echoes(sock)
-                else:
-                    with pytest.raises(SocksError):
-                        dial(NAME, proxy=server.url_as("socks4a"))
-            assert resolved == []
-            assert [seen.destination for seen in server.requests] == [NAME]
-
-
-@by_each_scheme
-class TestSuccess:
-    @pytest.mark.parametrize(
-        "faults",
-        [
-            Faults(),
-            Faults(split=True),
-            Faults(bound_address=("255.255.255.255", 65535)),
-            Faults(bound_address=("90.91.92.93", 0x5A5B), split=True),
-        ],
-        ids=str,
-    )
-    def test_it_is_read_exactly(
-        self, dial: Dial, greeter: Address, scheme: str, faults: Faults
-    ) -> None:
-        with SocksServer(faults=faults) as server:
-            with dial(greeter, proxy=server.url_as(scheme)) as sock:
-                assert receive_exactly(sock, len(GREETING)) == GREETING
-                assert_echoes(sock)
-
-    @pytest.mark.parametrize("split", [False, True])
-    def test_what_comes_in_its_segment_is_left_in_the_socket(
-        self, dial: Dial, greeter: Address, scheme: str, split: bool
-    ) -> None:
-        faults = Faults(reply_with_data=True, split=split)
-        with SocksServer(faults=faults) as server:
-            with dial(greeter, proxy=server.url_as(scheme)) as sock:
-                assert receive_exactly(sock, len(GREETING)) == GREETING
-                assert_echoes(sock)
-
 
 def refuse(dial: Dial, echo_server: Address, faults: Faults, scheme: str = "socks4a") -> SocksError:
-    """Return the error, after a check that it left nothing open and has its place."""
-    with SocksServer(faults=faults, routes={NAME: echo_server, ORIGIN: echo_server}) as server:
-        proxy = Proxy.from_url(server.url_as(scheme))
-        destination = NAME if scheme == "socks4a" else ORIGIN
-        with nothing_left_open(), pytest.raises(SocksError) as held:
-            dial(destination, proxy=proxy)
-        assert len(server.connections) == 1
-    error = held.value
-    assert (error.proxy, error.hop, error.destination) == (proxy, 0, destination)
+    """Return the error of a connection with this fault, after the checks of `failures`."""
+    [error] = failures(dial, SCHEMES[scheme], [faults], echo_server)
     assert error.phase == "request"
-    host, port = server.address
-    place = f"(phase: request, proxy: {host}:{port}, destination: {destination[0]}:80)"
-    assert str(error) == f"{error.strerror} {place}"
     return error
 
 
@@ -402,11 +339,6 @@ class TestFailure:
         assert error.errno == number
         assert error.strerror == f"the proxy refused the request: {words}"
 
-    def test_a_destination_that_refuses(self, dial: Dial) -> None:
-        error = refuse(dial, ("127.0.0.1", REFUSED_PORT), Faults())
-        assert isinstance(error, ReplyError)
-        assert error.reply is Socks4Reply.REJECTED_OR_FAILED
-
     @pytest.mark.parametrize("answer", ["005b", "005b00", "005b000000000000", "005bffffffffffff0a"])
     @pytest.mark.parametrize("split", [False, True])
     @pytest.mark.parametrize("then", ["stall_after", "close_after"])
@@ -419,70 +351,19 @@ class TestFailure:
         assert isinstance(error, ReplyError)
         assert error.reply is Socks4Reply.REJECTED_OR_FAILED
 
-    @pytest.mark.parametrize("split", [False, True])
-    @pytest.mark.parametrize("count", range(8))
-    def test_hanging_up_is_told_with_the_octets_that_came(
-        self, dial: Dial, echo_server: Address, count: int, split: bool
-    ) -> None:
-        error = refuse(dial, echo_server, Faults(close_after=count, split=split))
-        assert type(error) is ProxyClosed
-        assert error.errno == errno.ECONNRESET
-        words = f"the proxy hung up before it had answered: got {count} of 8 octets"
-        hint = ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect"
-        hint = "" if count else hint
-        assert error.strerror == words + hint
-        assert GRANTED.startswith(error.received[:2])
-
-    @pytest.mark.parametrize("count", [0, 1, 2, 7])
-    def test_a_reset(self, dial: Dial, echo_server: Address, count: int) -> None:
-        error = refuse(dial, echo_server, Faults(reset_after=count))
-        assert type(error) is ProxyClosed
-        assert isinstance(error, ConnectionResetError)
-
-    @pytest.mark.parametrize("split", [False, True])
     @pytest.mark.parametrize(
-        ("answer", "words"),
+        ("count", "hint"),
         [
-            (
-                b"HTTP/1.1 400 Bad Request\r\n\r\n",
-                "this is an HTTP proxy or server, not a SOCKS4 proxy: it answered in HTTP",
-            ),
-            (
-                b"\x05\xff",
-                "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5",
-            ),
-            (
-                bytes.fromhex("15030100020246"),
-                "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS alert",
-            ),
-            (
-                b"SSH-2.0-OpenSSH_9.2p1\r\n",
-                "this is not a SOCKS4 proxy: it answered with 53 53, version 00 is wanted",
-            ),
-            (
-                bytes.fromhex("045a 0000 00000000"),
-                "this is not a SOCKS4 proxy: it answered with 04 5a, version 00 is wanted",
-            ),
-            (
-                b"\xff" * 100,
-                "this is not a SOCKS4 proxy: it answered with ff ff, version 00 is wanted",
-            ),
+            (0, ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect"),
+            (1, ""),
         ],
-        ids=lambda value: value[:4].hex() if isinstance(value, bytes) else "",
     )
-    def test_what_speaks_in_place_of_a_proxy_is_named(
-        self,
-        dial: Dial,
-        echo_server: Address,
-        answer: bytes,
-        words: str,
-        split: bool,
+    def test_socks4_hint_if_proxy_closes_at_once(
+        self, dial: Dial, echo_server: Address, count: int, hint: str
     ) -> None:
-        error = refuse(dial, echo_server, Faults(answers={"request": answer}, split=split))
-        assert type(error) is ProtocolError
-        assert error.strerror == words
-        assert answer.startswith(error.received)
-        assert len(error.received) >= 2
+        error = refuse(dial, echo_server, Faults(close_after=count))
+        words = f"the proxy hung up before it had answered: got {count} of 8 octets"
+        assert error.strerror == words + hint
 
     def test_a_success_with_the_version_of_a_request_is_one_in_the_wrong_place(
         self, dial: Dial, echo_server: Address
@@ -495,23 +376,6 @@ class TestFailure:
 
 
 class TestDeadline:
-    @pytest.mark.parametrize(
-        "faults",
-        [*(Faults(stall_after=count) for count in (0, 1, 2, 7)), Faults(drip=0.2)],
-        ids=str,
-    )
-    def test_a_proxy_that_stalls_or_drips(
-        self, dial: Dial, echo_server: Address, faults: Faults
-    ) -> None:
-        # By an operation's own timeout the drip would never end it.
-        with SocksServer(faults=faults) as server:
-            with nothing_left_open(), pytest.raises(TimeoutError) as held:
-                dial(echo_server, proxy=server.url_as("socks4a"), timeout=SHORT)
-        # The awaited functions take no timeout: anyio raises the TimeoutError.
-        if isinstance(held.value, ProxyTimeout):
-            assert held.value.phase == "request"
-            assert held.value.errno == errno.ETIMEDOUT
-
     def test_it_is_one_for_all_addresses(self, dial: Dial, names: Names) -> None:
         names["origin.test"] = [f"192.0.2.{number}" for number in range(1, 10)]
         with SocksServer(faults=Faults(drip=0.05, reply=0x5B)) as server:
@@ -770,130 +634,9 @@ class TestBind:
 class TestHTTP:
     """By httpx and httpx2."""
 
-    @pytest.fixture(params=SCHEMES)
-    def proxy(self, request: pytest.FixtureRequest, server: SocksServer, names: Names) -> str:
-        names["origin.test"] = ["2001:db8::1", "192.0.2.1"]  # without a route for HTTP
-        return server.url_as(request.param)
-
-    def test_requests(
-        self, driver: Driver, server: SocksServer, origin: Origin, proxy: str
-    ) -> None:
-        server.routes["192.0.2.1", 80] = ("127.0.0.1", origin.http_port)
-        with driver.through(proxy) as client:
-            for url in (HTTP, HTTPS):
-                assert client.get(url).json()["http_version"] == "1.1"
-        host = "origin.test" if proxy.startswith("socks4a") else "192.0.2.1"
-        assert [seen.destination for seen in server.requests] == [(host, 80), (host, 443)]
-
-    def test_http2(self, driver: Driver, proxy: str) -> None:
-        with driver.through(proxy, http2=True) as client:
-            assert client.get(HTTPS).http_version == "HTTP/2"
-
-    @pytest.mark.parametrize(
-        ("faults", "cause"),
-        [
-            (Faults(reply=0x5B), ReplyError),
-            (Faults(reply=0x5D), ConnectionNotAllowed),
-            (Faults(close_after=7), ProxyClosed),
-            (Faults(answers={"request": b"\x05\xff"}), ProtocolError),
-        ],
-        ids=str,
-    )
-    def test_failures_are_proxy_errors(
-        self, driver: Driver, origin: Origin, faults: Faults, cause: type[SocksError]
-    ) -> None:
-        routes = routes_to(origin)
-        with SocksServer(host=PROXY_HOST, routes=routes, faults=[faults]) as server:
-            with driver.through(server.url_as("socks4a")) as client:
-                error = fail(client, HTTP, "ProxyError")
-                assert type(error.__cause__) is cause
-                assert client.get(HTTP).status_code == 200
-
     def test_what_it_cannot_carry(self, driver: Driver, server: SocksServer) -> None:
         with driver.through(server.url_as("socks4a")) as client:
             with pytest.raises(driver.httpx.UnsupportedProtocol, match="IPv6 address") as caught:
                 client.get("http://[2001:db8::1]/")
             assert isinstance(caught.value.__cause__, ValueError)
         assert server.connections == []
-
-
-class TestSecrets:
-    """A user id can be a token."""
-
-    USERNAME = "token-as-user-8c1f"
-
-    @pytest.mark.parametrize(
-        "faults",
-        [
-            Faults(),
-            Faults(reply=0x5B),
-            Faults(answers={"request": b"\x05\xff"}),
-            *(Faults(close_after=count) for count in (0, 1, 7)),
-            Faults(reset_after=0),
-            *(Faults(stall_after=count) for count in (0, 7)),
-        ],
-        ids=str,
-    )
-    def test_it_is_in_no_text(
-        self,
-        dial: Dial,
-        echo_server: Address,
-        faults: Faults,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        caplog.set_level(logging.DEBUG)
-        texts: list[str] = []
-        timeout = LONG if faults.stall_after is None else SHORT
-        with SocksServer(accounts={self.USERNAME: ""}, faults=faults) as server:
-            proxy = Proxy.from_url(server.url_as("socks4a"))
-            texts += [str(proxy), repr(proxy)]
-            try:
-                dial(echo_server, proxy=proxy, timeout=timeout).close()
-            except OSError as error:
-                report = traceback.TracebackException.from_exception(error, capture_locals=True)
-                texts += [str(error), repr(error), *report.format()]
-                assert re.search("in (tunnel|_carry_out)", "\n".join(texts))
-            else:
-                assert faults == Faults()
-            assert server.connections[0].username == self.USERNAME
-        assert caplog.messages
-        assert self.USERNAME not in "\n".join([*texts, caplog.text])
-
-    def test_the_log_has_a_line_for_each_step(
-        self, dial: Dial, echo_server: Address, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.DEBUG, logger="socksclient")
-        with SocksServer(accounts={self.USERNAME: ""}, faults=[Faults()]) as server:
-            dial(echo_server, proxy=server.url_as("socks4a")).close()
-            server.misbehave(Faults(reply=0x5B))
-            with pytest.raises(ReplyError):
-                dial(echo_server, proxy=server.url_as("socks4a"))
-        where = "{}:{} via socks4a://***@{}:{}: ".format(*echo_server, *server.address)
-        lines = [record.getMessage() for record in caplog.records if record.name == "socksclient"]
-        assert lines[:2] == lines[3:5] == [where + "connect", where + "request"]
-        assert lines[2].startswith(where + "granted, bound address '127.0.0.1:")
-        assert lines[5:] == [
-            where + "failed: the proxy refused the request: rejected or failed (SOCKS4 CD 5B)"
-        ]
-
-
-def test_a_proxy_that_is_not_there(dial: Dial) -> None:
-    port = REFUSED_PORT
-    for scheme in SCHEMES:
-        with pytest.raises(socksclient.ProxyConnectError, match="Connection refused") as caught:
-            dial(ORIGIN, proxy=f"{scheme}://127.0.0.1:{port}")
-        assert caught.value.phase == "connect"
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
-async def test_a_cancellation_leaves_nothing_open(echo_server: Address, count: int) -> None:
-    with SocksServer(faults=Faults(stall_after=count)) as server, nothing_left_open():
-        async with anyio.create_task_group() as group:
-            group.start_soon(
-                partial(socksclient.anyio.connect_tcp, *echo_server, proxy=server.url_as("socks4a"))
-            )
-            while not (server.requests and len(server.requests[0].sent) >= count):
-                await anyio.lowlevel.checkpoint()
-            group.cancel_scope.cancel()
-        assert eventually(lambda: len(server.connections) == 1)
