@@ -108,6 +108,21 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
+ODD_FIELDS = [
+    b"Content-Length: some",
+    b"Content-Length: 1\r\nContent-Length: 2",
+    b"Transfer-Encoding: identity",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    b"Proxy Agent: x",
+    b"Proxy-Agent : x",
+    b": x",
+    b"no colon",
+    b"X: \0\xff",
+    b" folded",
+]
+"""Fields of an HTTP head that are not valid, or that mean nothing in the answer to CONNECT."""
+
+
 def failures(
     dial: Dial,
     scheme: Scheme,

@@ -54,7 +54,7 @@ async def cancel_in_every_turn(
     ],
     ids=["connect_socket", "connect_tcp", "bind", "udp_associate"],
 )
-def test_what_has_just_been_made_is_closed(
+def test_cancellation_closes_new_connection(
     loop: str, natively: bool, call: Callable[..., Awaitable[object]]
 ) -> None:
     async def main() -> None:
@@ -66,7 +66,7 @@ def test_what_has_just_been_made_is_closed(
 
 
 @ways
-def test_a_connection_on_which_tls_has_just_begun_is_closed(
+def test_cancellation_closes_connection_in_tls_handshake(
     loop: str, natively: bool, origin: Origin
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -91,7 +91,7 @@ def test_a_connection_on_which_tls_has_just_begun_is_closed(
 
 
 @ways
-def test_a_peer_that_has_just_come_is_there_for_the_next_call(loop: str, natively: bool) -> None:
+def test_cancellation_of_accept_keeps_peer(loop: str, natively: bool) -> None:
     async def main() -> None:
         async def second_reply(stream: ByteStream) -> None:
             await peer_comes.wait()
@@ -123,7 +123,7 @@ def test_a_peer_that_has_just_come_is_there_for_the_next_call(loop: str, nativel
 
 
 @ways
-def test_a_listener_whose_peer_has_just_come_can_be_closed(loop: str, natively: bool) -> None:
+def test_cancellation_of_accept_then_close(loop: str, natively: bool) -> None:
     async def second_reply(stream: ByteStream) -> None:
         await say(stream, REPLY)
 

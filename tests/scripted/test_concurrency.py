@@ -17,7 +17,7 @@ from helpers.origin import Origin
 from helpers.support import LONG, Address, assert_echoes
 
 
-def test_200_threads(echo_server: Address) -> None:
+def test_concurrent_connections_in_200_threads(echo_server: Address) -> None:
     ready = threading.Barrier(200)
     with SocksServer(accounts={"user": "pass"}) as server:
 
@@ -32,7 +32,7 @@ def test_200_threads(echo_server: Address) -> None:
 
 
 @pytest.mark.anyio
-async def test_1000_tasks(echo_server: Address) -> None:
+async def test_concurrent_connections_in_1000_tasks(echo_server: Address) -> None:
     connected = 0
     all_connected = anyio.Event()
     carried: set[int] = set()
@@ -64,7 +64,7 @@ async def test_1000_tasks(echo_server: Address) -> None:
         assert len(server.requests) == 1000
 
 
-def test_one_transport_in_many_threads(origin: Origin) -> None:
+def test_transport_shared_by_threads(origin: Origin) -> None:
     with SocksServer() as server:
         with httpx.Client(transport=SocksTransport(server.url), timeout=LONG) as client:
 
@@ -79,7 +79,7 @@ def test_one_transport_in_many_threads(origin: Origin) -> None:
 
 
 @pytest.mark.anyio
-async def test_one_transport_in_many_tasks(origin: Origin) -> None:
+async def test_transport_shared_by_tasks(origin: Origin) -> None:
     with SocksServer() as server:
         transport = AsyncSocksTransport(server.url, verify=origin.trust(), http2=True)
         async with httpx.AsyncClient(transport=transport, timeout=LONG) as client:

@@ -51,21 +51,19 @@ def ends_in_time(*phases: Phase) -> Iterator[None]:
     ],
     ids=str,
 )
-def test_a_proxy_that_stalls_or_drips(
+def test_deadline_in_each_phase(
     dial: Dial, echo_server: Address, faults: Faults, phase: Phase
 ) -> None:
     with SocksServer(accounts={"user": "pass"}, faults=faults) as server, ends_in_time(phase):
         dial(echo_server, proxy=server.url, timeout=SECONDS)
 
 
-def test_a_proxy_that_cannot_be_connected_to(dial: Dial) -> None:
+def test_deadline_in_connect(dial: Dial) -> None:
     with silence() as (host, port), ends_in_time("connect"):
         dial(("192.0.2.1", 80), proxy=f"socks5h://{host}:{port}", timeout=SECONDS)
 
 
-def test_a_proxy_of_which_no_address_can_be_connected_to(
-    dial: Dial, names: dict[str, list[str]]
-) -> None:
+def test_deadline_in_connect_to_several_addresses(dial: Dial, names: dict[str, list[str]]) -> None:
     names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
     with (
         silence("127.0.0.10") as (_, port),
@@ -75,7 +73,9 @@ def test_a_proxy_of_which_no_address_can_be_connected_to(
         dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{port}", timeout=SECONDS)
 
 
-def test_the_deadline_is_one_for_all_addresses(dial: Dial, names: dict[str, list[str]]) -> None:
+def test_deadline_covers_all_addresses_of_destination(
+    dial: Dial, names: dict[str, list[str]]
+) -> None:
     names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]
     # Each refusal takes a fifth of the timeout, so that there is no time for all nine addresses.
     with SocksServer(faults=Faults(drip=SECONDS / 20, reply=0x05)) as server:
@@ -106,19 +106,23 @@ def resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[t
     ("host", "proxy"),
     [("origin.test", "socks5://127.0.0.1:1"), ("192.0.2.1", "socks5h://proxy.test:1")],
 )
-class TestResolverThatDoesNotAnswer:
-    def test_blocking(self, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str) -> None:
+class TestDeadlineOfResolver:
+    def test_deadline_of_resolver_blocking(
+        self, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str
+    ) -> None:
         with resolver_that_does_not_answer(monkeypatch), ends_in_time("resolve"):
             socksclient.create_connection((host, 80), timeout=SECONDS, proxy=proxy)
 
     @pytest.mark.anyio
-    async def test_awaited(self, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str) -> None:
+    async def test_deadline_of_resolver_awaited(
+        self, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str
+    ) -> None:
         with resolver_that_does_not_answer(monkeypatch), ends_in_time():
             with anyio.fail_after(SECONDS):
                 await socksclient.anyio.connect_tcp(host, 80, proxy=proxy)
 
 
-def test_the_socket_comes_back_with_the_timeout_of_the_caller(echo_server: Address) -> None:
+def test_socket_keeps_timeout_of_caller(echo_server: Address) -> None:
     with SocksServer() as server:
         for timeout in (75.0, None):
             with socksclient.create_connection(echo_server, timeout, proxy=server.url) as sock:
@@ -126,9 +130,7 @@ def test_the_socket_comes_back_with_the_timeout_of_the_caller(echo_server: Addre
                 assert_echoes(sock)
 
 
-def test_without_a_timeout_the_default_of_socket_holds(
-    echo_server: Address, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_timeout_of_socket(echo_server: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 65.0)
     # http.client and others hand on the default of socket.create_connection, which is no number.
     default = (socket.create_connection.__defaults__ or ())[0]
@@ -140,7 +142,7 @@ def test_without_a_timeout_the_default_of_socket_holds(
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, float("nan"), float("inf")])
-def test_a_timeout_that_cannot_be(timeout: float) -> None:
+def test_invalid_timeout(timeout: float) -> None:
     with SocksServer() as server:
         with pytest.raises(ValueError, match="timeout"):
             socksclient.create_connection(("127.0.0.1", 80), timeout, proxy=server.url)

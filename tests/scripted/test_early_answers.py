@@ -99,7 +99,7 @@ def fail(connect: Connect, address: Address, **options: Any) -> SocksError:
     ],
 )
 @pytest.mark.parametrize("tls", [False, True])
-def test_by_http(
+def test_early_answer_by_http(
     connect: Connect, authority: Authority, answer: bytes, kind: type[SocksError], tls: bool
 ) -> None:
     with hanging_up((100, answer), context=authority.server() if tls else None) as address:
@@ -114,7 +114,7 @@ def test_by_http(
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("answer", [b"nay", b"na", b""])
-def test_by_a_method_of_the_callers_own(
+def test_early_answer_by_custom_method(
     connect: Connect, authority: Authority, tls: bool, answer: bytes
 ) -> None:
     turns = (3, b"\x05\x80"), (100, answer)
@@ -138,7 +138,7 @@ def test_by_a_method_of_the_callers_own(
     ],
 )
 @pytest.mark.parametrize("reset", [False, True])
-def test_of_small_messages(
+def test_early_answer_to_small_message(
     connect: Connect,
     scheme: str,
     turns: list[tuple[int, bytes]],
@@ -186,7 +186,7 @@ class TestOneExchange:
             ),
         ],
     )
-    def test_what_has_arrived_counts(
+    def test_exchange_uses_answer_despite_failed_write(
         self, backend: str, flow: object, said: bytes, code: object
     ) -> None:
         assert callable(flow)
@@ -195,14 +195,14 @@ class TestOneExchange:
         assert caught.value.reply is code
 
     @pytest.mark.parametrize("said", [b"", b"\x05"])
-    def test_too_little_has_arrived(self, backend: str, said: bytes) -> None:
+    def test_exchange_with_short_answer(self, backend: str, said: bytes) -> None:
         with hung_up(said) as sock, pytest.raises(ProxyClosed) as caught:
             run(reply(Command.CONNECT, b"x"), sock, backend)
         assert caught.value.received == said
         if not said:
             assert isinstance(caught.value.__cause__, BrokenPipeError)
 
-    def test_nothing_can_be_received(self, backend: str) -> None:
+    def test_exchange_after_reset(self, backend: str) -> None:
         ours, theirs = socket.socketpair()
         with ours:
             # Octets that the other side has not read turn its close into a reset.
@@ -213,7 +213,7 @@ class TestOneExchange:
         assert caught.value.received == b""
         assert isinstance(caught.value.__cause__, BrokenPipeError)
 
-    def test_a_write_that_nothing_answers_does_not_fail_silently(self, backend: str) -> None:
+    def test_exchange_write_without_read_raises(self, backend: str) -> None:
         def say() -> Flow[None]:
             yield Exchange(b"x", 0)
 
@@ -221,7 +221,7 @@ class TestOneExchange:
         with hung_up(b"something") as sock, pytest.raises(ConnectionEnded):
             run(say(), sock, backend)
 
-    def test_nothing_was_to_be_written(self, backend: str) -> None:
+    def test_exchange_without_write(self, backend: str) -> None:
         proxy = Proxy("proxy.test", methods=(NO_AUTHENTICATION,))
         with hung_up(b"\x05\x02") as sock, pytest.raises(ReplyError):
             run(next_reply(proxy, Command.BIND), sock, backend)
@@ -240,7 +240,7 @@ class AsksForKeys:
 
 
 @pytest.mark.anyio
-async def test_new_tls_keys_amid_a_write() -> None:
+async def test_exchange_tls_key_update_during_write() -> None:
     stream = cast("Stream", AsksForKeys())
     with pytest.raises(ConnectionEnded) as caught:
         await anyio_exchange.exchange(Exchange(b"x", 1), stream, cast("ssl.SSLObject", object()))

@@ -45,7 +45,7 @@ def fail(
 
 
 @pytest.mark.parametrize("rep", [*range(1, 9), 0x09, 0x5A, 0xF0, 0xFF])
-def test_a_reply_keeps_its_number(dial: Dial, rep: int) -> None:
+def test_reply_error_keeps_reply_code(dial: Dial, rep: int) -> None:
     error = fail(dial, Faults(reply=rep))
     assert isinstance(error, ReplyError)
     assert error.reply == rep
@@ -61,7 +61,7 @@ def test_a_reply_keeps_its_number(dial: Dial, rep: int) -> None:
         (0x06, TimeoutError, errno.ETIMEDOUT),
     ],
 )
-def test_a_reply_is_also_the_builtin_it_resembles(
+def test_reply_error_is_builtin_error(
     dial: Dial, rep: int, builtin: type[OSError], number: int
 ) -> None:
     error = fail(dial, Faults(reply=rep))
@@ -83,7 +83,7 @@ def test_no_acceptable_method(dial: Dial) -> None:
     assert "the proxy wants authentication, and there is no username (offered: 00)" in str(error)
 
 
-def test_a_method_that_was_not_offered(dial: Dial) -> None:
+def test_method_not_offered(dial: Dial) -> None:
     error = fail(dial, Faults(method=0x01))
     assert isinstance(error, ProtocolError)
     assert error.phase == "method selection"
@@ -99,7 +99,7 @@ def test_a_method_that_was_not_offered(dial: Dial) -> None:
         ("request", bytes.fromhex("05000002 00000000"), "address type 02 in the reply"),
     ],
 )
-def test_garbage_later_on(dial: Dial, phase: Phase, answer: bytes, words: str) -> None:
+def test_garbage_in_later_answer(dial: Dial, phase: Phase, answer: bytes, words: str) -> None:
     error = fail(dial, Faults(answers={phase: answer}), ACCOUNTS)
     assert isinstance(error, ProtocolError)
     assert error.phase == phase
@@ -121,7 +121,7 @@ def test_garbage_later_on(dial: Dial, phase: Phase, answer: bytes, words: str) -
         (13, "request", "got 9 of 10 octets"),
     ],
 )
-def test_an_early_end_counts_the_octets(
+def test_proxy_closed_counts_octets(
     dial: Dial, echo_server: Address, octets: int, phase: Phase, count: str
 ) -> None:
     error = fail(dial, Faults(close_after=octets), ACCOUNTS, origin=echo_server)
@@ -131,8 +131,6 @@ def test_an_early_end_counts_the_octets(
     assert count in str(error)
 
 
-def test_every_one_is_an_oserror_as_of_a_direct_connection(
-    dial: Dial, echo_server: Address
-) -> None:
+def test_every_error_is_oserror(dial: Dial, echo_server: Address) -> None:
     with SocksServer(faults=Faults(reply=0x01)) as server, pytest.raises(OSError, match="SOCKS"):
         dial(echo_server, proxy=server.url)

@@ -26,7 +26,7 @@ ACCOUNTS = {"user": "pass"}
     ],
     ids=str,
 )
-def test_replies_of_every_form_are_read_exactly(
+def test_reply_with_each_form_of_bound_address(
     dial: Dial, greeter: Address, faults: Faults, accounts: dict[str, str] | None
 ) -> None:
     with (
@@ -41,7 +41,7 @@ def test_replies_of_every_form_are_read_exactly(
     "bound_address", [("0.0.0.0", 0), ("2001:db8::1", 8080), ("", 80), ("n" * 255, 80)]
 )
 @pytest.mark.parametrize("split", [False, True])
-def test_what_comes_in_the_segment_of_the_reply_is_left_in_the_socket(
+def test_reply_with_data_in_one_segment(
     dial: Dial, greeter: Address, bound_address: Address, split: bool
 ) -> None:
     faults = Faults(bound_address=bound_address, reply_with_data=True, split=split)
@@ -50,7 +50,7 @@ def test_what_comes_in_the_segment_of_the_reply_is_left_in_the_socket(
         assert_echoes(sock)
 
 
-def test_rsv_other_than_zero_is_tolerated(dial: Dial, echo_server: Address) -> None:
+def test_reply_with_nonzero_rsv(dial: Dial, echo_server: Address) -> None:
     faults = Faults(answers={"request": bytes.fromhex("0500ff01000000000000")})
     with SocksServer(faults=faults) as server, dial(echo_server, proxy=server.url) as sock:
         assert_echoes(sock)
@@ -58,9 +58,7 @@ def test_rsv_other_than_zero_is_tolerated(dial: Dial, echo_server: Address) -> N
 
 @pytest.mark.parametrize("answer", ["0505", "050500", "05050001", "05050001000000000000", "0505ff"])
 @pytest.mark.parametrize("split", [False, True])
-def test_a_failure_is_known_as_soon_as_rep_is(
-    dial: Dial, echo_server: Address, answer: str, split: bool
-) -> None:
+def test_refusal_needs_only_rep(dial: Dial, echo_server: Address, answer: str, split: bool) -> None:
     octets = bytes.fromhex(answer)
     faults = Faults(answers={"request": octets}, stall_after=2 + len(octets), split=split)
     with SocksServer(faults=faults) as server:
@@ -69,7 +67,7 @@ def test_a_failure_is_known_as_soon_as_rep_is(
         assert caught.value.reply == 0x05
 
 
-def test_none_acceptable_may_have_more_octets_behind_it(dial: Dial, echo_server: Address) -> None:
+def test_no_acceptable_method_with_more_octets(dial: Dial, echo_server: Address) -> None:
     faults = Faults(answers={"method selection": bytes.fromhex("05ff0001000000000000")})
     with SocksServer(faults=faults) as server, pytest.raises(AuthenticationError):
         dial(echo_server, proxy=server.url)

@@ -1,10 +1,9 @@
-"""HTTP's CONNECT: what is sent, what comes of every answer, and what cannot be."""
+"""HTTP's CONNECT: the octets of requests, invalid arguments, successes, httpx and secrets."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import errno
 import logging
 import socket
 import ssl
@@ -13,7 +12,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from http.client import responses
 from typing import Any
 
 import anyio
@@ -28,11 +26,9 @@ from socksclient import (
     ProtocolError,
     Proxy,
     ProxyClosed,
-    ProxyTimeout,
-    ReplyError,
     SocksError,
 )
-from socksclient.exceptions import ConnectionNotAllowed, HTTPReply
+from socksclient.exceptions import ConnectionNotAllowed
 from socksclient.protocol.codes import Command
 from socksclient.protocol.http import MAX_HEAD_SIZE
 from socksclient.testing import Faults, SocksServer
@@ -49,7 +45,7 @@ from helpers.http_clients import (
     saying_nothing,
 )
 from helpers.origin import Origin
-from helpers.schemes import SCHEMES, failures
+from helpers.schemes import ODD_FIELDS
 from helpers.support import (
     BACKENDS,
     GREETING,
@@ -94,7 +90,7 @@ class TestRequest:
             (("[2001:DB8:0::1]", 443), "[2001:db8::1]:443"),
         ],
     )
-    def test_its_octets(
+    def test_http_request_octets(
         self, dial: Dial, echo_server: Address, address: Address, target: str
     ) -> None:
         host = target.rpartition(":")[0].strip("[]")
@@ -123,7 +119,7 @@ class TestRequest:
         ],
         ids=lambda value: value[:9] if isinstance(value, str) else "",
     )
-    def test_its_octets_with_credentials(
+    def test_http_request_octets_with_credentials(
         self,
         dial: Dial,
         echo_server: Address,
@@ -146,9 +142,7 @@ class TestRequest:
         )
         assert (seen.username, seen.password) == (username, password)
 
-    def test_a_user_name_alone_has_an_empty_password(
-        self, dial: Dial, echo_server: Address
-    ) -> None:
+    def test_http_username_without_password(self, dial: Dial, echo_server: Address) -> None:
         with SocksServer() as server:
             host, port = server.address
             dial(echo_server, proxy=f"http://user@{host}:{port}").close()
@@ -171,9 +165,9 @@ ASKED: dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]]
 }
 
 
-class TestWhatItCannotCarry:
+class TestInvalidArguments:
     @pytest.mark.parametrize("command", ASKED)
-    def test_all_but_connections(self, command: str) -> None:
+    def test_http_refuses_other_commands(self, command: str) -> None:
         blocking, awaited, arguments = ASKED[command]
         words = f"an HTTP proxy cannot do {command}"
         with SocksServer() as server:
@@ -200,7 +194,7 @@ class TestWhatItCannotCarry:
             ("", "host is empty"),
         ],
     )
-    def test_destinations(self, dial: Dial, host: str, words: str) -> None:
+    def test_http_refuses_invalid_destination(self, dial: Dial, host: str, words: str) -> None:
         with SocksServer() as server:
             with pytest.raises(ValueError, match=words):
                 dial((host, 80), proxy=server.url_as("http"))
@@ -219,7 +213,7 @@ class TestWhatItCannotCarry:
             ("us%7Fer:pass", "proxy credentials have a control character in them"),
         ],
     )
-    def test_credentials(self, dial: Dial, userinfo: str, words: str) -> None:
+    def test_http_refuses_invalid_credentials(self, dial: Dial, userinfo: str, words: str) -> None:
         with SocksServer() as server:
             host, port = server.address
             with pytest.raises(ValueError, match=words):
@@ -252,25 +246,11 @@ SUCCESSES = {
 assert len(SUCCESSES["64 KiB"]) == len(SUCCESSES["64 KiB with 1xx"]) == MAX_HEAD_SIZE
 
 
-ODD_FIELDS = [
-    b"Content-Length: some",
-    b"Content-Length: 1\r\nContent-Length: 2",
-    b"Transfer-Encoding: identity",
-    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-    b"Proxy Agent: x",
-    b"Proxy-Agent : x",
-    b": x",
-    b"no colon",
-    b"X: \0\xff",
-    b" folded",
-]
-
-
 class TestSuccess:
     """And the destination speaks first; not an octet of it is lost."""
 
     @pytest.mark.parametrize("name", SUCCESSES)
-    def test_in_one_segment_with_what_the_destination_says(
+    def test_http_success_with_data_in_one_segment(
         self, dial: Dial, greeter: Address, name: str
     ) -> None:
         faults = Faults(answers={"request": SUCCESSES[name]}, reply_with_data=True)
@@ -280,7 +260,7 @@ class TestSuccess:
                 assert_echoes(sock)
 
     @pytest.mark.parametrize("name", [name for name in SUCCESSES if len(SUCCESSES[name]) < 1000])
-    def test_octet_by_octet(self, dial: Dial, greeter: Address, name: str) -> None:
+    def test_http_success_split(self, dial: Dial, greeter: Address, name: str) -> None:
         faults = Faults(answers={"request": SUCCESSES[name]}, split=True, reply_with_data=True)
         with SocksServer(faults=faults) as server:
             with dial(greeter, proxy=server.url_as("http")) as sock:
@@ -298,9 +278,7 @@ class TestSuccess:
             b" X: y\r\n\r\n",
         ],
     )
-    def test_and_what_comes_then_may_look_like_more_of_it(
-        self, dial: Dial, greeting: bytes
-    ) -> None:
+    def test_http_success_with_data_like_a_head(self, dial: Dial, greeting: bytes) -> None:
         async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(greeting)
             await reader.read()
@@ -313,7 +291,9 @@ class TestSuccess:
                         assert receive_exactly(sock, len(greeting)) == greeting
 
     @pytest.mark.parametrize("fields", ODD_FIELDS)
-    def test_odd_fields_are_ignored(self, dial: Dial, greeter: Address, fields: bytes) -> None:
+    def test_http_success_ignores_odd_fields(
+        self, dial: Dial, greeter: Address, fields: bytes
+    ) -> None:
         """RFC 9110 §9.3.6 says that a client must ignore such fields of a success."""
         answer = b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % fields
         faults = Faults(answers={"request": answer}, reply_with_data=True)
@@ -325,7 +305,7 @@ class TestSuccess:
     @pytest.mark.parametrize("name", ["64 KiB", "64 KiB with 1xx"])
     @pytest.mark.parametrize("tls", [False, True])
     @pytest.mark.anyio
-    async def test_other_tasks_have_their_turns_meanwhile(
+    async def test_http_long_head_lets_other_tasks_run(
         self,
         echo_server: Address,
         contexts: tuple[ssl.SSLContext, ssl.SSLContext],
@@ -354,233 +334,6 @@ class TestSuccess:
         assert turns > (300 if tls or name != "64 KiB" else 0)
 
 
-def refuse(
-    dial: Dial, echo_server: Address, faults: Faults, accounts: dict[str, str] | None = None
-) -> SocksError:
-    """Return the error of a connection with this fault, after the checks of `failures`."""
-    [error] = failures(dial, SCHEMES["http"], [faults], echo_server, accounts)
-    assert error.phase == "request"
-    return error
-
-
-class TestRefusal:
-    @pytest.mark.parametrize(
-        ("status", "meaning"),
-        [
-            (400, "bad request"),
-            (403, "forbidden"),
-            (404, "not found"),
-            (405, "method not allowed"),
-            (408, "request timeout"),
-            (429, "too many requests"),
-            (500, "internal server error"),
-            (501, "not implemented"),
-            (502, "bad gateway"),
-            (503, "service unavailable"),
-            (504, "gateway timeout"),
-            (300, "unassigned 300"),
-            (101, "unassigned 101"),
-            (302, "unassigned 302"),
-            (418, "unassigned 418"),
-            (600, "unassigned 600"),
-            (999, "unassigned 999"),
-        ],
-    )
-    def test_it_keeps_its_number(
-        self, dial: Dial, echo_server: Address, status: int, meaning: str
-    ) -> None:
-        error = refuse(dial, echo_server, Faults(reply=status))
-        assert type(error) is (ConnectionNotAllowed if status == 403 else ReplyError)
-        assert isinstance(error, PermissionError) == (status == 403)
-        assert isinstance(error.reply, HTTPReply)
-        assert error.reply == status
-        assert error.errno == (errno.EACCES if status == 403 else None)
-        words = f"the proxy refused the request: {meaning} (HTTP {status})"
-        assert error.reason == responses.get(status, "")
-        if error.reason.lower() not in ("", meaning):
-            words += f", and says: {error.reason}"
-        assert error.strerror == words
-
-    @pytest.mark.parametrize("then", ["stall_after", "close_after"])
-    @pytest.mark.parametrize(
-        "head",
-        [
-            b"HTTP/1.1 502\n\n",
-            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 1000000\r\n\r\n",
-            b"HTTP/1.0 502 Bad Gateway\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 502 Bad Gateway\r\n\r\n",
-        ],
-    )
-    def test_its_content_is_not_waited_for(
-        self, dial: Dial, echo_server: Address, head: bytes, then: str
-    ) -> None:
-        answer = head + b"<html>"
-        end: Any = {then: len(answer)}
-        faults = Faults(answers={"request": answer}, **end)
-        error = refuse(dial, echo_server, faults)
-        assert isinstance(error, ReplyError)
-        assert error.reply is HTTPReply.BAD_GATEWAY
-
-    # tinyproxy answers wrong credentials with 401.
-    @pytest.mark.parametrize("status", [401, 407])
-    def test_without_credentials(self, dial: Dial, echo_server: Address, status: int) -> None:
-        error = refuse(dial, echo_server, Faults(reply=status))
-        assert type(error) is AuthenticationError
-        words = "the proxy wants authentication, and there is no username"
-        assert error.strerror == f"{words} (HTTP {status})"
-        assert error.errno == errno.EACCES
-
-    @pytest.mark.parametrize("fields", ODD_FIELDS)
-    @pytest.mark.parametrize("status", [403, 407, 502])
-    def test_an_odd_field_does_not_hide_it(
-        self, dial: Dial, echo_server: Address, status: int, fields: bytes
-    ) -> None:
-        answer = b"HTTP/1.1 %d No\r\n%b\r\nX-Error: why\r\n\r\n" % (status, fields)
-        error = refuse(dial, echo_server, Faults(answers={"request": answer}))
-        kinds = {403: ConnectionNotAllowed, 407: AuthenticationError, 502: ReplyError}
-        assert type(error) is kinds[status]
-        if isinstance(error, ReplyError):
-            assert error.reply == status
-            assert error.reason == "No"
-            assert error.fields[-1] == ("x-error", "why")
-
-    @pytest.mark.parametrize("status", [401, 407])
-    def test_with_credentials_that_it_does_not_take(
-        self, dial: Dial, echo_server: Address, status: int
-    ) -> None:
-        error = refuse(dial, echo_server, Faults(reply=status), ACCOUNTS)
-        assert type(error) is AuthenticationError
-        assert error.strerror == f"the proxy refused the credentials (HTTP {status})"
-
-    def test_of_an_account_that_there_is_not(self, dial: Dial, echo_server: Address) -> None:
-        with SocksServer(accounts=ACCOUNTS) as server:
-            for userinfo in ("", "@", "user@", "user:wrong@", ":pass@"):
-                host, port = server.address
-                with pytest.raises(AuthenticationError, match="HTTP 407"):
-                    dial(echo_server, proxy=f"http://{userinfo}{host}:{port}")
-            assert [seen.reply for seen in server.requests] == [407] * 5
-
-
-class TestWhatIsNoAnswer:
-    @pytest.mark.parametrize(
-        ("answer", "words"),
-        [
-            (
-                b"HTTP 200 OK\r\n\r\n",
-                "this is not an HTTP proxy: it answered with 48 54, HTTP is wanted",
-            ),
-            (b"http/1.1 200 OK\r\n\r\n", "it answered with 68 74, HTTP is wanted"),
-            (b"\r\n" + OK, "it answered with 0d 0a, HTTP is wanted"),
-        ],
-        ids=lambda value: value[:4].hex() if isinstance(value, bytes) else "",
-    )
-    def test_what_speaks_in_place_of_a_proxy_is_named(
-        self, dial: Dial, echo_server: Address, answer: bytes, words: str
-    ) -> None:
-        error = refuse(dial, echo_server, Faults(answers={"request": answer}))
-        assert type(error) is ProtocolError
-        assert words in str(error)
-        assert error.received == answer[:14]
-
-    @pytest.mark.parametrize(
-        "answer",
-        [
-            b"HTTP/2 200 OK\r\n\r\n",
-            b"HTTP/1.1 OK\r\n\r\n",
-            b"HTTP/1.1 20 OK\r\n\r\n",
-            b"HTTP/1.1 2000 OK\r\n\r\n",
-            b"HTTP/1.1 2x0 OK\r\n\r\n",
-            b"HTTP/1.1 000 OK\r\n\r\n",
-            b"HTTP/1.1 200 \0\r\n\r\n",
-            b"HTTP/1.1 200\0OK\r\n\r\n",
-            # To match white space in more than one way would take hours here.
-            b"HTTP/1.1 200".ljust(60_000) + b"\0\r\n\r\n",
-            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 OK\r\n\r\n",
-            b"HTTP/\n\nHTTP/\n\n1234",
-        ],
-        ids=lambda value: repr(value[:40]),
-    )
-    def test_it_is_a_protocol_error(self, dial: Dial, echo_server: Address, answer: bytes) -> None:
-        error = refuse(dial, echo_server, Faults(answers={"request": answer}))
-        assert type(error) is ProtocolError
-        assert str(error.strerror).startswith("the proxy does not speak HTTP as it should: ")
-        assert error.received.startswith(b"HTTP/")
-        assert error.received in answer
-
-    def test_another_answer_in_place_of_the_one_after_a_1xx(
-        self, dial: Dial, echo_server: Address
-    ) -> None:
-        answer = b"HTTP/1.1 100 Continue\r\n\r\n\x05\xff"
-        error = refuse(dial, echo_server, Faults(answers={"request": answer}))
-        assert "this is a SOCKS5 server" in str(error)
-
-    @pytest.mark.parametrize("excess", [1, 100_000])
-    def test_a_head_of_more_than_64_kib(
-        self, dial: Dial, echo_server: Address, excess: int
-    ) -> None:
-        head = b"HTTP/1.1 200 OK\r\nX: ".ljust(MAX_HEAD_SIZE - 4 + excess, b"x") + b"\r\n\r\n"
-        error = refuse(dial, echo_server, Faults(answers={"request": head}))
-        assert type(error) is ProtocolError
-        assert error.strerror == "the head of the proxy's reply has more than 65536 octets"
-        assert error.received == head[:256]
-
-    @pytest.mark.parametrize(
-        ("begin", "more"),
-        [(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), (b"HTTP/1.1 200 OK\r\n", b"X: yyyyyyyyyy\r\n")],
-    )
-    def test_one_that_never_ends(self, dial: Dial, begin: bytes, more: bytes) -> None:
-        async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(begin)
-            while True:
-                writer.write(more * 100)
-                await writer.drain()
-
-        with serving(flood) as (host, port), nothing_left_open():
-            with pytest.raises(ProtocolError, match="more than 65536 octets") as held:
-                dial(NAME, proxy=f"http://{host}:{port}")
-            assert held
-
-
-class TestEnd:
-    @pytest.mark.parametrize("count", [0, 1])
-    def test_http_hint_if_proxy_closes_at_once(
-        self, dial: Dial, echo_server: Address, count: int
-    ) -> None:
-        error = refuse(dial, echo_server, Faults(close_after=count))
-        hint = ", as HTTP proxies do that cannot connect to the destination, and as servers do that"
-        hint += " do not speak HTTP, or only over TLS"
-        assert str(error.strerror).endswith(hint) == (count == 0)
-
-    def test_after_a_1xx(self, dial: Dial, echo_server: Address) -> None:
-        answer = b"HTTP/1.1 100 Continue\r\n\r\n"
-        faults = Faults(answers={"request": answer + OK}, close_after=len(answer) + 3)
-        error = refuse(dial, echo_server, faults)
-        assert type(error) is ProxyClosed
-        assert "got 3 of 14 octets" in str(error)
-
-
-class TestDeadline:
-    def test_http_timeout_after_1xx(self, dial: Dial, echo_server: Address) -> None:
-        answer = b"HTTP/1.1 100 Continue\r\n\r\n"
-        faults = Faults(answers={"request": answer}, stall_after=len(answer))
-        with SocksServer(faults=faults) as server:
-            with nothing_left_open(), pytest.raises(TimeoutError) as held:
-                dial(echo_server, proxy=server.url_as("http"), timeout=SHORT)
-        # The awaited functions take no timeout: anyio raises the TimeoutError.
-        if isinstance(held.value, ProxyTimeout):
-            assert held.value.phase == "request"
-            assert held.value.errno == errno.ETIMEDOUT
-
-    def test_a_proxy_that_does_not_take_the_request(self, dial: Dial) -> None:
-        """It is longer than what fits into the buffers of the system."""
-        with saying_nothing() as (host, port), nothing_left_open():
-            proxy = Proxy(host, port, scheme="http", username="user", password="p" * 16_000_000)
-            with pytest.raises(TimeoutError) as held:
-                dial(NAME, proxy=proxy, timeout=0.3)
-            assert held
-
-
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readexactly(1)
     # Octets are left that nobody has read, so that the system sends a reset.
@@ -591,7 +344,7 @@ class TestHTTP:
     """By httpx and httpx2: a tunnel for all, be it http or https."""
 
     @pytest.mark.parametrize("accounts", [None, ACCOUNTS], ids=["open", "with an account"])
-    def test_requests(
+    def test_http_client_sends_no_proxy_authorization_to_origin(
         self, driver: Driver, origin: Origin, accounts: dict[str, str] | None
     ) -> None:
         routes = routes_to(origin)
@@ -608,7 +361,7 @@ class TestHTTP:
                 ("2001:db8::1", 80),
             ]
 
-    def test_a_response_in_one_segment_with_the_answer(
+    def test_http_client_response_in_segment_of_reply(
         self, driver: Driver, server: SocksServer
     ) -> None:
         response = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nthere"
@@ -625,7 +378,7 @@ class TestHTTP:
         ],
         ids=str,
     )
-    def test_failures_are_proxy_errors(
+    def test_http_client_proxy_errors(
         self, driver: Driver, origin: Origin, faults: Faults, cause: type[SocksError]
     ) -> None:
         routes = routes_to(origin)
@@ -635,7 +388,7 @@ class TestHTTP:
                 assert type(error.__cause__) is cause
                 assert client.get(HTTPS).status_code == 200
 
-    def test_an_http_server_that_is_no_proxy(self, driver: Driver) -> None:
+    def test_http_client_server_that_is_no_proxy(self, driver: Driver) -> None:
         with answering(b"HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n\r\n") as url:
             with driver.through(url.rstrip("/")) as client:
                 with pytest.raises(driver.httpx.ProxyError, match="method not allowed"):
@@ -700,7 +453,7 @@ class TestSecrets:
         ],
     )
     @pytest.mark.parametrize("fate", [TimeoutError, ProxyClosed])
-    def test_while_the_request_is_sent(self, backend: str, fate: type[OSError]) -> None:
+    def test_secrets_while_request_is_sent(self, backend: str, fate: type[OSError]) -> None:
         """It is longer than what fits into the buffers of the system."""
         timeout = SHORT if fate is TimeoutError else LONG
         proxy_side = saying_nothing() if fate is TimeoutError else serving(reset)
@@ -723,7 +476,7 @@ class TestSecrets:
             assert_no_secret_in(report_of(caught.value))
 
     @pytest.mark.parametrize("backend", ["blocking", *BACKENDS])
-    def test_while_the_request_is_sent_by_tls(
+    def test_secrets_while_request_is_sent_by_tls(
         self, backend: str, contexts: tuple[ssl.SSLContext, ssl.SSLContext]
     ) -> None:
         with saying_nothing_by_tls(contexts[0]) as (host, port):
@@ -749,7 +502,7 @@ class TestSecrets:
                 act()
             assert_no_secret_in(report_of(caught.value))
 
-    def test_what_echoes_them_shows_none(self, dial: Dial) -> None:
+    def test_secrets_echoed_by_server(self, dial: Dial) -> None:
         """In place of a proxy."""
 
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -762,7 +515,7 @@ class TestSecrets:
         assert_no_secret_in(report_of(caught.value) + repr(caught.value.received))
 
     @pytest.mark.parametrize("status", ["403", "407", "502", "5x2"])
-    def test_what_repeats_them_in_its_answer_shows_none(self, dial: Dial, status: str) -> None:
+    def test_secrets_repeated_in_reply(self, dial: Dial, status: str) -> None:
         async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             line = f"HTTP/1.1 {status} {USERNAME} {PASSWORD} {BASIC}\r\n"
@@ -777,7 +530,7 @@ class TestSecrets:
         assert "in handshake" in report
         assert_no_secret_in(report + repr(getattr(caught.value, "fields", "")))
 
-    def test_in_httpx(
+    def test_secrets_in_httpx(
         self, driver: Driver, origin: Origin, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)

@@ -1,4 +1,4 @@
-"""What cannot be is a ValueError before any octet is sent; `test_proxy.py` has that of proxies."""
+"""Invalid arguments raise ValueError before any octet is sent; `test_proxy.py` tests `Proxy`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from helpers.support import Address, Dial, assert_echoes, resolved_names
         (("name.example", 80.5), "port must be an integer, not 80.5"),
     ],
 )
-def test_a_destination_that_cannot_be(dial: Dial, address: Address, words: str) -> None:
+def test_invalid_destination(dial: Dial, address: Address, words: str) -> None:
     with SocksServer() as server:
         for url in (server.url, server.url.replace("socks5h", "socks5")):
             with pytest.raises(ValueError, match=re.escape(words)):
@@ -42,7 +42,7 @@ def test_a_destination_that_cannot_be(dial: Dial, address: Address, words: str) 
         assert server.connections == []
 
 
-def test_a_name_to_connect_from() -> None:
+def test_local_address_refuses_name() -> None:
     # It would be resolved by bind, beyond every deadline.
     with SocksServer() as server:
         with pytest.raises(ValueError, match="must be an IP address, not 'localhost'"):
@@ -53,13 +53,13 @@ def test_a_name_to_connect_from() -> None:
         assert server.connections == []
 
 
-def test_any_address_to_connect_from(echo_server: Address) -> None:
+def test_local_address_empty(echo_server: Address) -> None:
     with SocksServer() as server:
         with create_connection(echo_server, source_address=("", 0), proxy=server.url) as sock:
             assert_echoes(sock)
 
 
-def test_a_proxy_that_cannot_be(dial: Dial) -> None:
+def test_invalid_proxy(dial: Dial) -> None:
     with pytest.raises(ValueError, match="scheme"):
         dial(("192.0.2.1", 80), proxy="127.0.0.1:1080")
     with pytest.raises(TypeError, match=r"proxy must be a str, a .* not int in a bytes"):
@@ -79,7 +79,7 @@ def test_a_proxy_that_cannot_be(dial: Dial) -> None:
         ("0:0::0:1", "::1", 0x04),
     ],
 )
-def test_what_is_sent(
+def test_destination_octets(
     dial: Dial, echo_server: Address, host: str, sent: str, address_type: int
 ) -> None:
     with SocksServer(routes={(sent, 80): echo_server}) as server:
@@ -102,7 +102,7 @@ def test_what_is_sent(
         ("%C3%BC" * 127 + ":" + "p" * 128, "ü" * 127, "p" * 128),
     ],
 )
-def test_credentials_as_they_arrive(
+def test_credentials_octets(
     dial: Dial, echo_server: Address, userinfo: str, username: str, password: str
 ) -> None:
     with SocksServer(accounts={username: password}) as server:
@@ -114,14 +114,14 @@ def test_credentials_as_they_arrive(
         assert (request.username, request.password) == (username, password)
 
 
-def test_a_proxy_that_only_tor_knows(dial: Dial) -> None:
+def test_onion_proxy_is_refused(dial: Dial) -> None:
     with resolved_names() as resolved:
         with pytest.raises(ValueError, match=r"abc\.onion is known to Tor only"):
             dial(("192.0.2.1", 80), proxy="socks5h://abc.onion")
     assert resolved == []
 
 
-def test_a_proxy_that_only_tor_knows_behind_tor(echo_server: Address) -> None:
+def test_onion_proxy_behind_tor(echo_server: Address) -> None:
     with SocksServer() as tor:
         tor.routes["abc.onion", 1080] = tor.address
         with create_connection(echo_server, proxy=[tor.url, "socks5h://abc.onion"]) as sock:

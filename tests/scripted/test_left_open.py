@@ -68,7 +68,7 @@ def destination() -> Iterator[Address]:
     ],
     ids=str,
 )
-def test_after_a_failure(dial: Dial, destination: Address, faults: Faults) -> None:
+def test_left_open_after_failure(dial: Dial, destination: Address, faults: Faults) -> None:
     with SocksServer(accounts=ACCOUNTS, faults=faults) as server:
         before = settled_descriptors()
         with pytest.raises(socksclient.SocksError) as held:
@@ -76,7 +76,7 @@ def test_after_a_failure(dial: Dial, destination: Address, faults: Faults) -> No
         assert eventually(lambda: descriptors() <= before), held
 
 
-def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]]) -> None:
+def test_left_open_after_connect_timeout(dial: Dial, names: dict[str, list[str]]) -> None:
     names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
     with silence("127.0.0.10") as (_, port), silence("127.0.0.11", port):
         before = settled_descriptors()
@@ -86,7 +86,7 @@ def test_after_a_timeout_while_connecting(dial: Dial, names: dict[str, list[str]
             assert eventually(lambda: descriptors() <= before), held
 
 
-def test_after_losing_a_race(dial: Dial, names: dict[str, list[str]]) -> None:
+def test_left_open_after_lost_race(dial: Dial, names: dict[str, list[str]]) -> None:
     names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
     with (
         serving(echo) as destination,
@@ -99,7 +99,7 @@ def test_after_losing_a_race(dial: Dial, names: dict[str, list[str]]) -> None:
         assert eventually(lambda: descriptors() <= before)
 
 
-def test_after_a_source_address_of_another_family(names: dict[str, list[str]]) -> None:
+def test_left_open_after_source_address_of_other_family(names: dict[str, list[str]]) -> None:
     names["proxy.test"] = ["127.0.0.8", "127.0.0.9"]
     before = settled_descriptors()
     for host in ("127.0.0.1", "proxy.test"):
@@ -113,7 +113,7 @@ def test_after_a_source_address_of_another_family(names: dict[str, list[str]]) -
 
 
 @pytest.mark.anyio
-async def test_after_a_cancellation_when_all_but_the_stream_is_there(
+async def test_left_open_after_cancellation_in_from_socket(
     destination: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[socket.socket] = []
@@ -132,7 +132,7 @@ async def test_after_a_cancellation_when_all_but_the_stream_is_there(
 
 
 @pytest.mark.anyio
-async def test_after_tls_with_the_destination_has_failed() -> None:
+async def test_left_open_after_failed_tls_with_destination() -> None:
     with serving(greet) as destination, SocksServer() as server:
         before = settled_descriptors()
         with pytest.raises(ssl.SSLError) as held:
@@ -149,7 +149,9 @@ async def settles(before: int) -> bool:
     return False
 
 
-def test_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]) -> None:
+def test_left_open_after_interrupt_in_connect(
+    monkeypatch: pytest.MonkeyPatch, names: dict[str, list[str]]
+) -> None:
     names["proxy.test"] = ["127.0.0.10", "127.0.0.11"]
 
     class InterruptedSelector(selectors.DefaultSelector):
@@ -164,7 +166,7 @@ def test_after_an_interrupt(monkeypatch: pytest.MonkeyPatch, names: dict[str, li
         assert descriptors() <= before, held
 
 
-def test_after_an_interrupt_in_the_handshake() -> None:
+def test_left_open_after_interrupt_in_handshake() -> None:
     interrupted = threading.Event()
 
     def interrupt(*_args: object) -> None:
@@ -190,7 +192,7 @@ def test_after_an_interrupt_in_the_handshake() -> None:
     signal.signal(signal.SIGUSR1, original)
 
 
-def test_no_frame_is_kept_by_an_error(names: dict[str, list[str]]) -> None:
+def test_error_keeps_no_frame(names: dict[str, list[str]]) -> None:
     """When an error is forgotten, so are the frames that it came through: there is no cycle."""
 
     class Local:

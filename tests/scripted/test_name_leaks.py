@@ -22,7 +22,7 @@ from helpers.support import LONG, Address, Dial, assert_echoes, resolved_names
 SECRET = "secret-name.test"
 
 
-def test_the_trap_catches() -> None:
+def test_resolved_names_catches_socket_functions() -> None:
     with resolved_names() as names:
         socket.getaddrinfo("localhost", 80)
         socket.gethostbyname("localhost")
@@ -32,7 +32,7 @@ def test_the_trap_catches() -> None:
 
 
 @pytest.mark.anyio
-async def test_the_trap_catches_event_loops() -> None:
+async def test_resolved_names_catches_event_loops() -> None:
     with resolved_names() as names:
         await anyio.getaddrinfo("localhost", 80)
     assert set(names) == {"localhost"}
@@ -40,7 +40,9 @@ async def test_the_trap_catches_event_loops() -> None:
 
 @pytest.mark.parametrize("proxy_host", ["127.0.0.1", "localhost"])
 @pytest.mark.parametrize("faults", [Faults(), Faults(reply=0x04), Faults(close_after=2)], ids=str)
-def test_sockets(dial: Dial, echo_server: Address, proxy_host: str, faults: Faults) -> None:
+def test_name_leak_of_sockets(
+    dial: Dial, echo_server: Address, proxy_host: str, faults: Faults
+) -> None:
     with SocksServer(routes={(SECRET, 80): echo_server}, faults=faults) as server:
         proxy = f"socks5h://{proxy_host}:{server.address[1]}"
         with resolved_names() as names:
@@ -55,7 +57,7 @@ def test_sockets(dial: Dial, echo_server: Address, proxy_host: str, faults: Faul
         assert server.requests[0].address_type == 0x03
 
 
-def test_what_a_method_yields_by_mistake_is_never_resolved(dial: Dial) -> None:
+def test_name_leak_of_custom_method(dial: Dial) -> None:
     def negotiate(_proxy: Proxy) -> Flow[None]:
         yield (SECRET, 2)  # type: ignore[misc]
 
@@ -67,7 +69,7 @@ def test_what_a_method_yields_by_mistake_is_never_resolved(dial: Dial) -> None:
 
 
 @pytest.mark.anyio
-async def test_streams(echo_server: Address) -> None:
+async def test_name_leak_of_streams(echo_server: Address) -> None:
     with SocksServer(routes={(SECRET, 80): echo_server}) as server, resolved_names() as names:
         async with await socksclient.anyio.connect_tcp(SECRET, 80, proxy=server.url) as stream:
             await stream.send(b"token")
@@ -79,7 +81,7 @@ def routes(origin: Origin) -> dict[Address, Address]:
     return {(SECRET, 80): ("127.0.0.1", origin.http_port)}
 
 
-def test_httpx_blocking(origin: Origin) -> None:
+def test_name_leak_of_httpx_blocking(origin: Origin) -> None:
     with (
         SocksServer(routes=routes(origin)) as server,
         resolved_names() as names,
@@ -91,7 +93,7 @@ def test_httpx_blocking(origin: Origin) -> None:
 
 
 @pytest.mark.anyio
-async def test_httpx_awaited(origin: Origin) -> None:
+async def test_name_leak_of_httpx_awaited(origin: Origin) -> None:
     with (
         SocksServer(routes=routes(origin)) as server,
         resolved_names() as names,

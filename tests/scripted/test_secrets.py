@@ -41,7 +41,7 @@ def proxy_of(server: SocksServer) -> Proxy:
     ],
     ids=str,
 )
-def test_on_the_way(
+def test_secrets_in_socks5_errors(
     dial: Dial, echo_server: Address, faults: Faults, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -62,9 +62,7 @@ def test_on_the_way(
     ("scheme", "before"),
     [("http", b"HTTP/1.1 200 "), ("socks5h", b"\x05\x02\x01\x00\x05\x00\x00\x03\x20")],
 )
-def test_in_a_reply_that_repeats_the_password_and_does_not_end(
-    dial: Dial, scheme: str, before: bytes, stalls: bool
-) -> None:
+def test_secrets_in_unfinished_reply(dial: Dial, scheme: str, before: bytes, stalls: bool) -> None:
     async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(before + DECODED.encode())
         if not stalls:
@@ -82,7 +80,7 @@ def test_in_a_reply_that_repeats_the_password_and_does_not_end(
     assert_no_secret_in("".join(texts))
 
 
-def test_in_httpx(caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_in_httpx_errors(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with SocksServer(accounts={USERNAME: DECODED}, faults=Faults(reply=0x05)) as server:
         client = httpx.Client(transport=SocksTransport(proxy_of(server)))
@@ -92,7 +90,7 @@ def test_in_httpx(caplog: pytest.LogCaptureFixture) -> None:
     assert_no_secret_in("\n".join([*report.format(), caplog.text]))
 
 
-def test_in_values() -> None:
+def test_secrets_in_repr() -> None:
     for proxy in (
         Proxy("proxy.example", username=USERNAME, password=DECODED),
         Proxy.from_url(f"socks5h://{USERNAME}:{PASSWORD}@proxy.example"),
@@ -101,7 +99,7 @@ def test_in_values() -> None:
         assert str(proxy) == "socks5h://***@proxy.example:1080"
 
 
-def test_in_headers() -> None:
+def test_secrets_in_headers() -> None:
     headers = {"Proxy-Authorization": f"Bearer {DECODED}", "X-Token": USERNAME}
     proxy = Proxy("proxy.example", scheme="https", headers=headers)
     assert_no_secret_in(f"{proxy} {proxy!r} {[proxy]} {SocksTransport(proxy)!r}")
@@ -122,7 +120,7 @@ def test_in_headers() -> None:
         lambda: Proxy("h", scheme="socks4", username=USERNAME, password=DECODED),
     ],
 )
-def test_in_what_refuses_a_value(make: Callable[[], Proxy]) -> None:
+def test_secrets_in_value_errors(make: Callable[[], Proxy]) -> None:
     with pytest.raises(ValueError, match="proxy") as caught:
         make()
     assert_no_secret_in("".join(traceback.format_exception(caught.value)))
