@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from socksclient.protocol.lazy import load_on_use
 
-# Type checkers know the name. Importing it from typing would cost more than all else here.
+# Type checkers treat this name as True. To import the name from typing would take longer than all
+# other code of this module.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

@@ -388,7 +388,8 @@ class _Name(str):
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
     """A UDP socket for dnspython. It makes its association at its first use.
 
-    dnspython gives a timeout for that use, and none for making the socket.
+    The association waits until then because dnspython passes a timeout to each send and receive,
+    and passes none when it makes the socket.
     """
 
     def __init__(self, family: int, proxy: Chain, peer: Any) -> None:

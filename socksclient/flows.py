@@ -46,7 +46,8 @@ def check_request(proxy: Proxy, command: Command, host: str) -> None:
     Args:
         proxy: The proxy that would get the request.
         command: The command of the request.
-        host: The host of the target. It may be a name that is still to be resolved here.
+        host: The host of the target: an IP address, or a name, which this process may have to
+            resolve before it sends the request.
 
     Raises:
         ValueError: The proxy's protocol cannot carry the command or the host.

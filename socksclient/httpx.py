@@ -141,9 +141,10 @@ class AsyncSocksTransport(transport.AsyncSocksTransport, httpx.AsyncHTTPTranspor
 class EnvironmentTransport(transport.EnvironmentTransport, httpx.BaseTransport):
     """A transport that chooses the proxy for each request by the environment.
 
-    `SocksTransport.from_env` makes it. The variable http_proxy or https_proxy (by the scheme of
-    the URL) names the proxy, or else all_proxy does; the names may be in capitals. If no_proxy
-    covers the destination, or if there is no proxy, the request goes to the destination directly.
+    `SocksTransport.from_env` makes such a transport. The variable http_proxy or https_proxy, by the
+    scheme of the URL, names the proxy; if that variable is not set, all_proxy does. The names may
+    be in capitals. If no_proxy covers the destination, or if there is no proxy, the request goes to
+    the destination directly.
     The variables are read once, when the transport is made.
 
     SOCKS proxies of all schemes get a `SocksTransport` with the same options. HTTP proxies and
@@ -157,7 +158,8 @@ class EnvironmentTransport(transport.EnvironmentTransport, httpx.BaseTransport):
 class AsyncEnvironmentTransport(transport.AsyncEnvironmentTransport, httpx.AsyncBaseTransport):
     """A transport that chooses the proxy for each request by the environment.
 
-    `AsyncSocksTransport.from_env` makes it. It chooses as `EnvironmentTransport` does.
+    `AsyncSocksTransport.from_env` makes such a transport. It chooses the proxy by the rules of
+    `EnvironmentTransport`.
     """
 
     _library = _LIBRARY

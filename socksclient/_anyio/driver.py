@@ -67,7 +67,8 @@ async def open_tunnel(
     Raises:
         ValueError: The local host is not an IP address, or the nearest hop is a unix socket, to
             which no IP address leads.
-        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
+        SocksError: A hop is out of reach, refuses its request, or breaks its protocol
+            (`socksclient.protocol.tunnel.tunnel` names all cases).
     """
     return await _open(route, local_host, socket_options, timeout, observer, _as_it_is)
 
@@ -82,8 +83,8 @@ async def open_stream(
 
     Raises:
         ValueError: `open_tunnel` raises it.
-        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`), or the proxy
-            ended the connection right after its reply.
+        SocksError: `open_tunnel` raises it, or the proxy ended the connection right after its
+            reply.
     """
     return await _open(route, local_host, [NO_DELAY, *socket_options], timeout, None, _as_stream)
 

@@ -45,7 +45,7 @@ async def bind(
             "0.0.0.0" with port 0 stands for any peer.
         port: The port of the peer, from 0 to 65535.
         proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
-            nearest proxy first. The last proxy listens.
+            nearest proxy first. The last proxy of the chain listens for the peer.
         local_host: The local IP address to connect to the nearest proxy from.
 
     Returns:

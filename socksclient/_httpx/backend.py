@@ -92,7 +92,7 @@ _PIECE = 64 * 1024
 
 
 class Backend:
-    """A blocking network backend.
+    """A blocking network backend of httpcore, which connects through a chain of proxies.
 
     Args:
         chain: The proxies to connect through.
@@ -183,7 +183,7 @@ class Stream:
 
 
 class AsyncBackend:
-    """An asynchronous network backend, for asyncio and trio.
+    """An asynchronous network backend of httpcore, for asyncio and trio.
 
     Args:
         chain: The proxies to connect through.

@@ -101,7 +101,7 @@ class _Transport:
             f"not a socksclient.{ours}.{name}"
         )
 
-    # With this method, a type checker would take every attribute for one that exists.
+    # If a type checker saw this method, it would accept every misspelt attribute.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
@@ -208,9 +208,9 @@ class _SocksTransport(_Transport):
         base: Any = super()
         base.__init__(verify=context)
         # httpx has no public way to give the connection pool of a transport a network backend. So
-        # this replaces the pool, which has not connected to anything yet. If another version of
-        # httpx has the pool under another name, then this line fails, and no request can go past
-        # the proxy.
+        # the next line replaces the pool, which has not connected to anything yet. If another
+        # version of httpx has the pool under another name, then that line fails, and no request can
+        # go past the proxy.
         self._pool: Any = type(self._pool)(
             network_backend=self._backend(chain, self._library.httpcore),
             ssl_context=context,

@@ -67,8 +67,9 @@ def unwrap(headers: bytes, relays: Sequence[Target]) -> HostPort | None:
 def is_from(source: HostPort, target: Target) -> bool:
     """Return whether a datagram from `source` may have been sent by `target`.
 
-    If the target is a name, only the proxy knows its address: Dante gives the address as the
-    source, v2ray gives the name. So any address may belong to that name, if the port is right.
+    If the target is a name, only the proxy knows the address of that name. Dante gives the address
+    as the source, and v2ray gives the name. So this function accepts every address as the source
+    if the port is that of the target.
 
     Args:
         source: The (host, port) in the header of the datagram.

@@ -22,7 +22,7 @@ from socksclient.protocol.steps import Event, Report
 __all__ = ["Observer", "log", "placed", "report_to"]
 
 Observer: TypeAlias = Callable[[Event, float], None]
-"""A function that gets each event on the way, and the time of it in seconds (`time.monotonic`)."""
+"""A function that gets each event of a call, and the time of the event (`time.monotonic`)."""
 
 _logger = logging.getLogger("socksclient")
 

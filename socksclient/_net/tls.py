@@ -73,6 +73,6 @@ def tls_failure(error: BaseException) -> ProxyConnectError:
         text += "; to trust a certificate authority of your own, use Proxy(tls=context)"
     elif isinstance(cause, ssl.SSLError):
         text += "; does the proxy speak TLS?"
-    # The errno of an SSLError is a number of OpenSSL's.
+    # The errno of an `ssl.SSLError` is an error number of OpenSSL, and not one of the system.
     number = None if isinstance(cause, ssl.SSLError) else getattr(cause, "errno", None)
     return ProxyConnectError(f"TLS with the proxy failed: {text}", number)

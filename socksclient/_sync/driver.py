@@ -58,7 +58,8 @@ def open_tunnel(
     Raises:
         ValueError: The source is not an IP address, or the nearest hop is a unix socket, to which
             no IP address leads.
-        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
+        SocksError: A hop is out of reach, refuses its request, or breaks its protocol
+            (`socksclient.protocol.tunnel.tunnel` names all cases).
     """
     check_source(source_address and source_address[0], route.requests[0].proxy.path)
     driver = Driver(deadline, None, source_address, socket_options)
@@ -85,7 +86,8 @@ def open_socket(
     Raises:
         ValueError: More than one hop speaks TLS, because an `ssl.SSLSocket` cannot speak TLS within
             TLS; or `open_tunnel` raises it.
-        SocksError: The way cannot be opened (`socksclient.protocol.tunnel.tunnel`).
+        SocksError: A hop is out of reach, refuses its request, or breaks its protocol
+            (`socksclient.protocol.tunnel.tunnel` names all cases).
     """
     chain = [request.proxy for request in route.requests]
     refuse_tls(chain, "a socket", "socksclient.anyio, httpx or requests", allowed=1)

@@ -52,7 +52,7 @@ def bind(
         source_address: The (IP address, port) to connect to the nearest proxy from. The port 0 lets
             the system choose.
         proxy: The proxy's URL, or a `Proxy`; or a sequence of these, which is a chain, the
-            nearest proxy first. The last proxy listens.
+            nearest proxy first. The last proxy of the chain listens for the peer.
 
     Returns:
         A `Listener`. Its `address` is the (host, port) that the peer must connect to.

@@ -291,10 +291,10 @@ class SocksSocket(PlainSocket):
         return super().getsockopt(level, optname, *args)
 
     def sendto(self, *args: Any) -> int:
-        """Send to an address, if the socket is a local one.
+        """Send to an address, with a socket that needs no proxy, such as a unix socket.
 
         Raises:
-            OSError: EOPNOTSUPP for every other socket, which would send past the proxy.
+            OSError: EOPNOTSUPP for every other socket, because the octets would go past the proxy.
         """
         if self._is_local:
             return super().sendto(*args)

@@ -1,8 +1,9 @@
 """The proxies that the environment names: all_proxy, http_proxy, https_proxy and no_proxy.
 
-There is no standard for these variables. This module does what curl does. Besides, it accepts
-HTTP_PROXY in capitals, white space around a value, and in no_proxy ports, ``*`` among others,
-``*.example.com`` and names that are not ASCII. No name is ever resolved here.
+There is no standard for these variables. This module does what curl does, and accepts more than
+curl: HTTP_PROXY in capitals, and white space around a value. In no_proxy it also accepts ports,
+``*`` beside other entries, ``*.example.com``, and names that are not ASCII. This module never
+resolves a name.
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ class Exemption(NamedTuple):
 
 
 def _setting(values: Mapping[str, str], *variables: str) -> Setting | None:
-    """Return the first of the variables that is not empty, with the URL of its value."""
+    """Return the first variable that is not empty, and the URL that its value stands for."""
     variable = next((variable for variable in variables if values.get(variable)), None)
     if variable is None:
         return None

@@ -191,7 +191,7 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
     def broken(cls, error: OSError, received: bytes = b"") -> ProxyClosed:
         """Return the error for a connection that an OSError has ended after some octets."""
         message = f"the connection to the proxy broke: {error.strerror or error}"
-        # The errno of an SSLError is a number of OpenSSL's.
+        # The errno of an `ssl.SSLError` is an error number of OpenSSL, and not one of the system.
         if hasattr(error, "library"):
             return cls(message, received)
         return cls(message, received, error.errno)

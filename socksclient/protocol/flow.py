@@ -67,13 +67,13 @@ class Protection(Protocol):
     """
 
     def protect(self, octets: bytes) -> bytes:
-        """Return what to send so that the proxy gets `octets`."""
+        """Return the protected form of `octets`, which the driver sends in their place."""
 
     def unprotect(self, octets: bytes) -> bytes:
-        """Return what the `octets` that have arrived carry.
+        """Return the plain octets that the received `octets` hold.
 
-        They may be any part of the stream. The object keeps an incomplete message until the rest of
-        it comes.
+        `octets` may be any piece of the stream, from the middle of one message to the middle of
+        another. The object keeps the part of an incomplete message until the rest arrives.
         """
 
 

@@ -46,7 +46,8 @@ _ENDS = (b"\n\n", b"\n\r\n")
 # length.
 _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9][ \t]+([1-9][0-9]{2})(?:[ \t]([^\0]*))?")
 
-# A challenge begins with a scheme, which a space or nothing follows. A parameter has a "=".
+# A challenge begins with a scheme. A space follows the scheme, or the challenge ends there. A
+# parameter has a "=".
 _CHALLENGE = re.compile(r"\s*([!#$%&'*+.^`|~\w-]+)(?:\s+(?![\s=])|\s*$)", re.ASCII)
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"?')
 
@@ -212,7 +213,7 @@ def _head_size(head: bytes | bytearray, octets: bytes) -> int:
 
 
 def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | None:
-    """Return what the part of a reply that has arrived means.
+    """Return the outcome of a reply: a status, an error, or None while its head is incomplete.
 
     This returns an error instead of raising it, because its variables may hold credentials that the
     proxy has repeated, and a traceback can show variables.

@@ -59,12 +59,19 @@ def place(
 
 
 def is_deadline(error: BaseException | None) -> bool:
-    """Return whether an error is a deadline of ours, and not the kernel giving up (ETIMEDOUT)."""
+    """Return whether an error means that the deadline of this library passed.
+
+    The kernel raises a TimeoutError too when it gives up a connection, with the errno ETIMEDOUT.
+    """
     return isinstance(error, TimeoutError) and error.errno is None
 
 
 def _socks_error(error: Exception, phase: Phase) -> Exception:
-    """Return the `SocksError` that an error means, if it means one, and otherwise the error."""
+    """Return the `SocksError` to raise in the place of an error, or the error itself.
+
+    A deadline becomes a `ProxyTimeout`. An OSError before the connection stands becomes a
+    `ProxyConnectError`. Every other error stays as it is.
+    """
     if isinstance(error, SocksError):
         return error
     failure: SocksError

@@ -45,7 +45,7 @@ _ANY_PROXY = "a str, a socksclient.Proxy or a sequence of these"
 class Method:
     """A method of authentication (RFC 1928 §3): its code and its sub-negotiation.
 
-    `Proxy(methods=...)` takes any number of them. A private one may be among them::
+    `Proxy(methods=...)` takes any number of methods. A caller can write a private method::
 
         def negotiate(proxy: Proxy) -> Flow[None]:
             answer = yield Exchange(b"token", 2)  # write the token, and read two octets
@@ -117,7 +117,8 @@ class Kind(ABC):
         Args:
             proxy: The proxy that would get the request.
             command: The command of the request.
-            host: The host of the target. It may be a name that is still to be resolved here.
+            host: The host of the target: an IP address, or a name, which this process may have to
+                resolve before it sends the request.
 
         Raises:
             ValueError: The protocol cannot carry the command or the host.
@@ -218,7 +219,8 @@ class Proxy:
         username: For SOCKS5, offered to the proxy (RFC 1929) together with no authentication; for
             SOCKS4, the user id; for HTTP, of Basic authentication (RFC 7617). With SOCKS at most
             255 octets in UTF-8, as for the password.
-        password: Empty if there is a username and no password. SOCKS4 has none.
+        password: By default, the empty text if there is a username. SOCKS4 has no field for a
+            password.
         path: The absolute path of the unix socket at which the proxy listens. Only the nearest
             proxy can have one.
         tls: Speak TLS with the proxy: True for the default context, or an `ssl.SSLContext`, which

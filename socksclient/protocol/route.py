@@ -21,7 +21,8 @@ class Request(NamedTuple):
     Attributes:
         proxy: The hop.
         command: CMD of the request.
-        host: The host of the target. It may be a name that this process is still to resolve.
+        host: The host of the target: an IP address, or a name, which this process may have to
+            resolve before it sends the request.
         port: The port of the target, which is DST.PORT.
     """
 
@@ -76,7 +77,8 @@ class Route(NamedTuple):
         """Return the route of a datagram that the relay of the last hop sends to a host and a port.
 
         Raises:
-            ValueError: As in `through`.
+            ValueError: The host or the port is not valid, a hop's protocol cannot carry its
+                request, or this process would have to resolve a name that only Tor knows.
             TypeError: The host is not a str.
         """
         request = Request(chain[-1], Command.UDP_ASSOCIATE, Host.parse(host), parse_port(port))

@@ -54,8 +54,10 @@ def tunnel(route: Route, report: Report | None = None) -> Steps[Grant]:
         report: A function that gets each `Event` at once.
 
     Raises:
-        SocksError: The way cannot be opened. The error knows its place (`place`).
-        OSError: A method of the user's own has raised it.
+        SocksError: A hop cannot be reached, refuses its request, or breaks its protocol; a name has
+            no address; or the deadline passed. The error says at which hop and in which phase
+            (`place`).
+        Exception: A `Method` of the caller's own raised this exception.
     """
     hop = 0
     phase: Phase = "resolve"
@@ -118,15 +120,16 @@ def handshake(route: Route, report: Report | None = None) -> Steps[HostPort]:
 
     Args:
         route: The one request. If this process resolves its target (``socks5``), the flow asks for
-            the first address only, because another one needs another connection.
+            the first address only, because the next address would need a new connection.
         report: A function that gets each `Event` at once.
 
     Returns:
         The bound address.
 
     Raises:
-        SocksError: The handshake has failed. The error knows its place (`place`).
-        OSError: A method of the user's own has raised it.
+        SocksError: The proxy refuses the request or breaks its protocol, the target's name has no
+            address, or the deadline passed. The error says in which phase (`place`).
+        Exception: A `Method` of the caller's own raised this exception.
     """
     phase: Phase = "resolve"
 
@@ -270,9 +273,9 @@ def _start_tls(proxy: Proxy, begin_phase: Callable[[Phase], None]) -> Steps[None
 
 
 def _with_first(first: T, others: Iterable[T]) -> list[T]:
-    """Return all servers with the one that has answered first.
+    """Return all servers, and put the one that has answered at the front.
 
-    The next way need not wait again for those that have not answered.
+    So the next connection does not wait again for the servers that have not answered.
     """
     return [first, *(other for other in others if other != first)]
 
