@@ -32,7 +32,7 @@ from socksclient import (
 from socksclient._cli.stdio import Connection, CopyError, copy_both_ways
 from socksclient.testing import SocksServer
 
-from helpers.support import Address, Dial, assert_echoes, nothing_left_open
+from helpers.support import Address, Dial, assert_echoes, nothing_left_open, run_every_event_loop
 
 # Seconds of a timeout that must not pass.
 LONG = 10.0
@@ -342,6 +342,8 @@ class TestNoThread:
 
     @pytest.fixture
     def no_thread(self, server: SocksServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        # `nothing_left_open` does this in a thread, unless it has been done before.
+        run_every_event_loop()
         monkeypatch.setattr(
             threading.Thread, "start", raises(RuntimeError("can't start new thread"))
         )
@@ -366,13 +368,13 @@ class TestNoThread:
         with pytest.raises(ResolveError, match="Name or service not known"):
             dial((ORIGIN, 80), proxy=resolving_here(server))
 
-    def test_standard_input_is_not_read(self, no_thread: None) -> None:
+    def test_copy_both_ways_raises_copy_error(self, no_thread: None) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs, pytest.raises(CopyError, match="cannot start the thread that reads"):
             copy_both_ways(Connection(ours), None, 1)
 
     @pytest.mark.parametrize("at", ["a port", "a path"])
-    def test_the_test_server_says_so_and_leaves_nothing(
+    def test_socks_server_raises_os_error_and_leaves_nothing_open(
         self, no_thread: None, at: str, tmp_path: Any
     ) -> None:
         path = tmp_path / "proxy"
