@@ -296,7 +296,7 @@ class SocksHTTPConnection(HTTPConnection):
             # urllib3 looks at the wrapped error: with a NewConnectionError, it counts the failure
             # as one to connect, and not as a failed read.
             failure = NewConnectionError(self, str(error))
-            raise ProxyError("no connection through the proxy", failure) from error
+            raise ProxyError("cannot connect through the proxy", failure) from error
         channel.settimeout(self.timeout)
         return cast("socket.socket", _Socket(channel)) if speaks_tls(channel) else channel
 

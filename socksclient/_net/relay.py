@@ -129,7 +129,10 @@ def associate(
             udp.setblocking(False)
             with _explained(f"reach the relay, {where}", hints[0]):
                 if udp.family != family:
-                    raise OSError(errno.EAFNOSUPPORT, "local_address is of another address family")
+                    raise OSError(
+                        errno.EAFNOSUPPORT,
+                        "local_address has another address family than the relay",
+                    )
                 udp.connect(nearest)
             with _explained(f"wait for datagrams of the relay, {where}"):
                 targets = [(host, address[1]) for host, address in relays]
@@ -171,7 +174,7 @@ def _relay_of(
         host, address = reachable(control, grant, trust)
         # A chain may give a hop by a name, and that hop's relay is then at this name.
         if host.is_name and host.text != (grant.own_address and grant.own_address[0]):
-            text = f"the proxy says that its relay is at {host.text!r}, which is no IP address"
+            text = f"the proxy says that its relay is at {host.text!r}, which is not an IP address"
             raise ProtocolError(f"{text}; {_INSTEAD}")
         log(route, -1, f"relay {host_port(*address[:2])!r}")
     return host, address

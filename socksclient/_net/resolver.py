@@ -66,7 +66,7 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[SocketAddress]:
 
     Raises:
         socket.gaierror: There is no address.
-        ValueError: An entry is no IP address with a port.
+        ValueError: An entry is not an IP address with a port.
     """
     addresses = [
         _address(*sockaddr)
@@ -81,7 +81,7 @@ def addresses_found(found: Iterable[tuple[Any, ...]]) -> list[SocketAddress]:
 
 def _address(host: str, port: int | str, _flow_info: int = 0, scope_id: int = 0) -> SocketAddress:
     if not is_address(host):
-        raise ValueError(f"it answered {host!r}, which is no IP address")
+        raise ValueError(f"it answered {host!r}, which is not an IP address")
     # For a port that is no number, or out of range, `connect` would raise a TypeError or an
     # OverflowError, which no caller of `connect` expects.
     number = parse_port(int(port), least=0)

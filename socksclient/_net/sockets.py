@@ -96,7 +96,7 @@ def the_one_proxy(proxy: ProxyLike) -> Proxy:
     """
     chain = as_chain(proxy)
     if len(chain) > 1:
-        raise ValueError("a handshake is with one proxy; do one for each hop of a chain in turn")
+        raise ValueError("handshake takes one proxy, not a chain; call it for each hop in turn")
     if chain[0].tls:
         raise ValueError(
             "start TLS with the proxy on the connection first, and then give the URL without TLS"
@@ -128,7 +128,9 @@ def check_source(host: str | None, path: str | None = None) -> None:
             or there is a `path`, and no IP address leads to a unix socket.
     """
     if host is not None and path is not None:
-        raise ValueError(f"there is no host to connect from to the unix socket {path}")
+        raise ValueError(
+            f"no IP address leads to the unix socket {path}; leave out the host to connect from"
+        )
     if host and not is_address(host):
         raise ValueError(f"the host to connect from must be an IP address, not {host!r}")
 
@@ -144,7 +146,7 @@ def make_socket(
         OSError: The system cannot make the socket, set an option or bind the socket.
     """
     if isinstance(address, str) and not hasattr(socket, "AF_UNIX"):
-        raise OSError(errno.EAFNOSUPPORT, "this system has no unix sockets for Python")
+        raise OSError(errno.EAFNOSUPPORT, "Python has no unix sockets on this system")
     family = socket.AF_UNIX if isinstance(address, str) else family_of(address[0])
     sock = PlainSocket(family, socket.SOCK_STREAM)
     try:

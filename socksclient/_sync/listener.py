@@ -141,10 +141,10 @@ class Listener:
         """
         timeout = self._timeout if is_default(timeout) else checked_timeout(timeout)
         if not self._accepting.acquire(blocking=False):
-            raise OSError(errno.EBUSY, "another thread waits for the peer")
+            raise OSError(errno.EBUSY, "another thread already waits in accept")
         try:
             if self._accepted:
-                raise OSError(errno.EINVAL, "the one peer of this listener was accepted before")
+                raise OSError(errno.EINVAL, "this listener has accepted its one peer before")
             if self._closed:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             self._sock.settimeout(timeout)

@@ -31,8 +31,8 @@ def checked_timeout(timeout: float | None) -> float | None:
         raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__!r}")
     if timeout is not None and not 0 < timeout <= MAX_TIMEOUT:
         raise ValueError(
-            f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None: {timeout};"
-            " for non-blocking sockets see socksclient.anyio"
+            f"timeout must be more than 0 and at most {MAX_TIMEOUT} seconds, or None, not"
+            f" {timeout}; for non-blocking sockets see socksclient.anyio"
         )
     return timeout
 

@@ -105,11 +105,11 @@ class Host:
         if ip is not None:
             return cls(str(ip), ip)
         if is_bracketed:
-            raise ValueError(f"host {text!r} is in brackets but is no IPv6 address")
+            raise ValueError(f"host {text!r} is in brackets but is not an IPv6 address")
         if found := NOT_IN_A_NAME.search(text):
             raise ValueError(f"host {text!r} has {found[0]!r} in it, which no name has")
         if len(text) > 0xFF:
-            raise ValueError(f"host is {len(text)} octets long; SOCKS carries 255")
+            raise ValueError(f"host is {len(text)} octets long; SOCKS carries at most 255")
         return cls(text, None)
 
     @classmethod
@@ -151,7 +151,7 @@ def _to_ascii(name: str) -> str:
     # A long name takes long to encode, and a name can come from a server's redirect.
     if len(name) > _MAX_CHARACTERS:
         raise ValueError(f"host is {len(name)} characters long; SOCKS carries at most 255 octets")
-    problem = f"host {name!r} is no valid internationalised name"
+    problem = f"host {name!r} is not a valid internationalised name"
     labels = _DOTS.split(name)
     for number, label in enumerate(labels):
         if label.isascii():

@@ -64,10 +64,12 @@ def find_all_proxy(destination: str | HostPort | None = None) -> Setting | None:
     host, port = destination, None
     if isinstance(destination, tuple | list):
         if len(destination) != 2:
-            raise TypeError(f"destination must be a host or a (host, port) pair: {destination!r}")
+            raise TypeError(
+                f"destination must be a host or a (host, port) pair, not {destination!r}"
+            )
         host, port = destination[0], parse_port(destination[1])
     if not isinstance(host, str | None):
-        raise TypeError(f"destination must be a host or a (host, port) pair: {destination!r}")
+        raise TypeError(f"destination must be a host or a (host, port) pair, not {destination!r}")
     return Environment.of(os.environ).proxy_for(None, host, port)
 
 

@@ -5,7 +5,7 @@
     ├── ProxyTimeout (TimeoutError)                the deadline passed
     ├── ResolveError                               a destination resolved here has no address
     ├── ProtocolError                              the proxy does not speak as it should
-    │   └── ProxyClosed (ConnectionResetError)     the proxy hung up before it had answered
+    │   └── ProxyClosed (ConnectionResetError)     the proxy hung up before the end of its message
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
     ├── ReplyError                                 the proxy refused the request, and says why
     │   ├── ConnectionNotAllowed (PermissionError)          REP 02, HTTP 403, and their like
@@ -176,7 +176,7 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         if ended.broken_by is not None:
             return cls.broken(ended.broken_by, received)
         got = f"got {len(received)} of {len(before) + left} octets{'' if received else hint}"
-        return cls(f"the proxy hung up before it had answered: {got}", received)
+        return cls(f"the proxy hung up before the end of its message: {got}", received)
 
     @classmethod
     def within_method(cls, ended: ConnectionEnded, code: int) -> ProxyClosed:
@@ -185,7 +185,7 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         if ended.broken_by is not None:
             return cls.broken(ended.broken_by, received)
         got = f"got {len(received)} octets in the sub-negotiation of method {code:02X}"
-        return cls(f"the proxy hung up before it had answered: {got}", received)
+        return cls(f"the proxy hung up before the end of its message: {got}", received)
 
     @classmethod
     def broken(cls, error: OSError, received: bytes = b"") -> ProxyClosed:
@@ -318,4 +318,4 @@ def not_what_speaks(octets: bytes | bytearray, expected: str, wanted: str) -> st
     if octets[:2] == b"\x15\x03":
         kind = expected.partition(" ")[2]
         return f"this is a TLS server, not a plain {kind}: it answered with a TLS alert"
-    return f"this is not {expected}: it answered with {octets[:2].hex(' ')}, {wanted} is wanted"
+    return f"this is not {expected}: it answered with {octets[:2].hex(' ')} instead of {wanted}"

@@ -28,7 +28,7 @@ def parse_host(text: str) -> str:
     """Return the host of a proxy as `Host.parse` does, but allow a zone id (``fe80::1%eth0``).
 
     Raises:
-        ValueError: The text is no name and no IP address.
+        ValueError: The text is neither a name nor an IP address.
         TypeError: The text is not a str.
     """
     if not isinstance(text, str):
@@ -40,8 +40,8 @@ def parse_host(text: str) -> str:
         # The text may be a URL with a password in it. If it was typed with an input method for
         # Chinese or Japanese, the @ and the colon may be wide ones.
         raise ValueError(
-            "proxy host is no name and no IP address; the port is an argument of its own,"
-            " and for a URL there is Proxy.from_url"
+            "proxy host is neither a name nor an IP address; the port is an argument of its own,"
+            " and Proxy.from_url takes a URL"
         )
     try:
         return Host.parse(text).text.lower()
@@ -57,7 +57,7 @@ def check_server_name(host: str) -> None:
     """
     labels = host.partition("%")[0].removesuffix(".").split(".")
     if not all(0 < len(label) < 64 for label in labels):
-        raise ValueError(f"proxy host {host!r} can be in no certificate")
+        raise ValueError(f"proxy host {host!r} cannot be in a certificate")
 
 
 def parse_port(port: int | None, default: int) -> int:
@@ -109,7 +109,9 @@ def encode_credential(field: str, value: str, limit: int | None = 255) -> bytes:
     if octets.decode() != value:
         raise ValueError(f"{field} cannot be encoded as UTF-8")
     if limit is not None and len(octets) > limit:
-        raise ValueError(f"{field} is {len(octets)} octets long in UTF-8; SOCKS carries {limit}")
+        raise ValueError(
+            f"{field} is {len(octets)} octets long in UTF-8; SOCKS carries at most {limit}"
+        )
     return octets
 
 

@@ -51,8 +51,8 @@ def start(
     hop.kind.check_request(hop, cmd, target)
     if target.is_name and not hop.remote_dns and cmd != Command.RESOLVE:
         raise ValueError(
-            f"{hop.scheme}:// means that this side resolves names, which a flow cannot do; give an"
-            f" IP address of {target}, or use socks5h:// or socks4a://"
+            f"{hop.scheme}:// means that the client resolves names, and a flow cannot resolve a"
+            f" name; give an IP address of {target}, or use socks5h:// or socks4a://"
         )
     return hop.kind.handshake(hop, cmd, target, port, begin_phase or _ignore)
 

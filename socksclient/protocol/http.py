@@ -58,8 +58,8 @@ _OF_CONNECT = ("host", "content-length", "transfer-encoding", "upgrade")
 _AUTHORIZATION = "proxy-authorization"
 
 _HINT = (
-    ", as HTTP proxies do that cannot connect to the destination, and as servers do that do not"
-    " speak HTTP, or only over TLS"
+    "; perhaps the proxy cannot connect to the destination, does not speak HTTP, or speaks HTTP"
+    " over TLS only"
 )
 
 
@@ -162,7 +162,7 @@ def _check_header(name: str, value: str) -> None:
             " and !#$%&'*+-.^_`|~"
         )
     if name.lower() in _OF_CONNECT:
-        raise ValueError(f"proxy headers have {name}, which would break the CONNECT")
+        raise ValueError(f"proxy headers have {name}, which would break the CONNECT; remove it")
     if _NOT_IN_A_VALUE.search(value):
         raise ValueError(
             f"proxy headers have a line end, another control character or half a surrogate pair in"
@@ -240,7 +240,7 @@ def _outcome(head: bytearray, size: int, proxy: Proxy) -> int | SocksError | Non
     if found is None:
         # RFC 9112 §4
         line = _shown(first.decode("latin-1"), proxy)
-        text = f"the proxy does not speak HTTP as it should: its status line is {line!r}"
+        text = f"the status line of the proxy's reply is not valid: {line!r}"
         return ProtocolError(text, bytes(head[:_SHOWN]))
     status = int(found[1])
     # Every 2xx is a success (RFC 9110 §9.3.6). After 101 the connection would speak another
@@ -309,9 +309,9 @@ def _not_authenticated(status: int, proxy: Proxy, schemes: tuple[str, ...]) -> A
         text = "the proxy refused the Proxy-Authorization of Proxy(headers=...)"
     elif schemes and not has_basic:
         offered = " or ".join(schemes)
-        text = f"the proxy wants authentication by {offered}, and socksclient speaks only Basic"
+        text = f"the proxy wants authentication by {offered}, but socksclient speaks only Basic"
     elif proxy.username is None:
-        text = "the proxy wants authentication, and there is no username"
+        text = "the proxy wants authentication, but no username is given"
     elif has_basic:
         text = "the proxy refused the credentials"
     else:

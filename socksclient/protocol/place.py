@@ -79,7 +79,9 @@ def _socks_error(error: Exception, phase: Phase) -> Exception:
         failure = ProxyTimeout()
         if phase == "method selection":
             # The proxy has said nothing at all, or one octet.
-            failure = ProxyTimeout("timed out: the proxy does not answer as one of SOCKS5 does")
+            failure = ProxyTimeout(
+                "timed out before the proxy selected a method; does the proxy speak SOCKS5?"
+            )
     elif isinstance(error, OSError) and phase in ("resolve", "connect"):
         what = "reach the proxy" if phase == "connect" else "resolve the proxy's name"
         failure = ProxyConnectError(f"cannot {what}: {error.strerror or error}", error.errno)

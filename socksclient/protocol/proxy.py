@@ -124,13 +124,16 @@ class Kind(ABC):
             ValueError: The protocol cannot carry the command or the host.
         """
         if is_onion(host.text) and not self.remote_dns:
-            raise ValueError(f"{host} is known to Tor only, and {self.scheme} resolves names here")
+            raise ValueError(
+                f"{host} is known to Tor only, and {self.scheme}:// does not let the proxy resolve"
+                " names; use socks5h:// or socks4a://"
+            )
         if proxy.tls and command == Command.UDP_ASSOCIATE:
             raise ValueError("UDP cannot use TLS: datagrams would go to the proxy in the clear")
         if command == Command.RESOLVE_PTR and host.is_name:
-            raise ValueError(f"{host.text!r} is no IP address")
+            raise ValueError(f"{host.text!r} is not an IP address")
         if command not in self.commands:
-            raise ValueError(f"{self.title} cannot do {command.text}")
+            raise ValueError(f"{self.title} does not support {command.text}")
 
     def carries(self, host: Host) -> bool:  # noqa: ARG002 - most protocols carry all
         """Return whether the protocol has a form for an IP address."""
@@ -161,7 +164,7 @@ class Kind(ABC):
         Raises:
             ValueError: The protocol has no such reply.
         """
-        raise ValueError(f"{self.title} cannot do {command.text}")
+        raise ValueError(f"{self.title} does not support {command.text}")
 
 
 @cache
@@ -181,7 +184,7 @@ def _parse_scheme(
     if not (isinstance(tls, bool | None) or hasattr(tls, "wrap_bio")):
         raise TypeError(f"proxy tls must be an ssl.SSLContext or a bool, not {type(tls).__name__}")
     if has_tls and tls is False:
-        raise ValueError(f"proxy scheme {scheme!r} means TLS, and tls is False")
+        raise ValueError(f"proxy scheme {scheme!r} means TLS, but tls is False")
     return _load(module, name), tls or (True if has_tls else None)
 
 
@@ -194,7 +197,7 @@ def _parse_password(kind: Kind, username: str | None, password: str | None) -> s
     if kind.has_password:
         return "" if password is None else password
     if password:
-        raise ValueError(f"proxy password is given, and {kind.title} takes none")
+        raise ValueError(f"proxy password is given, but {kind.title} takes none")
     return None
 
 
@@ -281,9 +284,11 @@ class Proxy:
         settle(self, "methods", tuple(methods))
         settle(self, "headers", parse_headers(headers))
         if self.methods and not kind.has_methods:
-            raise ValueError(f"proxy methods are of SOCKS5, and the scheme is {kind.scheme}")
+            raise ValueError(f"proxy methods are for SOCKS5 only, but the scheme is {kind.scheme}")
         if self.headers and not kind.has_headers:
-            raise ValueError(f"proxy headers are for HTTP proxies, and the scheme is {kind.scheme}")
+            raise ValueError(
+                f"proxy headers are for HTTP proxies only, but the scheme is {kind.scheme}"
+            )
         kind.check_proxy(self)
 
     @classmethod
@@ -448,7 +453,7 @@ def as_chain(proxy: ProxyLike) -> Chain:
         raise ValueError("proxy is an empty sequence; a chain has at least one hop")
     for number, hop in enumerate(chain[1:], 1):
         if hop.path is not None:
-            raise ValueError(f"hop {number} is a unix socket; only the nearest (0) can be one")
+            raise ValueError(f"hop {number} is a unix socket; only the nearest hop (0) can be one")
     return chain
 
 

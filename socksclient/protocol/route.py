@@ -106,7 +106,9 @@ class Route(NamedTuple):
 def _checked(chain: Chain, last: Request) -> tuple[Request, ...]:
     """Return the requests to all hops, of which the last one is asked for `last`."""
     if chain[0].path is None and is_onion(chain[0].host):
-        raise ValueError(f"{chain[0].host} is known to Tor only, and would be resolved here")
+        raise ValueError(
+            f"{chain[0].host} is known to Tor only, and this process cannot resolve it"
+        )
     requests = [
         Request(hop, Command.CONNECT, Host.parse(after.host), after.port)
         for hop, after in pairwise(chain)

@@ -143,11 +143,11 @@ class Socks4(Kind):
             )
         begin_phase("request")
         # ss-local, mitmproxy and many others close the connection on a version that is not 05.
-        hint = ", as servers do that speak SOCKS5 but not SOCKS4"
+        hint = "; perhaps the server speaks SOCKS5 but not SOCKS4"
         if command == Command.CONNECT:
-            hint += ", or that cannot connect"
+            hint += ", or cannot connect"
         else:
-            hint += f", or that do not offer {command.text}"
+            hint += f", or does not offer {command.text}"
         # Neither the user id nor the request has a variable: a traceback can show variables.
         return (
             yield from reply(

@@ -82,7 +82,7 @@ def decode_method(octets: bytes, offered: Sequence[int]) -> int:
         codes = _list_of_codes(offered)
         if list(offered) == [NO_AUTHENTICATION.code]:
             raise AuthenticationError(
-                f"the proxy wants authentication, and there is no username (offered: {codes})"
+                f"the proxy wants authentication, but no username is given (offered: {codes})"
             )
         raise AuthenticationError(f"the proxy accepts none of the methods offered ({codes})")
     if method not in offered:
@@ -124,14 +124,14 @@ def check_status(octets: bytes, reserved: bool = False) -> None:
     # them (`05 01` to a reserved user name). curl does not look at the version at all.
     if version not in (0x01, _VERSION):
         raise ProtocolError(
-            f"version {version:02X} in the answer to the credentials; 01 is wanted", octets
+            f"the answer to the credentials has version {version:02X} instead of 01", octets
         )
     if status != 0x00:
         refused = f"the proxy refused the credentials (STATUS {status:02X})"
         if version == _VERSION and reserved:
             # Tor says it in the ten octets of a failed reply (proposal 351).
-            refused += ": Tor keeps user names that begin with <torS0X> to itself, and does not"
-            refused += " know this form of them"
+            refused += ": Tor reserves user names that begin with <torS0X>, and this Tor does not"
+            refused += " know this one"
         raise AuthenticationError(refused)
 
 
@@ -161,7 +161,7 @@ def check_reply(octets: bytes | bytearray, command: Command, *, is_first: bool) 
     version, rep = octets[:2]
     if version != _VERSION:
         raise ProtocolError(
-            f"version {version:02X} in the reply to the request; 05 is wanted", octets
+            f"the reply to the request has version {version:02X} instead of 05", octets
         )
     if rep == Reply.CONNECTION_NOT_ALLOWED_BY_RULESET and is_first:
         # 3proxy accepts every password, and clients without one, and then refuses their requests.
@@ -184,7 +184,7 @@ def reply_size(head: bytes | bytearray) -> int:
         return 4 + 16 + 2
     if atyp == AddressType.DOMAIN_NAME:
         return 4 + 1 + first + 2
-    raise ProtocolError(f"address type {atyp:02X} in the reply; 01, 03 or 04 is wanted", head)
+    raise ProtocolError(f"the reply has address type {atyp:02X} instead of 01, 03 or 04", head)
 
 
 def check_answer(command: Command, answer: str) -> None:
@@ -198,7 +198,7 @@ def check_answer(command: Command, answer: str) -> None:
         is_name = answer != "" and not NOT_IN_A_NAME.search(answer) and "\\" not in answer
         is_good = is_name and not is_good
     if not is_good:
-        raise ProtocolError(f"the answer to {command.text} is {answer!r}")
+        raise ProtocolError(f"the proxy answered {command.text} with {answer!r}")
 
 
 # The headers of datagrams (RFC 1928 §7)
@@ -236,10 +236,10 @@ def select_method(methods: Sequence[Method]) -> Flow[Method]:
     try:
         answer = yield Exchange(encode_methods(codes), 2)
     except ConnectionEnded as ended:
-        hint = ", as servers do that do not speak SOCKS5"
+        hint = "; perhaps the server does not speak SOCKS5"
         if codes != [NO_AUTHENTICATION.code]:
             # OpenSSH and asyncssh accept "no authentication" (00) only, and otherwise hang up.
-            hint += f", or that accept none of the methods offered ({_list_of_codes(codes)})"
+            hint += f", or accepts none of the methods offered ({_list_of_codes(codes)})"
         raise ProxyClosed.within(ended, 2, hint=hint) from ended.__cause__
     return methods[codes.index(decode_method(answer, codes))]
 
@@ -267,9 +267,9 @@ USERNAME_PASSWORD = Method(0x02, negotiate_password)
 
 def request(command: Command, host: Host, port: int) -> Flow[HostPort]:
     """Send a request, and return BND.ADDR and BND.PORT of its reply (RFC 1928 §4, §6)."""
-    hint = f", as proxies do that do not offer {command.text}"
+    hint = f"; perhaps the proxy does not offer {command.text}"
     if command == Command.CONNECT:
-        hint = ", as OpenSSH does when it cannot connect"
+        hint = "; OpenSSH hangs up when it cannot connect"
     return (yield from reply(command, encode_request(command, host, port), hint))
 
 
@@ -346,7 +346,7 @@ class Socks5(Kind):
             raise ProxyClosed.within_method(ended, method.code) from ended.__cause__
         if protection is not None:
             raise NotImplementedError(
-                f"method {method.code:02X} protects everything after it, and socksclient cannot"
+                f"method {method.code:02X} protects everything after it, but socksclient cannot"
                 " wrap a connection yet"
             )
         begin_phase("request")

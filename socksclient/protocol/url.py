@@ -157,7 +157,7 @@ def _split_scheme(url: str) -> tuple[str, str]:
     scheme = scheme.lower()
     if scheme == "direct":
         raise ValueError(
-            "proxy URL direct:// means no proxy, and socksclient connects only through a proxy"
+            "proxy URL direct:// means no proxy, but socksclient connects only through a proxy"
         )
     if known := scheme_without_slashes(url):
         raise ValueError(f"proxy URL has {known!r} without :// after it; write {known}://host:port")
@@ -210,7 +210,7 @@ def _parse_server(server: str) -> tuple[str, int | None, str | None]:
         # %25 is the % before a zone id (RFC 6874 §2).
         host, colon, port = bracketed[1].replace("%25", "%"), bracketed[2], bracketed[3]
         if not _is_ipv6(host):
-            raise ValueError("proxy host is in brackets but is no IPv6 address")
+            raise ValueError("proxy host is in brackets but is not an IPv6 address")
     else:
         host, colon, port = place.partition(":")
         _check_place(place)

@@ -188,7 +188,7 @@ LONG = f"{'n' * 63}.{'n' * 63}.{'n' * 63}.{'n' * 64}"
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        (f"http://{LONG}/", "SOCKS carries 255"),
+        (f"http://{LONG}/", "SOCKS carries at most 255"),
         (f"https://{LONG}/", "label too long|label empty or too long"),
         (f"https://{'n' * 64}.test/", "too long"),
         ("http://[fe80::1%25lo]/", "zone id"),

@@ -676,9 +676,9 @@ class TestSecondReply:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            ("04 00", "version 04 in the reply"),
-            ("48 54 54 50", "version 48 in the reply"),
-            ("05 00 00 02 00", "address type 02 in the reply"),
+            ("04 00", "reply to the request has version 04"),
+            ("48 54 54 50", "reply to the request has version 48"),
+            ("05 00 00 02 00", "the reply has address type 02"),
         ],
     )
     def test_garbage(self, bind: Bind, answer: str, words: str) -> None:
@@ -734,16 +734,20 @@ class TestFirstReply:
             (
                 Faults(close_after=4),
                 ProxyClosed,
-                "got 0 of 5 octets, as proxies do that do not offer BIND",
+                "got 0 of 5 octets; perhaps the proxy does not offer BIND",
             ),
             (
                 Faults(reset_after=4),
                 ProxyClosed,
-                "got 0 of 5 octets, as proxies do that do not offer BIND",
+                "got 0 of 5 octets; perhaps the proxy does not offer BIND",
             ),
             (Faults(close_after=5), ProxyClosed, r"got 1 of 5 octets \("),
             (Faults(close_after=13), ProxyClosed, r"got 9 of 10 octets \("),
-            (Faults(answers={"request": b"\x04\x00"}), ProtocolError, "version 04 in the reply"),
+            (
+                Faults(answers={"request": b"\x04\x00"}),
+                ProtocolError,
+                "reply to the request has version 04",
+            ),
         ],
         ids=str,
     )
@@ -838,14 +842,16 @@ class TestThreads:
         with SocksServer() as server, socksclient.bind(ANYONE, 10, proxy=server.url) as listener:
             accepted = in_thread(listener.accept)
             for _ in range(2):
-                with pytest.raises(OSError, match="another thread waits for the peer") as caught:
+                with pytest.raises(
+                    OSError, match="another thread already waits in accept"
+                ) as caught:
                     listener.accept()
                 assert caught.value.errno == errno.EBUSY
             with socket.create_connection(listener.address) as peer:
                 sock, address = accepted.result(LONG)
                 with sock:
                     assert address == peer.getsockname()
-            with pytest.raises(OSError, match="accepted before"):
+            with pytest.raises(OSError, match="accepted its one peer"):
                 listener.accept()
 
     def test_after_a_timeout_in_one_another_may_wait(self) -> None:

@@ -233,10 +233,10 @@ class TestWhatCannotBe:
     @pytest.mark.parametrize(
         ("proxy", "words"),
         [
-            (["http://h", LAST], "an HTTP proxy cannot do UDP ASSOCIATE"),
-            ([LAST, "http://h"], "an HTTP proxy cannot do UDP ASSOCIATE"),
-            (["socks4a://h", LAST], "a SOCKS4 proxy cannot do UDP ASSOCIATE"),
-            ([LAST, "socks4://h"], "a SOCKS4 proxy cannot do UDP ASSOCIATE"),
+            (["http://h", LAST], "an HTTP proxy does not support UDP ASSOCIATE"),
+            ([LAST, "http://h"], "an HTTP proxy does not support UDP ASSOCIATE"),
+            (["socks4a://h", LAST], "a SOCKS4 proxy does not support UDP ASSOCIATE"),
+            ([LAST, "socks4://h"], "a SOCKS4 proxy does not support UDP ASSOCIATE"),
             (["socks5h+tls://h", LAST], "would go to the proxy in the clear"),
             ([LAST, LAST, "socks5h+tls://h"], "would go to the proxy in the clear"),
             (["https://h", LAST], "UDP"),
@@ -251,9 +251,9 @@ class TestWhatCannotBe:
 
     @pytest.mark.parametrize("last", ["http://h", "https://h"])
     def test_a_listener(self, last: str) -> None:
-        with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
+        with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
             socksclient.bind(("192.0.2.1", 0), proxy=[LAST, last])
-        with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
+        with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
             anyio.run(partial(socksclient.anyio.bind, "192.0.2.1", 0, proxy=[LAST, last]))
 
 
@@ -953,7 +953,7 @@ class TestUDP:
     @pytest.mark.parametrize(
         ("told", "words"),
         [
-            (("relay.test", 4711), "its relay is at 'relay.test', which is no IP address"),
+            (("relay.test", 4711), "its relay is at 'relay.test', which is not an IP address"),
             (("127.0.0.1", 0), "port 0"),
         ],
     )

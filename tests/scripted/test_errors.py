@@ -80,7 +80,7 @@ def test_no_acceptable_method(dial: Dial) -> None:
     error = fail(dial, Faults(), ACCOUNTS, url="socks5h://{}:{}")
     assert isinstance(error, AuthenticationError)
     assert error.phase == "method selection"
-    assert "the proxy wants authentication, and there is no username (offered: 00)" in str(error)
+    assert "the proxy wants authentication, but no username is given (offered: 00)" in str(error)
 
 
 def test_method_not_offered(dial: Dial) -> None:
@@ -94,9 +94,9 @@ def test_method_not_offered(dial: Dial) -> None:
 @pytest.mark.parametrize(
     ("phase", "answer", "words"),
     [
-        ("authentication", b"\x02\x00", "version 02 in the answer to the credentials"),
-        ("request", b"\x04\x00", "version 04 in the reply"),
-        ("request", bytes.fromhex("05000002 00000000"), "address type 02 in the reply"),
+        ("authentication", b"\x02\x00", "the answer to the credentials has version 02"),
+        ("request", b"\x04\x00", "reply to the request has version 04"),
+        ("request", bytes.fromhex("05000002 00000000"), "the reply has address type 02"),
     ],
 )
 def test_garbage_in_later_answer(dial: Dial, phase: Phase, answer: bytes, words: str) -> None:

@@ -155,7 +155,7 @@ def test_proxy_closes_after_each_prefix(
         assert type(error) is ProxyClosed
         assert error.errno == errno.ECONNRESET
         assert error.phase == phase
-        words = f"the proxy hung up before it had answered: got {len(received)} of "
+        words = f"the proxy hung up before the end of its message: got {len(received)} of "
         assert str(error.strerror).startswith(words)
         assert error.received == received
 
@@ -221,10 +221,16 @@ GARBAGE = {
         "TLS",
         "this is a TLS server, not a plain {}: it answered with a TLS alert",
     ),
-    b"SSH-2.0-OpenSSH_9.2p1\r\n": ("SSH", "this is not {}: it answered with 53 53, "),
-    b"CONNECT origin.test:443 HTTP/1.1": ("echo", "this is not {}: it answered with 43 4f, "),
-    bytes.fromhex("045a 0000 00000000"): ("-", "this is not {}: it answered with 04 5a, "),
-    b"\xff" * 100: ("-", "this is not {}: it answered with ff ff, "),
+    b"SSH-2.0-OpenSSH_9.2p1\r\n": ("SSH", "this is not {}: it answered with 53 53 instead of "),
+    b"CONNECT origin.test:443 HTTP/1.1": (
+        "echo",
+        "this is not {}: it answered with 43 4f instead of ",
+    ),
+    bytes.fromhex("045a 0000 00000000"): (
+        "-",
+        "this is not {}: it answered with 04 5a instead of ",
+    ),
+    b"\xff" * 100: ("-", "this is not {}: it answered with ff ff instead of "),
 }
 
 

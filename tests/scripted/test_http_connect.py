@@ -169,7 +169,7 @@ class TestInvalidArguments:
     @pytest.mark.parametrize("command", ASKED)
     def test_http_refuses_other_commands(self, command: str) -> None:
         blocking, awaited, arguments = ASKED[command]
-        words = f"an HTTP proxy cannot do {command}"
+        words = f"an HTTP proxy does not support {command}"
         with SocksServer() as server:
             proxy = server.url_as("http")
             with nothing_left_open():

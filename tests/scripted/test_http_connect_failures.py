@@ -113,7 +113,7 @@ class TestRefusal:
     ) -> None:
         error = refuse(dial, echo_server, Faults(reply=status))
         assert type(error) is AuthenticationError
-        words = "the proxy wants authentication, and there is no username"
+        words = "the proxy wants authentication, but no username is given"
         assert error.strerror == f"{words} (HTTP {status})"
         assert error.errno == errno.EACCES
 
@@ -154,10 +154,10 @@ class TestInvalidReply:
         [
             (
                 b"HTTP 200 OK\r\n\r\n",
-                "this is not an HTTP proxy: it answered with 48 54, HTTP is wanted",
+                "this is not an HTTP proxy: it answered with 48 54 instead of HTTP",
             ),
-            (b"http/1.1 200 OK\r\n\r\n", "it answered with 68 74, HTTP is wanted"),
-            (b"\r\n" + OK, "it answered with 0d 0a, HTTP is wanted"),
+            (b"http/1.1 200 OK\r\n\r\n", "it answered with 68 74 instead of HTTP"),
+            (b"\r\n" + OK, "it answered with 0d 0a instead of HTTP"),
         ],
         ids=lambda value: value[:4].hex() if isinstance(value, bytes) else "",
     )
@@ -192,7 +192,7 @@ class TestInvalidReply:
     ) -> None:
         error = refuse(dial, echo_server, Faults(answers={"request": answer}))
         assert type(error) is ProtocolError
-        assert str(error.strerror).startswith("the proxy does not speak HTTP as it should: ")
+        assert str(error.strerror).startswith("the status line of the proxy's reply is not valid: ")
         assert error.received.startswith(b"HTTP/")
         assert error.received in answer
 
@@ -233,8 +233,8 @@ class TestEnd:
         self, dial: Dial, echo_server: Address, count: int
     ) -> None:
         error = refuse(dial, echo_server, Faults(close_after=count))
-        hint = ", as HTTP proxies do that cannot connect to the destination, and as servers do that"
-        hint += " do not speak HTTP, or only over TLS"
+        hint = "; perhaps the proxy cannot connect to the destination, does not speak HTTP, or"
+        hint += " speaks HTTP over TLS only"
         assert str(error.strerror).endswith(hint) == (count == 0)
 
     def test_http_proxy_closes_after_1xx(self, dial: Dial, echo_server: Address) -> None:

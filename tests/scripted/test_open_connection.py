@@ -164,7 +164,7 @@ class TestHandshake:
             ({"port": 0}, "port 0 is not in the range"),
             ({"host": "::1", "proxy": "socks4://p"}, "SOCKS4 cannot carry the IPv6 address"),
             ({"proxy": "socks5h+tls://p"}, "start TLS with the proxy on the connection first"),
-            ({"proxy": ["socks5h://p", "socks5h://q"]}, "a handshake is with one proxy"),
+            ({"proxy": ["socks5h://p", "socks5h://q"]}, "handshake takes one proxy, not a chain"),
             ({"timeout": 0}, "timeout must be more than 0"),
         ],
     )

@@ -302,7 +302,7 @@ class TestItAnswers:
             ([(socket.AF_INET, 1, 6, "", ())], "the resolver failed with IndexError"),
             ([(socket.AF_INET, 1, 6, "", ("127.0.0.1",))], "the resolver failed with TypeError"),
             ([(socket.AF_INET, 1, 6, "", ("127.0.0.1", "x"))], "the resolver failed with Value"),
-            ([(socket.AF_INET, 1, 6, "", ("other.test", 80))], "'other.test', which is no IP"),
+            ([(socket.AF_INET, 1, 6, "", ("other.test", 80))], "'other.test', which is not an IP"),
             ([(socket.AF_INET, 1, 6, "", ("127.0.0.1", 65536))], "port 65536 is not in the range"),
             ([(socket.AF_INET6, 1, 6, "", ("::1", 80, 0, 0, 0))], "failed with TypeError"),
             ([(socket.AF_INET6, 1, 6, "", ("::1", 80, 0, None))], "failed with TypeError"),

@@ -158,7 +158,7 @@ class TestInvalidArguments:
     def test_socks4_refuses_udp_associate(self, scheme: str) -> None:
         with SocksServer() as server:
             proxy = server.url_as(scheme)
-            words = "a SOCKS4 proxy cannot do UDP ASSOCIATE"
+            words = "a SOCKS4 proxy does not support UDP ASSOCIATE"
             with nothing_left_open():
                 with pytest.raises(ValueError, match=words) as held:
                     socksclient.udp_associate(5, proxy=proxy, local_address=("127.0.0.1", 0))
@@ -171,7 +171,10 @@ class TestInvalidArguments:
         ("userinfo", "words"),
         [
             ("m%00e", "proxy username has a NUL in it, which SOCKS4 cannot carry"),
-            ("%C3%BC" * 128, "proxy username is 256 octets long in UTF-8; SOCKS carries 255"),
+            (
+                "%C3%BC" * 128,
+                "proxy username is 256 octets long in UTF-8; SOCKS carries at most 255",
+            ),
         ],
     )
     def test_socks4_refuses_invalid_user_id(
@@ -279,7 +282,10 @@ class TestLocalDNS:
                 "before that, 192.0.2.1: the proxy refused the request:"
                 " rejected or failed (SOCKS4 CD 5B)"
             ),
-            "before that, 192.0.2.2: the proxy hung up before it had answered: got 3 of 8 octets",
+            (
+                "before that, 192.0.2.2: the proxy hung up before the end of its message:"
+                " got 3 of 8 octets"
+            ),
         ]
 
 
@@ -341,7 +347,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("count", "hint"),
         [
-            (0, ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect"),
+            (0, "; perhaps the server speaks SOCKS5 but not SOCKS4, or cannot connect"),
             (1, ""),
         ],
     )
@@ -349,7 +355,7 @@ class TestFailure:
         self, dial: Dial, echo_server: Address, count: int, hint: str
     ) -> None:
         error = refuse(dial, echo_server, Faults(close_after=count))
-        words = f"the proxy hung up before it had answered: got {count} of 8 octets"
+        words = f"the proxy hung up before the end of its message: got {count} of 8 octets"
         assert error.strerror == words + hint
 
     def test_socks4_echoed_request_is_protocol_error(

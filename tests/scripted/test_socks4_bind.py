@@ -232,7 +232,7 @@ class TestBind:
             (
                 Faults(close_after=0),
                 ProxyClosed,
-                "SOCKS5 but not SOCKS4, or that do not offer BIND",
+                "SOCKS5 but not SOCKS4, or does not offer BIND",
             ),
             (Faults(close_after=1), ProxyClosed, r"got 1 of 8 octets \("),
             (Faults(close_after=7), ProxyClosed, r"got 7 of 8 octets \("),

@@ -137,7 +137,7 @@ class TestResolve:
         with SocksServer(faults=faults, routes={(NAME, 0): ("192.0.2.7", 0)}) as server:
             error = failure(tor_by.resolve, NAME, server.url, (NAME, 0))
         assert type(error) is ProtocolError
-        assert str(error.strerror).startswith("the answer to RESOLVE is '")
+        assert str(error.strerror).startswith("the proxy answered RESOLVE with '")
 
 
 class TestResolvePTR:
@@ -166,7 +166,7 @@ class TestResolvePTR:
         with SocksServer(faults=faults, routes={("192.0.2.7", 0): ("ptr.test", 0)}) as server:
             error = failure(tor_by.resolve_ptr, "192.0.2.7", server.url, ("192.0.2.7", 0))
         assert type(error) is ProtocolError
-        assert str(error.strerror).startswith("the answer to RESOLVE_PTR is '")
+        assert str(error.strerror).startswith("the proxy answered RESOLVE_PTR with '")
 
 
 def failure(
@@ -215,7 +215,7 @@ class TestResolveFailures:
 
     @pytest.mark.parametrize(
         ("count", "words"),
-        [(2, "got 0 of 5 octets, as proxies do that do not offer "), (6, "got 4 of 5 octets (")],
+        [(2, "got 0 of 5 octets; perhaps the proxy does not offer "), (6, "got 4 of 5 octets (")],
     )
     def test_resolve_when_proxy_closes_connection(
         self, tor_by: Tor, function: str, count: int, words: str
@@ -253,12 +253,12 @@ def test_resolve_refusal_by_socks4a(tor_by: Tor) -> None:
         (
             "",
             ProxyClosed,
-            " that speak SOCKS5 but not SOCKS4, or that do not offer RESOLVE (",
+            " speaks SOCKS5 but not SOCKS4, or does not offer RESOLVE (",
         ),
         ("00", ProxyClosed, "got 1 of 8 octets ("),
         ("00 5a 00 00 c0 00 02", ProxyClosed, "got 7 of 8 octets ("),
         ("00 5b", ReplyError, "(SOCKS4 CD 5B)"),
-        ("04 5a 00 00 c0 00 02 07", ProtocolError, "it answered with 04 5a, version 00 is wanted"),
+        ("04 5a 00 00 c0 00 02 07", ProtocolError, "it answered with 04 5a instead of version 00"),
         ("05 00 00 01 c0 00 02 07", ProtocolError, "this is a SOCKS5 server"),
     ],
 )
@@ -280,13 +280,13 @@ class TestResolveArguments:
     @pytest.mark.parametrize(
         ("function", "what", "scheme", "words"),
         [
-            ("resolve", NAME, "http", "an HTTP proxy cannot do RESOLVE"),
-            ("resolve_ptr", "192.0.2.7", "http", "an HTTP proxy cannot do RESOLVE_PTR"),
-            ("resolve_ptr", "192.0.2.7", "socks4a", "a SOCKS4 proxy cannot do RESOLVE_PTR"),
-            ("resolve_ptr", "192.0.2.7", "socks4", "a SOCKS4 proxy cannot do RESOLVE_PTR"),
-            ("resolve_ptr", NAME, "socks5h", r"'origin\.test' is no IP address"),
-            ("resolve_ptr", "127.1", "socks5h", r"'127\.1' is no IP address"),
-            ("resolve_ptr", NAME, "http", r"'origin\.test' is no IP address"),
+            ("resolve", NAME, "http", "an HTTP proxy does not support RESOLVE"),
+            ("resolve_ptr", "192.0.2.7", "http", "an HTTP proxy does not support RESOLVE_PTR"),
+            ("resolve_ptr", "192.0.2.7", "socks4a", "a SOCKS4 proxy does not support RESOLVE_PTR"),
+            ("resolve_ptr", "192.0.2.7", "socks4", "a SOCKS4 proxy does not support RESOLVE_PTR"),
+            ("resolve_ptr", NAME, "socks5h", r"'origin\.test' is not an IP address"),
+            ("resolve_ptr", "127.1", "socks5h", r"'127\.1' is not an IP address"),
+            ("resolve_ptr", NAME, "http", r"'origin\.test' is not an IP address"),
             ("resolve", "2001:db8::7", "socks4a", "SOCKS4 cannot carry the IPv6 address"),
             ("resolve", "0.0.0.7", "socks4a", "SOCKS4 cannot carry the address"),
             ("resolve", "", "socks5h", "host is empty"),
@@ -323,7 +323,7 @@ class TestOnionNames:
     def test_onion_name_is_refused_where_this_process_resolves(
         self, dial: Dial, scheme: str, name: str
     ) -> None:
-        words = f"{name} is known to Tor only, and {scheme} resolves names here"
+        words = f"{name} is known to Tor only, and {scheme}:// does not let the proxy"
         with SocksServer() as server:
             with resolved_names() as resolved, pytest.raises(ValueError, match=words):
                 dial((name, 80), proxy=server.url_as(scheme))
@@ -335,7 +335,7 @@ class TestOnionNames:
     def test_onion_name_of_nearest_proxy_is_refused(
         self, dial: Dial, scheme: str, name: str
     ) -> None:
-        words = f"{name.lower()} is known to Tor only, and would be resolved here"
+        words = f"{name.lower()} is known to Tor only, and this process cannot resolve it"
         proxy = Proxy(name, scheme=scheme)
         with resolved_names() as resolved:
             for behind in ([], [Proxy("proxy.test")]):
@@ -421,8 +421,8 @@ class TestIsolation:
                 dial(echo_server, proxy=server.url)
         assert held.value.phase == "authentication"
         assert held.value.strerror == (
-            "the proxy refused the credentials (STATUS 01): Tor keeps user names that begin with"
-            " <torS0X> to itself, and does not know this form of them"
+            "the proxy refused the credentials (STATUS 01): Tor reserves user names that begin with"
+            " <torS0X>, and this Tor does not know this one"
         )
         assert "secret" not in repr(held.value)
 

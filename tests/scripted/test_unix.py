@@ -234,7 +234,7 @@ def refused(words: str) -> Iterator[None]:
 class TestAddressesToConnectFrom:
     """There are none at a unix socket."""
 
-    WORDS = "no host to connect from to the unix socket"
+    WORDS = "no IP address leads to the unix socket"
 
     @pytest.mark.parametrize("source", [("127.0.0.1", 0), ("", 0), ("localhost", 0)])
     @pytest.mark.parametrize("function", [socksclient.create_connection, socksclient.bind])
@@ -328,7 +328,7 @@ class TestErrors:
     ) -> None:
         with monkeypatch.context() as patch:
             patch.delattr(socket, "AF_UNIX")
-            with pytest.raises(ProxyConnectError, match="this system has no unix socke") as caught:
+            with pytest.raises(ProxyConnectError, match="Python has no unix sockets") as caught:
                 connect(NOBODY, proxy=Proxy(path=path))
         assert caught.value.errno == errno.EAFNOSUPPORT
 

@@ -174,7 +174,7 @@ def test_mitmproxy_hangs_up_on_socks4(
     mitmproxy: MITMProxy, scheme: str, dial: Dial, echo_server: Address
 ) -> None:
     proxy = mitmproxy.url.replace("socks5h", scheme)
-    with pytest.raises(ProxyClosed, match="that speak SOCKS5 but not SOCKS4") as caught:
+    with pytest.raises(ProxyClosed, match="speaks SOCKS5 but not SOCKS4") as caught:
         dial(echo_server, proxy=proxy)
     assert caught.value.phase == "request"
 
@@ -215,5 +215,5 @@ class TestCredentials:
         self, mitmproxy: MITMProxy, dial: Dial, echo_server: Address
     ) -> None:
         without = replace(Proxy.from_url(mitmproxy.url), username=None, password=None)
-        with pytest.raises(AuthenticationError, match="there is no username"):
+        with pytest.raises(AuthenticationError, match="no username is given"):
             dial(echo_server, proxy=without)

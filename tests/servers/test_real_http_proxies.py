@@ -196,7 +196,7 @@ class TestCredentials:
         self, server: str, proxy: str, dial: Dial, echo_server: Address
     ) -> None:
         with pytest.raises(
-            AuthenticationError, match=r"there is no username \(HTTP 407\)"
+            AuthenticationError, match=r"no username is given \(HTTP 407\)"
         ) as caught:
             dial(echo_server, proxy=f"http://{proxy.rpartition('@')[2]}")
         assert caught.value.schemes == CREDENTIALS[server][1]
@@ -213,7 +213,7 @@ def test_squid_with_digest_alone_is_an_authentication_error(
     has_username: bool, digest: str, dial: Dial, echo_server: Address
 ) -> None:
     url = digest if has_username else f"http://{digest.rpartition('@')[2]}"
-    text = "wants authentication by Digest, and socksclient speaks only Basic"
+    text = "wants authentication by Digest, but socksclient speaks only Basic"
     with pytest.raises(AuthenticationError, match=text) as caught:
         dial(echo_server, proxy=url)
     assert caught.value.schemes == ("Digest",)
@@ -252,7 +252,7 @@ class TestTinyProxy:
         self, tiny_proxy: str, dial: Dial, echo_server: Address
     ) -> None:
         with pytest.raises(
-            AuthenticationError, match=r"there is no username \(HTTP 401\)"
+            AuthenticationError, match=r"no username is given \(HTTP 401\)"
         ) as caught:
             dial(echo_server, proxy=f"http://{tiny_proxy.rpartition('@')[2]}")
         assert caught.value.schemes == ()

@@ -52,7 +52,7 @@ def test_openssh_and_asyncssh_hang_up_if_only_a_password_is_offered(
     with_password = replace(
         Proxy.from_url(proxy), username="user", password="pass", methods=(USERNAME_PASSWORD,)
     )
-    text = r"hung up .*, or that accept none of the methods offered \(02\)"
+    text = r"hung up .*, or accepts none of the methods offered \(02\)"
     with pytest.raises(ProxyClosed, match=text) as caught:
         dial(echo_server, proxy=with_password)
     assert caught.value.phase == "method selection"

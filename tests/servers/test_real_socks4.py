@@ -129,7 +129,7 @@ class TestServersWithoutSocks4:
         self, scheme: str, dial: Dial, echo_server: Address, tmp_path: Path
     ) -> None:
         with real_servers.shadowsocks(tmp_path) as url:
-            with pytest.raises(ProxyClosed, match="that speak SOCKS5 but not SOCKS4") as caught:
+            with pytest.raises(ProxyClosed, match="speaks SOCKS5 but not SOCKS4") as caught:
                 dial(echo_server, proxy=url.replace("socks5h", scheme))
         assert caught.value.phase == "request"
 

@@ -44,7 +44,7 @@ def test_decode_address_of_any_octets_is_an_address_or_a_protocol_error(
 ) -> None:
     octets = atyp + garbage
     if octets[0] not in (0x01, 0x03, 0x04):
-        with pytest.raises(ProtocolError, match=f"address type {octets[0]:02X} in the reply"):
+        with pytest.raises(ProtocolError, match=f"the reply has address type {octets[0]:02X} "):
             socks5.reply_size(REPLY + octets)
         return
     octets = octets.ljust(7 + 255, b"\xff")[: socks5.reply_size(REPLY + octets[:2]) - len(REPLY)]
@@ -151,7 +151,7 @@ def test_host_parse_keeps_an_ascii_label_beside_one_that_is_not(host: str, name:
     ("host", "text"),
     [
         ("", "host is empty"),
-        ("n" * 256, "host is 256 octets long; SOCKS carries 255"),
+        ("n" * 256, "host is 256 octets long; SOCKS carries at most 255"),
         ("nul\0.example", r"host 'nul\x00.example' has '\x00' in it"),
         ("line\n.example", r"has '\n' in it"),
         ("two words", "has ' ' in it"),
@@ -162,25 +162,25 @@ def test_host_parse_keeps_an_ascii_label_beside_one_that_is_not(host: str, name:
         ("::1]", "has ':' in it"),
         ("[::1", "has '[' in it"),
         ("fe80::1%", "has ':' in it"),
-        ("☃.example", "host '☃.example' is no valid internationalised name"),
+        ("☃.example", "host '☃.example' is not a valid internationalised name"),
         ("☃.example", "; a label that is encoded already (xn--...) is sent unchanged"),
-        ("-ü.example", "host '-ü.example' is no valid internationalised name"),
-        ("foo_ü.example", "host 'foo_ü.example' is no valid internationalised name"),
-        ("ｆｏｏ＿ｂａｒ.example", "is no valid internationalised name"),
-        ("［::1］", "is no valid internationalised name"),
-        ("ü..example", "is no valid internationalised name: it has an empty label"),
-        ("ü.。", "is no valid internationalised name: it has an empty label"),
-        (".ü", "is no valid internationalised name: it has an empty label"),
-        ("。", "is no valid internationalised name: it has an empty label"),
-        ("ü" * 58 + ".example", "is no valid internationalised name: Label too long"),
-        ("ü.example" * 40, "host is 639 octets long; SOCKS carries 255"),
+        ("-ü.example", "host '-ü.example' is not a valid internationalised name"),
+        ("foo_ü.example", "host 'foo_ü.example' is not a valid internationalised name"),
+        ("ｆｏｏ＿ｂａｒ.example", "is not a valid internationalised name"),
+        ("［::1］", "is not a valid internationalised name"),
+        ("ü..example", "is not a valid internationalised name: it has an empty label"),
+        ("ü.。", "is not a valid internationalised name: it has an empty label"),
+        (".ü", "is not a valid internationalised name: it has an empty label"),
+        ("。", "is not a valid internationalised name: it has an empty label"),
+        ("ü" * 58 + ".example", "is not a valid internationalised name: Label too long"),
+        ("ü.example" * 40, "host is 639 octets long; SOCKS carries at most 255"),
         ("ü." * 513, "host is 1026 characters long; SOCKS carries at most 255 octets"),
-        ("\u00ad", "is no valid internationalised name"),
-        ("\ud800", "is no valid internationalised name"),
+        ("\u00ad", "is not a valid internationalised name"),
+        ("\ud800", "is not a valid internationalised name"),
         ("fe80::1%eth0", "host 'fe80::1%eth0' has a zone id"),
         ("[fe80::1%eth0]", "host '[fe80::1%eth0]' has a zone id"),
-        ("[example.com]", "host '[example.com]' is in brackets but is no IPv6 address"),
-        ("[]", "host '[]' is in brackets but is no IPv6 address"),
+        ("[example.com]", "host '[example.com]' is in brackets but is not an IPv6 address"),
+        ("[]", "host '[]' is in brackets but is not an IPv6 address"),
     ],
 )
 def test_host_parse_refuses_a_host_that_socks_cannot_carry(host: str, text: str) -> None:

@@ -216,7 +216,7 @@ class TestValuesOfVariables:
         [
             (
                 "direct://",
-                "HTTPS_PROXY: proxy URL direct:// means no proxy, and socksclient",
+                "HTTPS_PROXY: proxy URL direct:// means no proxy, but socksclient",
             ),
             ('"socks5h://p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),
             ('"p:1"', "HTTPS_PROXY: proxy URL begins or ends with a quotation mark"),

@@ -243,7 +243,7 @@ def test_protocol_error_has_the_octets_received() -> None:
     assert (error.received, error.args) == (b"HT", (None, "nonsense"))
     closed = ProxyClosed.within(ConnectionEnded(b"\x7f\0"), 6, b"\x05\0\0\1")
     assert closed.received == b"\x05\0\0\1\x7f\0"
-    assert str(closed) == "the proxy hung up before it had answered: got 6 of 10 octets"
+    assert str(closed) == "the proxy hung up before the end of its message: got 6 of 10 octets"
 
 
 @pytest.mark.parametrize(
@@ -311,9 +311,9 @@ def test_error_of_a_users_class_survives_pickling_and_copying(protocol: int) -> 
         ("050000", "this is a SOCKS5 server, not a SOCKS4 proxy: it answered in SOCKS5"),
         ("1503", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS alert"),
         ("1503010002", "this is a TLS server, not a plain SOCKS4 proxy: it answered with a TLS"),
-        ("15", "this is not a SOCKS4 proxy: it answered with 15, version 00 is wanted"),
-        ("00", "this is not a SOCKS4 proxy: it answered with 00, version 00 is wanted"),
-        ("535348", "this is not a SOCKS4 proxy: it answered with 53 53, version 00 is wanted"),
+        ("15", "this is not a SOCKS4 proxy: it answered with 15 instead of version 00"),
+        ("00", "this is not a SOCKS4 proxy: it answered with 00 instead of version 00"),
+        ("535348", "this is not a SOCKS4 proxy: it answered with 53 53 instead of version 00"),
     ],
 )
 def test_not_what_speaks_judges_by_two_octets_at_most(octets: str, text: str) -> None:

@@ -10,7 +10,7 @@ from socksclient.protocol.fields import encode_credential
 def test_encode_credential_of_http_has_any_length() -> None:
     assert encode_credential("password", "ü" * 500, None) == b"\xc3\xbc" * 500
     with pytest.raises(
-        ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries 10$"
+        ValueError, match=r"^password is 11 octets long in UTF-8; SOCKS carries at most 10$"
     ):
         encode_credential("password", "x" * 11, 10)
 

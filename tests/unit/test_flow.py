@@ -97,7 +97,9 @@ FLOWS = [
 @pytest.mark.parametrize("error", [None, ConnectionResetError(), EOFError("as anyio has it")])
 def test_flow_words_a_hang_up(proxy: Proxy, answer: bytes, error: BaseException | None) -> None:
     flow = a_step_of(proxy, answer)
-    with pytest.raises(ProxyClosed, match=r"hung up before it had answered: got 1 ") as caught:
+    with pytest.raises(
+        ProxyClosed, match=r"hung up before the end of its message: got 1 "
+    ) as caught:
         flow.throw(ConnectionEnded(b"\x05", error))
     assert caught.value.__cause__ is error
     assert caught.value.received == b"\x05"
@@ -159,20 +161,20 @@ def test_flow_hang_up_without_a_reply_may_mean_that_the_command_is_not_offered(
             if command == Command.CONNECT or octets:
                 assert "offer" not in str(error)
             else:
-                assert str(error).endswith(f" that do not offer {command.text}")
+                assert str(error).endswith(f" does not offer {command.text}")
 
 
 @pytest.mark.parametrize(
     ("proxy", "wanted"),
     [
-        (OPEN, "got 0 of 2 octets, as servers do that do not speak SOCKS5"),
-        (USER, ", or that accept none of the methods offered (00, 02)"),
-        (TOKEN, ", or that accept none of the methods offered (00, 80)"),
+        (OPEN, "got 0 of 2 octets; perhaps the server does not speak SOCKS5"),
+        (USER, ", or accepts none of the methods offered (00, 02)"),
+        (TOKEN, ", or accepts none of the methods offered (00, 80)"),
         (
             SOCKS4,
-            ", as servers do that speak SOCKS5 but not SOCKS4, or that cannot connect",
+            "; perhaps the server speaks SOCKS5 but not SOCKS4, or cannot connect",
         ),
-        (HTTP, ", as HTTP proxies do that cannot connect to the destination, and as servers do"),
+        (HTTP, "; perhaps the proxy cannot connect to the destination, does not speak HTTP"),
     ],
     ids=str,
 )

@@ -53,7 +53,7 @@ def test_flows_handshake_refuses_what_the_protocol_cannot_carry(
     [
         (SOCKS4, "::1", "SOCKS4 cannot carry the IPv6 address ::1"),
         (OPEN, "fe80::1%eth0", "host 'fe80::1%eth0' has a zone id"),
-        (HTTP, "example.com", "an HTTP proxy cannot do BIND"),
+        (HTTP, "example.com", "an HTTP proxy does not support BIND"),
     ],
 )
 def test_flows_check_request_refuses_what_the_protocol_cannot_carry(

@@ -98,16 +98,16 @@ def test_start_encodes_the_command(command: str | Command, cmd: int) -> None:
 @pytest.mark.parametrize(
     ("proxy", "host", "port", "command", "text"),
     [
-        ("socks4://h", "example.com", 80, "connect", "socks4:// means that this side resolves"),
+        ("socks4://h", "example.com", 80, "connect", "socks4:// means that the client resolves"),
         ("socks4://h", "example.com", 80, "bind", "give an IP address of example.com, or use"),
-        ("socks5://h", "example.com", 80, "connect", "socks5:// means that this side resolves"),
+        ("socks5://h", "example.com", 80, "connect", "socks5:// means that the client resolves"),
         ("socks4://h", "::1", 80, "connect", "SOCKS4 cannot carry the IPv6 address ::1"),
         ("socks4a://h", "[::1]", 80, "bind", "SOCKS4 cannot carry the IPv6 address ::1"),
         ("socks4a://h", "0.0.0.7", 80, "connect", "SOCKS4 cannot carry the address 0.0.0.7"),
-        ("socks4a://h", "h", 80, "udp associate", "a SOCKS4 proxy cannot do UDP ASSOCIATE"),
-        ("http://h", "h", 80, "bind", "an HTTP proxy cannot do BIND"),
+        ("socks4a://h", "h", 80, "udp associate", "a SOCKS4 proxy does not support UDP ASSOCIATE"),
+        ("http://h", "h", 80, "bind", "an HTTP proxy does not support BIND"),
         ("socks5h+tls://h", "::", 0, "udp associate", "UDP cannot use TLS"),
-        ("socks5h://h", "example.com", 0, "resolve ptr", "'example.com' is no IP address"),
+        ("socks5h://h", "example.com", 0, "resolve ptr", "'example.com' is not an IP address"),
         ("socks5://h", "facebook.onion", 80, "connect", "facebook.onion is known to Tor only"),
         ("socks5h://h", "fe80::1%eth0", 80, "connect", "host 'fe80::1%eth0' has a zone id"),
         ("socks5h://h", "", 80, "connect", "host is empty"),
@@ -143,7 +143,9 @@ def test_start_of_resolve_takes_a_name_under_every_scheme(scheme: str) -> None:
 )
 def test_start_of_resolve_refuses_an_answer_of_the_wrong_kind(command: str, answer: bytes) -> None:
     flow = start("socks5h://h", "192.0.2.1", 0, command)
-    with pytest.raises(SocksError, match=f"the answer to {command.upper().replace(' ', '_')} is "):
+    with pytest.raises(
+        SocksError, match=f"the proxy answered {command.upper().replace(' ', '_')} with "
+    ):
         play(flow, b"\x05\x00\x05\x00\x00" + answer + b"\0\0")
 
 

@@ -34,7 +34,7 @@ AGENT = b"User-Agent: socksclient\r\n"
 CONNECT = HOST + AGENT
 LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(b"user:pass") + b"\r\n"
 NOWHERE = ("0.0.0.0", 0)
-MALFORMED = Fails(ProtocolError, "the proxy does not speak HTTP as it should: ")
+MALFORMED = Fails(ProtocolError, "the status line of the proxy's reply is not valid: ")
 
 
 class Named(str):
@@ -64,7 +64,7 @@ def said_no(status: int, words: str) -> tuple[bytes, Fails]:
     return b"HTTP/1.1 %d Whatever\r\nContent-Length: 9\r\n\r\n" % status, ends
 
 
-WANTS_A_LOGIN = "the proxy wants authentication, and there is no username"
+WANTS_A_LOGIN = "the proxy wants authentication, but no username is given"
 
 ANSWERS: list[tuple[bytes, HostPort | Fails]] = [
     (b"HTTP/1.1 200\n\n", NOWHERE),
@@ -163,7 +163,7 @@ def test_http_head_has_64_kib_at_most(least: bool, peeks: bool) -> None:
 
 
 DIGEST = 'Digest realm="a, Basic b", nonce="c=", qop="auth", stale=false'
-ONLY = "the proxy wants authentication by {}, and socksclient speaks only Basic"
+ONLY = "the proxy wants authentication by {}, but socksclient speaks only Basic"
 REFUSED = "the proxy refused the credentials"
 NOT_ACCEPTED = "the proxy does not accept the credentials"
 
@@ -319,7 +319,7 @@ def test_http_flow_names_another_protocol_also_octet_by_octet(octets: str, text:
 
 
 def test_http_has_no_second_reply() -> None:
-    with pytest.raises(ValueError, match="an HTTP proxy cannot do BIND"):
+    with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
         HTTP.kind.next_reply(Command.BIND)
 
 
@@ -398,7 +398,7 @@ class TestHTTPHeaders:
 
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4a", "socks4"])
     def test_http_headers_of_a_socks_proxy_are_refused(self, scheme: str) -> None:
-        text = f"proxy headers are for HTTP proxies, and the scheme is {scheme}"
+        text = f"proxy headers are for HTTP proxies only, but the scheme is {scheme}"
         with pytest.raises(ValueError, match=text):
             Proxy("h", scheme=scheme, headers={"X": "s3cret"})
 

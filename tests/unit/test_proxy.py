@@ -35,7 +35,7 @@ def test_proxy_from_url_takes_a_tls_context() -> None:
     proxy = Proxy.from_url("socks5h://user@h:1", tls=CONTEXT)
     assert proxy == Proxy("h", 1, username="user", tls=CONTEXT)
     assert Proxy.from_url("https://h", tls=CONTEXT).tls is CONTEXT
-    with pytest.raises(ValueError, match="means TLS, and tls is False"):
+    with pytest.raises(ValueError, match="means TLS, but tls is False"):
         Proxy.from_url("https://h", tls=False)
 
 
@@ -49,15 +49,15 @@ def test_proxy_takes_a_path_with_any_host_and_scheme() -> None:
     [
         ({"host": ""}, "proxy host is empty"),
         ({"host": "h" * 256}, "proxy host is 256 octets long"),
-        ({"host": "[h]"}, "proxy host is no name and no IP address"),
+        ({"host": "[h]"}, "proxy host is neither a name nor an IP address"),
         (
             {"host": "h:1080"},
-            "proxy host is no name and no IP address; the port is an argument of its own",
+            "proxy host is neither a name nor an IP address; the port is an argument of its own",
         ),
-        ({"host": "socks5h://us3r:p4ss@h"}, "proxy host is no name and no IP address"),
-        ({"host": "fe80::1%"}, "proxy host is no name and no IP address"),
-        ({"host": "fe80::1%\0"}, "proxy host is no name and no IP address"),
-        ({"host": "[fe80::1%eth0"}, "proxy host is no name and no IP address"),
+        ({"host": "socks5h://us3r:p4ss@h"}, "proxy host is neither a name nor an IP address"),
+        ({"host": "fe80::1%"}, "proxy host is neither a name nor an IP address"),
+        ({"host": "fe80::1%\0"}, "proxy host is neither a name nor an IP address"),
+        ({"host": "[fe80::1%eth0"}, "proxy host is neither a name nor an IP address"),
         ({"host": "fe80::1%ö"}, "proxy host"),
         ({"port": 0}, "port 0 is not in the range from 1 to 65535"),
         ({"port": 65536}, "port 65536 is not in the range"),
@@ -65,19 +65,19 @@ def test_proxy_takes_a_path_with_any_host_and_scheme() -> None:
         ({"scheme": "ftp"}, "proxy scheme 'ftp' is not one of socks5h://, socks5://, socks://"),
         ({"scheme": "socks5h://us3r:p4ss@h"}, "proxy scheme is not one of socks5h://, socks5://"),
         ({"scheme": ""}, "proxy scheme is not one of"),
-        ({"scheme": "https", "tls": False}, "proxy scheme 'https' means TLS, and tls is False"),
-        ({"scheme": "socks5+tls", "tls": False}, "means TLS, and tls is False"),
+        ({"scheme": "https", "tls": False}, "proxy scheme 'https' means TLS, but tls is False"),
+        ({"scheme": "socks5+tls", "tls": False}, "means TLS, but tls is False"),
         ({"scheme": "socks4", "username": "us3r", "password": "p4ss"}, "a SOCKS4 proxy takes none"),
         ({"scheme": "socks4", "username": "us3r" * 64}, "proxy username is 256 octets long"),
-        ({"scheme": "socks4", "methods": [NO_AUTHENTICATION]}, "proxy methods are of SOCKS5"),
+        ({"scheme": "socks4", "methods": [NO_AUTHENTICATION]}, "proxy methods are for SOCKS5 only"),
         ({"scheme": "http", "username": "us3r:us3r"}, "proxy username has a colon"),
         ({"scheme": "http", "username": "us3r", "password": "p4ss\r"}, "control character"),
         ({"path": ""}, "proxy path is not absolute"),
         ({"path": "run/tor/socks"}, "proxy path is not absolute"),
         ({"path": "/run/tor/socks\0.other"}, "proxy path has a NUL in it"),
-        ({"host": "a..b", "tls": True}, "proxy host 'a..b' can be in no certificate"),
-        ({"host": ".", "scheme": "https"}, "proxy host '.' can be in no certificate"),
-        ({"host": f"{'l' * 64}.test", "tls": True}, "can be in no certificate"),
+        ({"host": "a..b", "tls": True}, "proxy host 'a..b' cannot be in a certificate"),
+        ({"host": ".", "scheme": "https"}, "proxy host '.' cannot be in a certificate"),
+        ({"host": f"{'l' * 64}.test", "tls": True}, "cannot be in a certificate"),
         ({"password": "p4ss"}, "proxy password is given without a username"),
         ({"username": "us3r" * 64}, "proxy username is 256 octets long in UTF-8"),
         ({"username": "us3r", "password": "p4ss" * 64}, "proxy password is 256 octets long"),
@@ -213,7 +213,7 @@ def test_as_chain_of_a_sequence(kind: Any) -> None:
 
 def test_as_chain_refuses_a_unix_socket_behind_the_nearest_hop() -> None:
     assert as_chain([Proxy(path="/x"), PROXY])[0].path == "/x"
-    with pytest.raises(ValueError, match=r"hop 1 is a unix socket; only the nearest \(0\) can be"):
+    with pytest.raises(ValueError, match=r"hop 1 is a unix socket; only the nearest hop \(0\)"):
         as_chain([PROXY, Proxy(path="/x")])
 
 

@@ -29,7 +29,7 @@ def test_routes_of_leads_to_each_hop_through_those_before_it() -> None:
 
 
 def test_routes_of_refuses_a_hop_that_cannot_relay_udp() -> None:
-    with pytest.raises(ValueError, match="cannot do UDP ASSOCIATE"):
+    with pytest.raises(ValueError, match="does not support UDP ASSOCIATE"):
         routes_of((*CHAIN, Proxy("192.0.2.3", scheme="socks4")), NOT_KNOWN)
 
 

@@ -63,7 +63,7 @@ def test_addresses_found_leaves_out_entries_without_an_internet_address() -> Non
 @pytest.mark.parametrize(
     ("sockaddr", "text"),
     [
-        (("other.test", 80), "it answered 'other.test', which is no IP address"),
+        (("other.test", 80), "it answered 'other.test', which is not an IP address"),
         (("192.0.2.1", 65536), "port 65536 is not in the range from 0 to 65535"),
         (("192.0.2.1", "x"), "invalid literal"),
     ],

@@ -82,16 +82,16 @@ def test_route_on_connection_has_one_request() -> None:
         ([NEAR], "g.test", 65536, Command.BIND, "port 65536 is not in the range from 0 to 65535"),
         ([NEAR], "", 80, Command.CONNECT, "host is empty"),
         ([NEAR], "fe80::1%eth0", 80, Command.CONNECT, "has a zone id"),
-        ([MIDDLE], "g.test", 80, Command.BIND, "an HTTP proxy cannot do BIND"),
+        ([MIDDLE], "g.test", 80, Command.BIND, "an HTTP proxy does not support BIND"),
         ([FAR], "::1", 80, Command.CONNECT, "SOCKS4 cannot carry the IPv6 address ::1"),
         # A hop cannot carry the address of the next hop.
         ([FAR, MIDDLE], "g.test", 80, Command.CONNECT, "carry the IPv6 address 2001:db8::2"),
         ([NEAR, "socks5h://[fe80::1%25eth0]"], "g.test", 80, Command.CONNECT, "has a zone id"),
         (["socks5h://a.onion"], "g.test", 80, Command.CONNECT, "a.onion is known to Tor only, and"),
         (["socks5://h", "http://a.onion"], "g.test", 80, Command.CONNECT, "known to Tor only"),
-        (["socks5://h"], "a.onion", 80, Command.CONNECT, "socks5 resolves names here"),
+        (["socks5://h"], "a.onion", 80, Command.CONNECT, "use socks5h:// or socks4a://"),
         (["socks5h+tls://h"], "::", 0, Command.UDP_ASSOCIATE, "UDP cannot use TLS"),
-        ([NEAR], "g.test", 0, Command.RESOLVE_PTR, "'g.test' is no IP address"),
+        ([NEAR], "g.test", 0, Command.RESOLVE_PTR, "'g.test' is not an IP address"),
     ],
 )
 def test_route_through_refuses_what_a_hop_cannot_carry(
@@ -118,7 +118,7 @@ def test_route_through_takes_an_onion_that_this_process_does_not_resolve(
 def test_route_of_datagram_refuses_port_0_and_a_hop_without_udp() -> None:
     with pytest.raises(ValueError, match="port 0 is not in the range from 1 to 65535"):
         Route.of_datagram(chain(NEAR), "g.test", 0)
-    with pytest.raises(ValueError, match="a SOCKS4 proxy cannot do UDP ASSOCIATE"):
+    with pytest.raises(ValueError, match="a SOCKS4 proxy does not support UDP ASSOCIATE"):
         Route.of_datagram(chain(FAR), "g.test", 53)
 
 

@@ -186,7 +186,7 @@ class TestSocks4Password:
         assert caplog.records == []
 
     def test_socks4_password_in_the_constructor_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="proxy password is given, and a SOCKS4 proxy"):
+        with pytest.raises(ValueError, match="proxy password is given, but a SOCKS4 proxy"):
             Proxy("h", scheme="socks4a", username="us3r", password="p4ss")
         with pytest.raises(ValueError, match="a SOCKS4 proxy takes none") as caught:
             replace(SOCKS5, scheme="socks4")

@@ -83,11 +83,11 @@ def test_socks5_decode_method_is_one_offered_or_an_error() -> None:
         ("005a", "a SOCKS4 server"),
         ("005b", "a SOCKS4 server"),
         ("005d", "a SOCKS4 server"),
-        ("005e", "it answered with 00 5e, version 05 is wanted"),
-        ("0059", "it answered with 00 59, version 05 is wanted"),
+        ("005e", "it answered with 00 5e instead of version 05"),
+        ("0059", "it answered with 00 59 instead of version 05"),
         ("1503", "a TLS server"),
-        ("1505", "it answered with 15 05, version 05 is wanted"),
-        ("5353", "it answered with 53 53, version 05 is wanted"),
+        ("1505", "it answered with 15 05 instead of version 05"),
+        ("5353", "it answered with 53 53 instead of version 05"),
         ("0500", "selected method 00, which was not offered (02, 80)"),
     ],
 )
@@ -137,7 +137,7 @@ def test_socks5_check_status_refuses_under_either_version() -> None:
         assert class_of_error(socks5.check_status, pair) is expected, pair
 
 
-RESERVED = ": Tor keeps user names that begin with <torS0X> to itself, and does not know this form"
+RESERVED = ": Tor reserves user names that begin with <torS0X>, and this Tor does not know this one"
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def test_tunnel_reports_the_octets_before_a_hang_up_and_the_failure() -> None:
             0,
             "method selection",
             "note",
-            note="failed: the proxy hung up before it had answered: got 1 of 2 octets",
+            note="failed: the proxy hung up before the end of its message: got 1 of 2 octets",
         ),
     ]
 

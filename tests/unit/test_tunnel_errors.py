@@ -53,8 +53,8 @@ def test_tunnel_tells_of_all_addresses_when_the_last_one_fails() -> None:
     assert error.__notes__ == [
         "before that, 192.0.2.1: the proxy refused the request: connection refused (REP 05)",
         (
-            "before that, 2001:db8::2: the proxy hung up before it had answered: got 0 of 5"
-            " octets, as OpenSSH does when it cannot connect"
+            "before that, 2001:db8::2: the proxy hung up before the end of its message: got 0 of 5"
+            " octets; OpenSSH hangs up when it cannot connect"
         ),
     ]
 
@@ -179,7 +179,7 @@ GAVE_UP = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
             ProxyTimeout,
             "method selection",
             errno.ETIMEDOUT,
-            "timed out: the proxy does not answer as one of SOCKS5 does",
+            "timed out before the proxy selected a method; does the proxy speak SOCKS5?",
         ),
         (
             "socks5h://u@192.0.2.9",
@@ -196,7 +196,7 @@ GAVE_UP = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
             ProxyClosed,
             "method selection",
             errno.ECONNRESET,
-            "the proxy hung up before it had answered: got 1 of 2 octets",
+            "the proxy hung up before the end of its message: got 1 of 2 octets",
         ),
         (
             "http://192.0.2.9",
@@ -204,7 +204,7 @@ GAVE_UP = TimeoutError(errno.ETIMEDOUT, "Connection timed out")
             ProxyClosed,
             "request",
             errno.ECONNRESET,
-            "the proxy hung up before it had answered: got 8 of 14 octets",
+            "the proxy hung up before the end of its message: got 8 of 14 octets",
         ),
     ],
 )

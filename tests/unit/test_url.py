@@ -110,7 +110,7 @@ def test_proxy_url_of_a_unix_socket(url: str, path: str) -> None:
 NO_SCHEME = "proxy URL has no scheme: it must begin with socks5h://, socks5://, socks://"
 QUOTED = "proxy URL begins or ends with a quotation mark; remove it"
 PADDED = "proxy URL begins or ends with white space or a line end; remove it"
-DIRECT = "proxy URL direct:// means no proxy, and socksclient connects only through a proxy"
+DIRECT = "proxy URL direct:// means no proxy, but socksclient connects only through a proxy"
 UNENCODED = (
     "proxy URL has / ? or # before its last @; in a user name or password they must be percent"
 )
@@ -123,7 +123,7 @@ NOT_A_NUMBER = "proxy port is not a number; user name and password stand before 
 RANGE = "proxy port is not in the range from 1 to 65535"
 BRACKETS = "proxy URL has a bracket in the wrong place; brackets are only around an IPv6 address"
 UNBRACKETED = "proxy host is an IPv6 address without brackets; write scheme://[address]:port"
-NO_IPV6 = "proxy host is in brackets but is no IPv6 address"
+NO_IPV6 = "proxy host is in brackets but is not an IPv6 address"
 COLONS = "proxy URL has more than one colon behind its host; user name and password stand before it"
 PERCENT = "proxy URL has a % in its host or its port, which cannot be percent-encoded"
 SECOND = "proxy URL has a second URL in it; give a chain of proxies as a list of URLs"
@@ -243,7 +243,7 @@ STARS = "proxy URL has *** in the place of its credentials: it is the text of a 
         (f"socks5h://{'us3r' * 64}:p4ssw0rd@h", "proxy username is 256 octets long in UTF-8"),
         (f"socks5h://us3r:p4ss{'%C3%BC' * 126}@h", "proxy password is 256 octets long in UTF-8"),
         (f"socks5h://us3r:p4ssw0rd@{'h' * 256}", "proxy host is 256 octets long"),
-        ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is no valid internationalised name"),
+        ("socks5h://us3r:p4ssw0rd@☃", "proxy host '☃' is not a valid internationalised name"),
     ],
 )
 def test_proxy_url_that_is_not_valid_is_refused_without_its_credentials(

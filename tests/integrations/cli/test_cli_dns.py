@@ -256,7 +256,7 @@ def test_dns_verbose_prints_the_whole_answer_with_an_error(
         ([Faults(stall_after=0)], "a.test", 4, "timed out"),
         ([Faults(), Faults(stall_after=2)], "long.test", 4, "timed out"),
         ([Faults(answers={"method selection": b"HTTP/1.0"})], "a.test", 5, "an HTTP proxy"),
-        ([Faults(close_after=4)], "a.test", 5, "that do not offer UDP ASSOCIATE"),
+        ([Faults(close_after=4)], "a.test", 5, "does not offer UDP ASSOCIATE"),
         ([Faults(method=0xFF)], "a.test", 6, "the proxy accepts none of the methods"),
         ([Faults(reply=0x07)], "a.test", 7, "does not offer UDP ASSOCIATE"),
         ([Faults(), Faults(reply=0x05)], "long.test", 7, "connection refused (REP 05)"),

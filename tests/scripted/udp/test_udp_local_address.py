@@ -130,7 +130,7 @@ def test_local_address_with_an_invalid_port(associate: Associate, port: Any) -> 
 
 
 def test_udp_associate_refuses_socks4_before_it_makes_a_socket(associate: Associate) -> None:
-    with pytest.raises(ValueError, match="a SOCKS4 proxy cannot do UDP ASSOCIATE"):
+    with pytest.raises(ValueError, match="a SOCKS4 proxy does not support UDP ASSOCIATE"):
         associate("socks4://127.0.0.1:1", local_address=("192.0.2.1", 0))
 
 

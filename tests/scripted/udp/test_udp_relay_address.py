@@ -119,7 +119,7 @@ def test_relay_address_of_a_proxy_with_an_ipv4_mapped_address(associate: Associa
             ("relay.test", 1),
             True,
             ProtocolError,
-            "its relay is at 'relay.test', which is no IP address; with trust_relay_address=False",
+            "'relay.test', which is not an IP address; with trust_relay_address=False",
         ),
         (("", 1), True, ProtocolError, "host is empty"),
         (("127.0.0.1", 0), True, ProtocolError, "port 0"),
