@@ -49,7 +49,8 @@ async def handshake(stream: ByteStream, host: str, port: int, *, proxy: str | Pr
         ValueError: The destination or the proxy is not valid, the proxy's protocol cannot carry the
             request, or the URL asks for TLS. Nothing has been sent.
         ResolveError: The destination's name has no address (``socks5`` and ``socks4`` only).
-        ProtocolError: The proxy does not speak as it should; `ProxyClosed` if it hung up.
+        ProtocolError: The proxy sent what its protocol does not allow.
+        ProxyClosed: The proxy closed the connection, or reset it, before the end of its reply.
         AuthenticationError: The proxy accepts no method that was offered, or it refused the
             credentials.
         ReplyError: The proxy refused the request; `reply` is its code.

@@ -262,9 +262,9 @@ async def udp_associate(
     Args:
         proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, the nearest hop first,
             each of which relays for the next.
-        local_host: The IP address to send from. The proxy is told of it, and some proxies then
-            relay nothing else. By default the proxy is told that the address is not known, as must
-            be so behind a NAT.
+        local_host: The IP address to send from. This process tells the proxy the address, and
+            some proxies then relay the datagrams of no other address. By default this process tells
+            the proxy that the address is not known, which is right behind a NAT.
         local_port: The port to send from, which counts only together with `local_host`; 0 lets the
             system choose.
         trust_relay_address: Whether to send to the address at which the proxy says that its relay
@@ -285,9 +285,10 @@ async def udp_associate(
             `local_host` and `local_port` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot
             make the UDP socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says
             which.
-        ProtocolError: A proxy does not speak SOCKS5 as it should; or the relay's port is 0, or its
-            address is a name or one that no host can have. Nothing has been sent to the relay.
-        ProxyClosed: A proxy closed the connection before it had replied.
+        ProtocolError: A proxy sent what SOCKS5 does not allow; or no relay can be at the bound
+            address, because its port is 0, or its host is a name, or no host can have the address.
+            Nothing has been sent to the relay.
+        ProxyClosed: A proxy closed the connection, or reset it, before the end of its reply.
         AuthenticationError: A proxy accepts no method that was offered, or it refused the
             credentials.
     """

@@ -39,12 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="demo | get | dns | connect")
     demo = commands.add_parser(
-        "demo", help="show HTTPS, a DNS query over UDP and BIND through real SOCKS5, on loopback"
+        "demo", help="show HTTPS, a DNS query over UDP, and BIND through SOCKS5 servers on loopback"
     )
     demo.set_defaults(run=_demo)
     configured = (
         (get, "get", "fetch a URL through a proxy, and print the body of the response"),
-        (dns, "dns", "send a DNS query through a proxy: over UDP, or TCP if that is truncated"),
+        (
+            dns,
+            "dns",
+            "send a DNS query through a proxy over UDP; over TCP too if the answer is truncated",
+        ),
         (connect, "connect", "connect standard input and output to a host through a proxy"),
     )
     for module, name, summary in configured:

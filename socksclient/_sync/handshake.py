@@ -18,7 +18,7 @@ __all__ = ["Connection", "handshake"]
 
 
 class Connection(Protocol):
-    """What `handshake` needs of a connection. A socket has it, and so has a channel of paramiko."""
+    """A connection that `handshake` can use: a socket, a channel of paramiko, and others."""
 
     def sendall(self, data: bytes, /) -> Any:
         """Send all octets."""
@@ -47,7 +47,8 @@ def handshake(
         proxy: The proxy's URL, or a `Proxy`, for its protocol and the credentials. Its host and
             port count for the texts of errors only. If the proxy speaks TLS, `sock` does so
             already, and the URL says nothing about TLS.
-        timeout: Seconds for all of it. None leaves the waiting to the timeout of `sock` itself.
+        timeout: The seconds for the whole call. With None, the timeout of `sock` itself applies to
+            each send and receive.
 
     Returns:
         The bound address (BND.ADDR and BND.PORT), as (host, port). HTTP names none: it is
@@ -61,7 +62,8 @@ def handshake(
             `settimeout`. Nothing has been sent.
         ProxyTimeout: The timeout has passed.
         ResolveError: The destination's name has no address (``socks5`` and ``socks4`` only).
-        ProtocolError: The proxy does not speak as it should; `ProxyClosed` if it hung up.
+        ProtocolError: The proxy sent what its protocol does not allow.
+        ProxyClosed: The proxy closed the connection, or reset it, before the end of its reply.
         AuthenticationError: The proxy accepts no method that was offered, or it refused the
             credentials.
         ReplyError: The proxy refused the request; `reply` is its code.

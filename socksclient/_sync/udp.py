@@ -504,13 +504,15 @@ def udp_associate(
     """Ask a proxy to relay UDP datagrams (UDP ASSOCIATE, RFC 1928 §7).
 
     Args:
-        timeout: The seconds that all of the call may take; None means without end. The association
-            then has this timeout set. The default is that of `socket.getdefaulttimeout`.
+        timeout: The seconds for the whole call. None sets no limit. By default,
+            `socket.getdefaulttimeout` tells the seconds. The association keeps this timeout for
+            its sends and receives.
         proxy: The proxy's URL, or a `Proxy`; or a chain of SOCKS5 proxies, the nearest hop first,
             each of which relays for the next.
-        local_address: The (IP address, port) to send from; port 0 lets the system choose. The proxy
-            is told of it, and some proxies then relay nothing else. By default the proxy is told
-            that the address is not known, as must be so behind a NAT.
+        local_address: The (IP address, port) to send from; port 0 lets the system choose. This
+            process tells the proxy the address, and some proxies then relay the datagrams of no
+            other address. By default this process tells the proxy that the address is not known,
+            which is right behind a NAT.
         trust_relay_address: Whether to send to the address at which the proxy says that its relay
             is. If not, datagrams go to the proxy's own address, at the port of the relay. V2ray,
             for one, gives whatever address is in its configuration. When a relay has a private
@@ -530,9 +532,10 @@ def udp_associate(
             `local_address` (EADDRNOTAVAIL, EADDRINUSE, EACCES), or this system cannot make the UDP
             socket or its epoll (EAFNOSUPPORT without IPv6, EMFILE). `errno` says which.
         ProxyTimeout: The timeout has passed.
-        ProtocolError: A proxy does not speak SOCKS5 as it should; or the relay's port is 0, or its
-            address is a name or one that no host can have. Nothing has been sent to the relay.
-        ProxyClosed: A proxy closed the connection before it had replied.
+        ProtocolError: A proxy sent what SOCKS5 does not allow; or no relay can be at the bound
+            address, because its port is 0, or its host is a name, or no host can have the address.
+            Nothing has been sent to the relay.
+        ProxyClosed: A proxy closed the connection, or reset it, before the end of its reply.
         AuthenticationError: A proxy accepts no method that was offered, or it refused the
             credentials.
     """

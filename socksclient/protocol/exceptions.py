@@ -3,8 +3,8 @@
     SocksError (OSError)
     ├── ProxyConnectError (ConnectionError)        the proxy itself cannot be reached, or its TLS
     ├── ProxyTimeout (TimeoutError)                the deadline passed
-    ├── ResolveError                               a destination resolved here has no address
-    ├── ProtocolError                              the proxy does not speak as it should
+    ├── ResolveError                               this process finds no address of a name
+    ├── ProtocolError                              the proxy sent what its protocol does not allow
     │   └── ProxyClosed (ConnectionResetError)     the proxy hung up before the end of its message
     ├── AuthenticationError (PermissionError)      no acceptable method, or credentials refused
     ├── ReplyError                                 the proxy refused the request, and says why
@@ -13,8 +13,8 @@
     │   └── TTLExpired (TimeoutError)                       REP 06
     └── AssociationClosed (ConnectionResetError)   the proxy ended a UDP association
 
-A caller's own mistake (a name of 256 octets, port 70000) is a `ValueError`, raised before any
-octet is sent, and none of these.
+If the caller makes a mistake, such as a name of 256 octets or the port 70000, the library raises a
+`ValueError` before it sends any octet, and none of these errors.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class SocksError(OSError):
     is True in the place of the context.
 
     Attributes:
-        proxy: The hop that the error speaks of; None where no proxy was involved yet.
+        proxy: The hop at which the error happened; None before this process has turned to a hop.
         hop: The position of that hop in the chain; 0 is the nearest.
         next_hop: The (host, port) of the hop after it, to which it was to connect; None for the
             last hop.
@@ -127,7 +127,7 @@ class ProxyTimeout(SocksError, TimeoutError):
 
 
 class ResolveError(SocksError):
-    """The destination's name, which this side resolves (``socks5://``), has no address.
+    """The destination's name, which this process resolves (``socks5://``), has no address.
 
     The `errno` is that of the cause, which is a `socket.gaierror` in most cases.
     """
@@ -139,7 +139,7 @@ class ResolveError(SocksError):
 
 
 class ProtocolError(SocksError):
-    """The proxy does not speak as it should.
+    """The proxy sent what its protocol does not allow, or ended the connection too early.
 
     Attributes:
         received: The octets that the proxy sent in the place of a good message.
@@ -153,7 +153,7 @@ class ProtocolError(SocksError):
 
 
 class ProxyClosed(ProtocolError, ConnectionResetError):
-    """The connection to the proxy ended before the proxy had answered; most often, it hung up."""
+    """The proxy closed or reset the connection, or the connection broke, amid a message."""
 
     def __init__(
         self, message: str, received: bytes = b"", errno: int | None = errno.ECONNRESET
@@ -167,7 +167,7 @@ class ProxyClosed(ProtocolError, ConnectionResetError):
         """Return the error for a connection that ended amid a message.
 
         Args:
-            ended: What the driver has thrown into the flow.
+            ended: The error that the driver has thrown into the flow.
             left: How many octets of the message the flow was waiting for.
             before: The octets of the message that had come before.
             hint: The end of the text if no octet has come at all: what that may mean.

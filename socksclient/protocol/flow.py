@@ -54,11 +54,11 @@ class HiddenOctets(bytearray):
 
 
 Flow = Generator[Exchange, bytes, T]
-"""What a driver runs; T is the flow's result."""
+"""A generator that a driver runs: it yields `Exchange` and returns its result, of the type T."""
 
 
 class Protection(Protocol):
-    """What protects all octets after a sub-negotiation (RFC 1961 §5).
+    """The functions that protect all octets after a sub-negotiation (RFC 1961 §5).
 
     A method of authentication whose flow returns one asks for the connection to be wrapped: the
     request, its reply and everything after them go through the two functions. No driver wraps
@@ -78,7 +78,7 @@ class Protection(Protocol):
 
 
 class ConnectionEnded(ConnectionError):
-    """What a driver throws into a flow if the connection ends before a step is done.
+    """The error that a driver throws into a flow if the connection ends before a step is done.
 
     The flow then raises a `socksclient.ProxyClosed` that says what was missing. A driver does not
     have to throw its other errors, such as a timeout, into the flow.

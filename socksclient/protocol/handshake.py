@@ -42,7 +42,8 @@ def start(
         ValueError: The proxy, the host, the port or the command is not valid, or the proxy's
             protocol cannot carry the request. Nothing has been sent.
         TypeError: The host is not a str, or the proxy is neither a URL nor a `Proxy`.
-        SocksError: The flow raises it when the proxy refuses, or does not speak as it should.
+        SocksError: The flow raises it if the proxy refuses the request or the credentials, or sends
+            what its protocol does not allow.
     """
     [hop] = as_chain(proxy)
     target = Host.parse(host)

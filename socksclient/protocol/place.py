@@ -24,7 +24,7 @@ def place(
     """Return the error to raise in place of `error`: with its place, if it is a `SocksError`.
 
     Args:
-        error: What was raised.
+        error: The error that was raised.
         route: The requests to the hops.
         hop: The position of the hop at which the error happened.
         phase: How far the way had come at that hop.
@@ -33,10 +33,10 @@ def place(
         earlier: The notes about the addresses that have failed before.
 
     Returns:
-        The same error, or a new `SocksError` for a deadline and for a proxy out of reach. The
-        mistakes of a caller, and whatever a method of the user's own raises, stay as they are. But
-        a TimeoutError without an errno counts as the deadline, even if such a method raises it,
-        because nothing tells the two apart.
+        The same error, or a new `SocksError` if the deadline passed or the proxy is out of reach.
+        This function changes no error that a caller's mistake causes, and no error that a `Method`
+        of the caller's own raises. There is one exception: a TimeoutError without an errno counts
+        as the deadline even if such a method raised it, because nothing tells the two apart.
     """
     failure = _socks_error(error, phase)
     if not isinstance(failure, SocksError) or failure.proxy is not None:

@@ -212,13 +212,14 @@ class Proxy:
 
     Args:
         host: The proxy's name or IP address; an IPv6 address with or without brackets. The name
-            of the nearest proxy is always resolved here. With a `path` it may be left out.
+            of the nearest proxy is always resolved by this process. With a `path` it may be left
+            out.
         port: 1 to 65535. By default 1080; for ``http`` it is 80, with TLS 443.
         scheme: The protocol that the proxy speaks, and who resolves the names of destinations.
             With "socks5h" (or "socks") and "socks4a" the proxy resolves them. With "socks5" and
-            "socks4" this side resolves them, and asks the proxy for addresses. With "http" the
-            proxy gets HTTP's CONNECT, and resolves. With "+tls" behind it, or as "https", a scheme
-            means the same with `tls`.
+            "socks4" this process resolves them, and asks the proxy for addresses. With "http" the
+            proxy gets HTTP's CONNECT, and resolves the names. "+tls" at the end of a scheme, and
+            "https", mean the same as `tls`.
         username: For SOCKS5, offered to the proxy (RFC 1929) together with no authentication; for
             SOCKS4, the user id; for HTTP, of Basic authentication (RFC 7617). With SOCKS at most
             255 octets in UTF-8, as for the password.
@@ -355,11 +356,11 @@ class Proxy:
         return None if setting is None else setting.parsed(cls.from_url)
 
     def isolated(self, token: str | None = None) -> Proxy:
-        """Return the same Tor with credentials that give its streams circuits of their own.
+        """Return a `Proxy` for the same Tor that gives its connections circuits of their own.
 
-        Tor never puts streams with different credentials on one circuit (IsolateSOCKSAuth). In the
-        proxy returned, such credentials replace those of this one and a Proxy-Authorization among
-        its headers. They mean nothing to other proxies: use them with Tor only.
+        Tor never puts connections with different credentials on one circuit (IsolateSOCKSAuth). In
+        the new `Proxy`, such credentials replace the old credentials and any Proxy-Authorization
+        among the headers. They mean nothing to other proxies: use them with Tor only.
 
         Args:
             token: Proxies with the same token, at most 255 octets in UTF-8, share their circuits.

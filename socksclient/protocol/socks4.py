@@ -97,7 +97,7 @@ def reply(send: bytes = b"", hint: str = "", is_secret: bool = False) -> Flow[Ho
 
 
 class Socks4(Kind):
-    """A SOCKS4 proxy that is asked for addresses, because this side resolves names."""
+    """A SOCKS4 proxy that is asked for addresses, because this process resolves names."""
 
     scheme = "socks4"
     tls_scheme = "socks4+tls"

@@ -307,7 +307,7 @@ def reply(command: Command, send: bytes = b"", hint: str = "") -> Flow[HostPort]
 
 
 class Socks5(Kind):
-    """A SOCKS5 proxy that is asked for addresses, because this side resolves names."""
+    """A SOCKS5 proxy that is asked for addresses, because this process resolves names."""
 
     scheme = "socks5"
     tls_scheme = "socks5+tls"

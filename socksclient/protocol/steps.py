@@ -53,11 +53,11 @@ class StartTLS(NamedTuple):
 
 Step: TypeAlias = Resolve | Connect | StartTLS | Exchange
 Steps: TypeAlias = Generator[Step, Any, T]
-"""What a driver carries out; T is the result."""
+"""A generator that a driver runs: it yields `Step` and returns its result, of the type T."""
 
 
 class Grant(NamedTuple):
-    """What the last hop has granted.
+    """The result of a tunnel: the addresses that the last hop grants with its reply.
 
     Attributes:
         bound_address: BND.ADDR and BND.PORT of its reply.
