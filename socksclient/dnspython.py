@@ -386,7 +386,7 @@ class _Name(str):
 
 
 class _DatagramSocket(dns.asyncbackend.DatagramSocket):  # type: ignore[name-defined,misc]
-    """A UDP socket for dnspython. It makes its association at its first use.
+    """A UDP socket for dnspython, which makes its association when it first sends or receives.
 
     The association waits until then because dnspython passes a timeout to each send and receive,
     and passes none when it makes the socket.

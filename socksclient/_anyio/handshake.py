@@ -26,7 +26,7 @@ async def handshake(stream: ByteStream, host: str, port: int, *, proxy: str | Pr
     """Ask a proxy for a connection to (host, port), on a connection to the proxy that is open.
 
     The function neither opens nor closes anything. When it has returned, `stream` leads to the
-    destination, and nothing has been read that the destination sent. After an error or a
+    destination, and every octet that the destination sent is still unread. After an error or a
     cancellation, the connection is of no more use, and the caller closes it. There is no timeout
     argument: use `anyio.fail_after`.
 

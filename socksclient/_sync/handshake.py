@@ -33,8 +33,8 @@ def handshake(
     """Ask a proxy for a connection to (host, port), on a connection to the proxy that is open.
 
     The function neither opens nor closes anything. When it has returned, `sock` leads to the
-    destination, and nothing has been read that the destination sent. After an error, the connection
-    is of no more use, and the caller closes it.
+    destination, and every octet that the destination sent is still unread. After an error, the
+    connection is of no more use, and the caller closes it.
 
     With ``socks5`` and ``socks4`` this process resolves the host, and the proxy is asked for the
     first address only, because another address needs another connection.

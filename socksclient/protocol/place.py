@@ -27,7 +27,7 @@ def place(
         error: The error that was raised.
         route: The requests to the hops.
         hop: The position of the hop at which the error happened.
-        phase: How far the way had come at that hop.
+        phase: How far the call had come at that hop.
         hosts: The hosts to ask this hop for.
         failed: How many of `hosts` have failed before.
         earlier: The notes about the addresses that have failed before.

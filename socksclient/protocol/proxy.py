@@ -364,7 +364,8 @@ class Proxy:
 
         Args:
             token: Proxies with the same token, at most 255 octets in UTF-8, share their circuits.
-                None makes a random one.
+                With None, this method makes
+                a random token.
 
         Raises:
             ValueError: The token is too long, or `methods` has no username/password.

@@ -73,11 +73,11 @@ Direction: TypeAlias = Literal["sent", "received", "note"]
 
 
 class Event(NamedTuple):
-    """Something that has happened on the way.
+    """An event of a call: octets to or from a hop, or a note for the log.
 
     Attributes:
         hop: The position of the hop in the chain; 0 is the nearest.
-        phase: How far the way had come at that hop.
+        phase: How far the call had come at that hop.
         direction: "sent" for octets to the hop, "received" for octets from it, "note" for words.
         octets: The octets; empty for a note.
         is_secret: Whether the octets hold credentials. No text must show such octets.
