@@ -24,7 +24,7 @@ from socksclient._sync.timeouts import Deadline
 from socksclient._sync.tls import TLSSocket
 from socksclient.protocol.proxy import as_chain
 from socksclient.protocol.route import Route
-from socksclient.testing import Faults, SocksServer
+from socksclient.testing import Connection, Faults, SocksServer
 
 from helpers.http_clients import PROXY_HOST
 from helpers.support import GREETING, LONG, Address, in_thread
@@ -37,6 +37,16 @@ HOSTS = (PROXY_HOST, "127.0.0.4", "127.0.0.4")
 
 CERTIFIED = (*NAMES, *set(HOSTS), "localhost", "127.0.0.1", "::1")
 """What the certificate of the hops is for."""
+
+
+Names = dict[str, list[str]]
+"""The addresses of names, as the fixture `names` has them."""
+
+NOBODY = ("192.0.2.1", 80)
+"""A destination that no hop reaches."""
+
+ANYONE = ("0.0.0.0", 0)
+"""The expected peer of a listener that accepts any IPv4 host."""
 
 
 class Authority:
@@ -130,6 +140,21 @@ class MakeHops:
 
 def is_tls(scheme: str) -> bool:
     return scheme == "https" or scheme.endswith("+tls")
+
+
+def seen_by(server: SocksServer) -> Connection:
+    """Return the only connection that came to the server."""
+    [connection] = server.connections
+    return connection
+
+
+def leads(chain: Hops, names: Names) -> None:
+    """Let the names of the hops lead to the hops, for the hops and for this process."""
+    for server in chain.servers:
+        for name, other in zip(NAMES, chain.servers, strict=False):
+            host, port = other.address
+            server.routes[name, port] = (host, port)
+            names[name] = [host]
 
 
 class Tunnel:

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Callable
 from contextlib import closing
-from functools import partial
-from typing import Any, NamedTuple, Protocol
 
 import anyio
 import anyio.lowlevel
 import pytest
-from anyio.abc import SocketStream
-from anyio.from_thread import BlockingPortal
-from anyio.streams.tls import TLSStream
 
-import socksclient
-import socksclient.anyio
 from socksclient import (
     ProtocolError,
     Proxy,
     ProxyClosed,
-    ProxyLike,
     ReplyError,
     SocksError,
 )
@@ -30,8 +20,8 @@ from socksclient.exceptions import ConnectionNotAllowed, Socks4Reply
 from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
+from helpers.listeners import ANYONE, DATA, NOBODY, SOON, Bind, ScriptedProxy, receive
 from helpers.support import (
-    BACKENDS,
     LONG,
     SHORT,
     Address,
@@ -39,112 +29,9 @@ from helpers.support import (
     receive_exactly,
 )
 
-pytest_plugins = ["helpers.http_fixtures"]
-
-ORIGIN = ("192.0.2.1", 80)
-ANYONE = ("0.0.0.0", 0)
-DATA = b"data of the peer"
-SOON = 0.02  # seconds; the timeout passes
 REJECTED = bytes.fromhex("005b 0000 00000000")
 
 Names = dict[str, list[str]]
-
-
-class Peer(NamedTuple):
-    """Whom `accept` returned."""
-
-    address: Address | None
-    receive: Callable[[int], bytes]
-    send: Callable[[bytes], object]
-    close: Callable[[], object]
-
-
-class Bound:
-    """A listener of either driver; without a portal it is the blocking one."""
-
-    def __init__(self, listener: Any, portal: BlockingPortal | None = None) -> None:
-        self.listener = listener
-        self.portal = portal
-        self.address: Address = listener.address
-
-    def accept(self, timeout: float = LONG) -> Peer:
-        """When `timeout` passes, it is a TimeoutError in both."""
-        if self.portal is None:
-            sock, address = self.listener.accept(timeout)
-            return Peer(address, partial(receive_exactly, sock), sock.sendall, sock.close)
-
-        async def accept() -> SocketStream | TLSStream:
-            with anyio.fail_after(timeout):
-                stream: SocketStream | TLSStream = await self.listener.accept()
-                return stream
-
-        call = self.portal.call
-        stream = call(accept)
-
-        async def receive(count: int) -> bytes:
-            octets = b""
-            while len(octets) < count:
-                octets += await stream.receive(count - len(octets))
-            return octets
-
-        close = partial(call, stream.aclose)
-        return Peer(
-            self.listener.peer_address, partial(call, receive), partial(call, stream.send), close
-        )
-
-    def close(self) -> None:
-        if self.portal is None:
-            self.listener.close()
-        else:
-            self.portal.call(self.listener.aclose)
-
-
-class Bind(Protocol):
-    def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Bound: ...
-
-
-@pytest.fixture(params=["blocking", *BACKENDS])
-def bind(request: pytest.FixtureRequest, portals: dict[str, BlockingPortal | None]) -> Bind:
-    """One test, every driver."""
-    portal = portals[request.param]
-
-    def bind(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Bound:
-        if portal is None:
-            return Bound(socksclient.bind(address, timeout, proxy=proxy))
-
-        async def bind() -> socksclient.anyio.Listener:
-            with anyio.fail_after(timeout):
-                return await socksclient.anyio.bind(*address, proxy=proxy)
-
-        return Bound(portal.call(bind), portal)
-
-    return bind
-
-
-class ScriptedProxy:
-    """It grants BIND on its one connection; after that, it says what the test has it say."""
-
-    def __enter__(self) -> ScriptedProxy:
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"socks4://127.0.0.1:{self.server.getsockname()[1]}"
-        self.thread = threading.Thread(target=self.grant)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.thread.join()
-        self.sock.close()
-        self.server.close()
-
-    def grant(self) -> None:
-        self.sock, _ = self.server.accept()
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        assert receive_exactly(self.sock, 9) == bytes.fromhex("0402 0050 c0000201 00")
-        self.sock.sendall(bytes.fromhex("005a 1000 c0000209"))
-
-    def say(self, octets: bytes) -> None:
-        self.thread.join()
-        self.sock.sendall(octets)
 
 
 class TestBind:
@@ -168,9 +55,9 @@ class TestBind:
                 assert listener.address[0] == "127.0.0.1"
                 with socket.create_connection(listener.address, 10) as sock:
                     peer = listener.accept()
-                    assert peer.address == sock.getsockname()
+                    assert peer.peer == sock.getsockname()
                     sock.sendall(DATA)
-                    assert peer.receive(len(DATA)) == DATA
+                    assert receive(peer, len(DATA)) == DATA
                     peer.send(b"and back")
                     assert receive_exactly(sock, 8) == b"and back"
                     peer.close()
@@ -206,13 +93,16 @@ class TestBind:
                         listener.accept(SOON)
                     sock.sendall(DATA)
                     peer = listener.accept()
-                    assert peer.receive(len(DATA)) == DATA
+                    assert receive(peer, len(DATA)) == DATA
                     peer.close()
 
     def test_bind_accept_timeout_at_each_octet_loses_nothing(self, bind: Bind) -> None:
         second_reply = bytes.fromhex("005a 0050 c0000201")
         for count in range(len(second_reply)):
-            with ScriptedProxy() as proxy, closing(bind(ORIGIN, proxy=proxy.url)) as listener:
+            with (
+                ScriptedProxy("socks4") as proxy,
+                closing(bind(NOBODY, proxy=proxy.url)) as listener,
+            ):
                 assert listener.address == ("192.0.2.9", 0x1000)
                 proxy.say(second_reply[:count])
                 for _ in range(2):
@@ -220,8 +110,8 @@ class TestBind:
                         listener.accept(0.005)
                 proxy.say(second_reply[count:] + DATA)
                 peer = listener.accept()
-                assert peer.address == ORIGIN
-                assert peer.receive(len(DATA)) == DATA
+                assert peer.peer == NOBODY
+                assert receive(peer, len(DATA)) == DATA
                 peer.close()
 
     @pytest.mark.parametrize(
