@@ -29,8 +29,10 @@ from helpers.support import REFUSED_PORT, Address, Dial, assert_echoes, nothing_
 Names = dict[str, list[str]]
 
 
-class TestTheProxysOwnAddresses:
-    def test_a_first_one_that_refuses(self, dial: Dial, names: Names, echo_server: Address) -> None:
+class TestAddressesOfProxy:
+    def test_connects_to_next_address_of_proxy_after_refusal(
+        self, dial: Dial, names: Names, echo_server: Address
+    ) -> None:
         names["proxy.test"] = ["::1", "127.0.0.9", "127.0.0.1"]
         with SocksServer() as server:
             proxy = f"socks5h://proxy.test:{server.address[1]}"
@@ -38,7 +40,7 @@ class TestTheProxysOwnAddresses:
                 assert sock.getpeername() == server.address
                 assert_echoes(sock)
 
-    def test_a_first_one_that_is_silent(
+    def test_connects_to_next_address_of_proxy_if_first_is_silent(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
         names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
@@ -48,40 +50,42 @@ class TestTheProxysOwnAddresses:
                 assert sock.getpeername() == server.address
                 assert_echoes(sock)
 
-    def test_the_only_one_a_name_has(self, dial: Dial, names: Names, echo_server: Address) -> None:
+    def test_connects_to_only_address_of_proxy(
+        self, dial: Dial, names: Names, echo_server: Address
+    ) -> None:
         names["proxy.test"] = ["127.0.0.1"]
         with SocksServer() as server:
             proxy = f"socks5h://proxy.test:{server.address[1]}"
             with dial(echo_server, proxy=proxy) as sock:
                 assert_echoes(sock)
 
-    def test_when_all_fail_the_error_tells_of_each(self, dial: Dial, names: Names) -> None:
+    def test_connect_error_names_each_address_of_proxy(self, dial: Dial, names: Names) -> None:
         names["proxy.test"] = ["127.0.0.8", "127.0.0.9"]
         with pytest.raises(ProxyConnectError) as caught:
             dial(("192.0.2.1", 80), proxy=f"socks5h://proxy.test:{REFUSED_PORT}")
         assert "127.0.0.8: Connection refused; 127.0.0.9: Connection refused" in str(caught.value)
         assert caught.value.phase == "connect"
 
-    def test_a_name_without_any(self, dial: Dial, names: Names) -> None:
+    def test_proxy_name_without_address(self, dial: Dial, names: Names) -> None:
         with pytest.raises(ProxyConnectError, match="Name or service not known") as caught:
             dial(("192.0.2.1", 80), proxy="socks5h://nowhere.test")
         assert caught.value.phase == "resolve"
         assert caught.value.errno == socket.EAI_NONAME
 
-    def test_an_ipv6_one_with_a_zone(self, dial: Dial) -> None:
+    def test_proxy_ipv6_address_with_zone(self, dial: Dial) -> None:
         # The loopback interface has no link-local address; but its zone is known here.
         with pytest.raises(ProxyConnectError) as caught:
             dial(("192.0.2.1", 80), proxy="socks5h://[fe80::1%lo]:1080")
         assert caught.value.phase == "connect"
 
-    def test_a_name_that_the_system_resolves(self, dial: Dial, echo_server: Address) -> None:
+    def test_proxy_name_resolved_by_system(self, dial: Dial, echo_server: Address) -> None:
         with SocksServer() as server:
             proxy = f"socks5h://localhost:{server.address[1]}"
             with dial(echo_server, proxy=proxy) as sock:
                 assert_echoes(sock)
 
 
-def test_a_race_without_a_timeout(names: Names, echo_server: Address) -> None:
+def test_race_without_timeout(names: Names, echo_server: Address) -> None:
     names["proxy.test"] = ["127.0.0.9", "127.0.0.1"]
     with SocksServer() as server:
         proxy = f"socks5h://proxy.test:{server.address[1]}"
@@ -90,7 +94,7 @@ def test_a_race_without_a_timeout(names: Names, echo_server: Address) -> None:
             assert_echoes(sock)
 
 
-def test_families_take_turns() -> None:
+def test_interleave_alternates_families() -> None:
     addresses = [("::a", 1), ("::b", 1), ("192.0.2.1", 1), ("::d", 1), ("192.0.2.2", 1)]
     order = ["::a", "192.0.2.1", "::b", "192.0.2.2", "::d"]
     assert [host for host, *_ in interleave(addresses)] == order
@@ -101,8 +105,8 @@ def local(server: SocksServer) -> str:
     return server.url.replace("socks5h://", "socks5://")
 
 
-class TestTheDestinationsAddresses:
-    def test_the_request_carries_an_address(
+class TestAddressesOfDestination:
+    def test_request_carries_resolved_address(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
         _, port = echo_server
@@ -127,7 +131,7 @@ class TestTheDestinationsAddresses:
         ],
         ids=str,
     )
-    def test_the_next_is_tried(
+    def test_tries_next_address_after_failure(
         self, dial: Dial, names: Names, echo_server: Address, faults: Faults
     ) -> None:
         _, port = echo_server
@@ -149,7 +153,9 @@ class TestTheDestinationsAddresses:
         ],
         ids=str,
     )
-    def test_the_next_is_not_tried(self, dial: Dial, names: Names, faults: Faults) -> None:
+    def test_tries_no_next_address_after_final_failure(
+        self, dial: Dial, names: Names, faults: Faults
+    ) -> None:
         names["origin.test"] = ["192.0.2.1", "192.0.2.2"]
         with SocksServer(faults=faults) as server:
             with pytest.raises(SocksError) as caught:
@@ -160,9 +166,7 @@ class TestTheDestinationsAddresses:
         else:
             assert "address" not in str(caught.value)
 
-    def test_when_the_deadline_passes_the_error_names_those_that_are_left(
-        self, dial: Dial, names: Names
-    ) -> None:
+    def test_timeout_error_names_addresses_left(self, dial: Dial, names: Names) -> None:
         names["origin.test"] = [f"192.0.2.{number}" for number in (1, 2, 3, 4)]
         faults = [Faults(reply=0x01), Faults(stall_after=2)]
         with SocksServer(faults=faults) as server, nothing_left_open():
@@ -176,7 +180,7 @@ class TestTheDestinationsAddresses:
             words = ", addresses tried: 2, addresses left: 192.0.2.3, 192.0.2.4)"
             assert str(caught.value).endswith(words)
 
-    def test_when_all_fail_the_last_error_tells_of_the_others(
+    def test_last_error_notes_earlier_errors(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
         names["origin.test"] = ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
@@ -197,7 +201,7 @@ class TestTheDestinationsAddresses:
         assert "2001:db8::1: " in second
         assert "got 0 of 5 octets" in second
 
-    def test_a_name_without_any(self, dial: Dial, names: Names) -> None:
+    def test_destination_name_without_address(self, dial: Dial, names: Names) -> None:
         with SocksServer() as server:
             with pytest.raises(ResolveError, match=r"cannot resolve nowhere\.test") as caught:
                 dial(("nowhere.test", 80), proxy=local(server))
@@ -206,7 +210,7 @@ class TestTheDestinationsAddresses:
         assert caught.value.errno == socket.EAI_NONAME
         assert isinstance(caught.value.__cause__, socket.gaierror)
 
-    def test_they_are_tried_in_the_resolvers_order(self, dial: Dial, names: Names) -> None:
+    def test_tries_addresses_in_order_of_resolver(self, dial: Dial, names: Names) -> None:
         names["origin.test"] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
         with SocksServer(faults=Faults(reply=0x05)) as server:
             with pytest.raises(ReplyError):
@@ -214,7 +218,7 @@ class TestTheDestinationsAddresses:
             hosts = [request.destination[0] for request in server.requests if request.destination]
             assert hosts == names["origin.test"]
 
-    def test_those_with_a_zone_are_left_out(self, dial: Dial, names: Names) -> None:
+    def test_leaves_out_addresses_with_zone(self, dial: Dial, names: Names) -> None:
         names["origin.test"] = ["fe80::1%lo", "192.0.2.2"]
         with SocksServer(faults=Faults(reply=0x05)) as server:
             with pytest.raises(ReplyError):
@@ -224,7 +228,7 @@ class TestTheDestinationsAddresses:
                 dial(("origin.test", 80), proxy=local(server))
             assert [request.destination for request in server.requests] == [("192.0.2.2", 80)]
 
-    def test_a_dead_address_of_the_proxy_is_waited_for_once(
+    def test_waits_for_dead_address_of_proxy_once(
         self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("socksclient._net.sockets.CONNECTION_ATTEMPT_DELAY", 1.0)
@@ -236,14 +240,14 @@ class TestTheDestinationsAddresses:
                 dial(("origin.test", 80), proxy=proxy, timeout=8.5)
             assert len(server.requests) == 9
 
-    def test_an_address_is_not_resolved(
+    def test_ip_address_is_not_resolved(
         self, dial: Dial, names: Names, echo_server: Address
     ) -> None:
         with SocksServer() as server, dial(echo_server, proxy=local(server)) as sock:
             assert_echoes(sock)
 
 
-def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() -> None:
+def test_reachable_of_closed_connection() -> None:
     with socket.socket() as gone, pytest.raises(ProxyClosed, match="not connected"):
         reachable(gone, Grant(("0.0.0.0", 1080), None))
 
@@ -257,7 +261,7 @@ def test_a_proxy_that_has_gone_has_no_address_to_stand_for_an_unspecified_one() 
         *("64:ff9b::192.0.2.1", "64:ff9b:1::1", "200::1", "301:2::3"),
     ],
 )
-def test_an_address_that_a_host_can_have(host: str) -> None:
+def test_reachable_accepts_address_of_a_host(host: str) -> None:
     with socket.socket() as control:
         found = Host.parse(host)
         assert reachable(control, Grant((host, 1080), None)) == (found, (found.text, 1080))
@@ -270,7 +274,9 @@ def test_an_address_that_a_host_can_have(host: str) -> None:
         *("255.255.255.255", "::2", "::192.0.2.1", "100:0:0:1::", "4000::1", "ff00::", "ff02::1"),
     ],
 )
-def test_an_address_that_no_host_can_have(dial: Dial, echo_server: Address, host: str) -> None:
+def test_reachable_refuses_address_that_no_host_can_have(
+    dial: Dial, echo_server: Address, host: str
+) -> None:
     with socket.socket() as control, pytest.raises(ProtocolError) as caught:
         reachable(control, Grant((host, 1080), None))
     assert f"no host can have its bound address, {Host.parse(host)}" in str(caught.value)

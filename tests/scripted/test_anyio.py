@@ -37,7 +37,7 @@ async def echoes(stream: anyio.abc.ByteStream) -> bool:
     return received == b"there and back"
 
 
-async def test_a_stream(echo_server: Address) -> None:
+async def test_connect_tcp_stream(echo_server: Address) -> None:
     with SocksServer() as server:
         async with await connect_tcp(*echo_server, proxy=server.url) as stream:
             assert isinstance(stream, SocketStream)
@@ -48,7 +48,7 @@ async def test_a_stream(echo_server: Address) -> None:
                 await stream.receive()
 
 
-async def test_a_stream_has_what_came_in_the_segment_of_the_reply(greeter: Address) -> None:
+async def test_connect_tcp_keeps_data_in_segment_of_reply(greeter: Address) -> None:
     with SocksServer(faults=Faults(reply_with_data=True)) as server:
         async with await connect_tcp(*greeter, proxy=server.url) as stream:
             received = b""
@@ -58,7 +58,7 @@ async def test_a_stream_has_what_came_in_the_segment_of_the_reply(greeter: Addre
             assert await echoes(stream)
 
 
-async def test_local_host(echo_server: Address) -> None:
+async def test_connect_tcp_and_connect_socket_local_host(echo_server: Address) -> None:
     with SocksServer() as server:
         for connect in (connect_tcp, connect_socket):
             connection = await connect(*echo_server, proxy=server.url, local_host="127.0.0.6")
@@ -73,7 +73,7 @@ async def close(connection: SocketStream | TLSStream | socket.socket) -> None:
         await connection.aclose()
 
 
-async def test_a_proxy_that_has_reset_the_connection_after_its_reply(echo_server: Address) -> None:
+async def test_connect_tcp_when_proxy_resets_after_reply(echo_server: Address) -> None:
     with SocksServer(faults=Faults(reset_after=12)) as server:
         original = SocketStream.from_socket
 
@@ -93,7 +93,7 @@ async def test_a_proxy_that_has_reset_the_connection_after_its_reply(echo_server
 
 
 @pytest.mark.parametrize("proxy", ["socks5h://255.255.255.255:1", "socks5h://127.0.0.1:1"])
-async def test_who_tries_again_without_end_can_be_cancelled(proxy: str) -> None:
+async def test_connect_socket_retried_without_end_can_be_cancelled(proxy: str) -> None:
     with anyio.move_on_after(0.1) as scope:
         while True:
             with pytest.raises(ProxyConnectError):
@@ -101,7 +101,7 @@ async def test_who_tries_again_without_end_can_be_cancelled(proxy: str) -> None:
     assert scope.cancelled_caught
 
 
-async def test_an_error_of_the_event_loop_in_a_race_comes_bare(
+async def test_connect_socket_error_of_event_loop_in_race(
     names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names["proxy.test"] = ["127.0.0.1", "127.0.0.2"]
@@ -114,7 +114,7 @@ async def test_an_error_of_the_event_loop_in_a_race_comes_bare(
         await connect_socket("192.0.2.1", 80, proxy=f"socks5h://proxy.test:{REFUSED_PORT}")
 
 
-class TestTLS:
+class TestConnectTCPWithTLS:
     async def fetch(self, port: int, **options: Any) -> bool:
         routes = {("origin.test", 443): ("127.0.0.1", port)}
         with SocksServer(routes=routes) as server:
@@ -125,11 +125,11 @@ class TestTLS:
                 assert (await stream.receive()).startswith(b"HTTP/1.1 200")
                 return stream.extra(TLSAttribute.standard_compatible)
 
-    async def test_with_a_context(self, origin: Origin) -> None:
+    async def test_connect_tcp_ssl_context(self, origin: Origin) -> None:
         options = {"ssl_context": origin.trust(), "tls_standard_compatible": False}
         assert await self.fetch(origin.https_port, **options) is False
 
-    async def test_by_its_name_when_that_is_resolved_here(
+    async def test_connect_tcp_verifies_name_resolved_here(
         self, origin: Origin, names: dict[str, list[str]]
     ) -> None:
         names["origin.test"] = ["127.0.0.1"]
@@ -146,7 +146,7 @@ class TestTLS:
                 assert ssl_object.server_hostname == "origin.test"
             assert server.requests[0].destination == ("127.0.0.1", origin.https_port)
 
-    async def test_with_another_name(self, origin: Origin) -> None:
+    async def test_connect_tcp_tls_hostname(self, origin: Origin) -> None:
         options = {"ssl_context": origin.trust(), "tls_standard_compatible": False}
         await self.fetch(origin.https_port, tls_hostname="localhost", **options)
         with pytest.raises(ssl.SSLCertVerificationError, match=r"not valid for 'another\.test'"):
@@ -155,7 +155,7 @@ class TestTLS:
     @pytest.mark.parametrize(
         ("host", "name"), [("origin.test.", None), ("192.0.2.1", "origin.test.")]
     )
-    async def test_a_dot_at_the_end_goes_to_the_proxy_only(
+    async def test_connect_tcp_tls_name_without_final_dot(
         self, origin: Origin, host: str, name: str | None
     ) -> None:
         routes = {(host, 443): ("127.0.0.1", origin.https_port)}
@@ -173,14 +173,14 @@ class TestTLS:
             assert server.requests[0].destination == (host, 443)
 
     @pytest.mark.parametrize("option", [{"tls": True}, {"tls_hostname": "origin.test"}])
-    async def test_with_the_default_context_nobody_else_is_trusted(
+    async def test_connect_tcp_default_context_refuses_unknown_authority(
         self, origin: Origin, option: dict[str, Any]
     ) -> None:
         with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self"):
             await self.fetch(origin.https_port, **option)
 
 
-async def test_two_at_once_on_one_loop_do_not_disturb_each_other(echo_server: Address) -> None:
+async def test_connect_tcp_twice_on_one_loop(echo_server: Address) -> None:
     with SocksServer(faults=[Faults(stall_after=0), Faults()]) as server:
         async with anyio.create_task_group() as group:
             group.start_soon(stalled, echo_server, server.url)
@@ -195,7 +195,7 @@ async def stalled(address: Address, proxy: str) -> None:
     await connect_tcp(*address, proxy=proxy)
 
 
-async def test_a_message_that_does_not_fit_the_send_buffer_goes_out_whole() -> None:
+async def test_driver_sends_message_larger_than_buffer() -> None:
     message = bytes(range(256)) * 4096
 
     def flow() -> Flow[bytes]:
@@ -220,7 +220,7 @@ async def test_a_message_that_does_not_fit_the_send_buffer_goes_out_whole() -> N
             assert await Driver(here).run(flow()) == b"ok"
 
 
-async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
+async def test_driver_error_of_broken_connection() -> None:
     class Broken(socket.socket):
         def send(self, *_args: object) -> int:
             raise OSError(113, "No route to host")
@@ -233,10 +233,10 @@ async def test_a_connection_that_breaks_otherwise_than_by_a_hang_up() -> None:
     assert held.value.errno == 113
 
 
-class TestSocketsForOtherLibraries:
+class TestConnectSocketForOtherLibraries:
     """On their own event loops, without anyio's runner."""
 
-    def test_asyncio(self, greeter: Address) -> None:
+    def test_connect_socket_for_asyncio(self, greeter: Address) -> None:
         async def main() -> None:
             with SocksServer() as server:
                 sock = await connect_socket(*greeter, proxy=server.url)
@@ -247,7 +247,7 @@ class TestSocketsForOtherLibraries:
 
         asyncio.run(main())
 
-    def test_trio(self, greeter: Address) -> None:
+    def test_connect_socket_for_trio(self, greeter: Address) -> None:
         async def main() -> None:
             with SocksServer() as server:
                 sock = await connect_socket(*greeter, proxy=server.url)
@@ -256,7 +256,7 @@ class TestSocketsForOtherLibraries:
 
         trio.run(main)
 
-    def test_uvloop_as_it_is(self, greeter: Address) -> None:
+    def test_connect_socket_for_plain_uvloop(self, greeter: Address) -> None:
         async def main() -> None:
             with SocksServer() as server, resolved_names() as names:
                 url = server.url.replace("127.0.0.1", "localhost")

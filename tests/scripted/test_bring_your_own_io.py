@@ -34,7 +34,7 @@ def drive() -> Drive:
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
-def test_it_goes_through_a_proxy(drive: Drive, echo_server: Address, scheme: str) -> None:
+def test_bring_your_own_io_through_proxy(drive: Drive, echo_server: Address, scheme: str) -> None:
     with SocksServer(accounts={"user": "pass"} if scheme != "socks4a" else None) as server:
         with socket.create_connection(server.address) as sock:
             drive(start(server.url_as(scheme), *echo_server), sock)
@@ -43,7 +43,7 @@ def test_it_goes_through_a_proxy(drive: Drive, echo_server: Address, scheme: str
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
-def test_errors_are_those_of_the_library(drive: Drive, scheme: str) -> None:
+def test_bring_your_own_io_errors(drive: Drive, scheme: str) -> None:
     refusal = {"socks5h": 0x05, "socks4a": 0x5B, "http": 502}[scheme]
     with SocksServer(faults=[Faults(reply=refusal), Faults(reset_after=0)]) as server:
         with socket.create_connection(server.address) as sock, pytest.raises(ReplyError):

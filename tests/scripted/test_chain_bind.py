@@ -37,7 +37,7 @@ from helpers.support import (
 pytest_plugins = ["helpers.hop_fixtures"]
 
 
-class TestBind:
+class TestChainBind:
     @pytest.mark.parametrize(
         "kinds",
         [
@@ -49,7 +49,9 @@ class TestBind:
         ],
         ids=", ".join,
     )
-    def test_the_last_hop_listens(self, bind: Bind, hops: MakeHops, kinds: tuple[str, ...]) -> None:
+    def test_chain_bind_at_last_hop(
+        self, bind: Bind, hops: MakeHops, kinds: tuple[str, ...]
+    ) -> None:
         with hops(*kinds) as chain, nothing_left_open():
             with closing(bind(("127.0.0.1", 0), chain.proxies)) as listener:
                 assert [seen_by(server).command for server in chain.servers] == [
@@ -66,7 +68,7 @@ class TestBind:
                         assert receive_exactly(peer, 8) == b"and back"
 
     @pytest.mark.parametrize(("scheme", "host"), [("socks5h", "second.test"), ("socks5", HOSTS[1])])
-    def test_where_an_unspecified_address_is(
+    def test_chain_bind_unspecified_address_is_last_hop(
         self, bind: Bind, hops: MakeHops, names: Names, scheme: str, host: str
     ) -> None:
         faults = {1: Faults(bound_address=("0.0.0.0", 4711))}
@@ -75,7 +77,7 @@ class TestBind:
             with closing(bind(ANYONE, chain.named())) as listener:
                 assert listener.address == (host, 4711)
 
-    def test_names_stay_names(self, bind: Bind, hops: MakeHops) -> None:
+    def test_chain_bind_leaves_names_to_hops(self, bind: Bind, hops: MakeHops) -> None:
         with hops("socks5h", "socks4a") as chain, nothing_left_open():
             first, second = chain.servers
             first.routes["second.test", second.address[1]] = second.address
@@ -95,7 +97,7 @@ class TestBind:
         ],
         ids=str,
     )
-    def test_errors(
+    def test_chain_bind_failure_names_hop(
         self, bind: Bind, hops: MakeHops, fault: Faults, error: type[SocksError], phase: Phase
     ) -> None:
         with hops("http", "socks5h", faults={1: fault}) as chain:
@@ -104,7 +106,7 @@ class TestBind:
         assert (caught.value.hop, caught.value.phase) == (1, phase)
         assert caught.value.proxy == chain.proxies[1]
 
-    def test_errors_of_accept(self, bind: Bind, hops: MakeHops) -> None:
+    def test_chain_accept_failure_names_hop(self, bind: Bind, hops: MakeHops) -> None:
         with hops("socks4a", "socks5h", faults={1: Faults(second_reply=0x02)}) as chain:
             with nothing_left_open():
                 listener = bind(ANYONE, chain.proxies)

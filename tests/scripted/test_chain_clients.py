@@ -46,11 +46,11 @@ pytest_plugins = ["helpers.hop_fixtures"]
 CHAIN = ("https", "socks4a", "socks5h")
 
 
-class TestWithHTTPX:
+class TestChainWithHTTPX:
     @pytest.mark.parametrize("kinds", [CHAIN, ("socks5h+tls", "http", "https")], ids=", ".join)
     @pytest.mark.parametrize("scheme", ["http", "https"])
     @pytest.mark.parametrize("http2", [False, True])
-    def test_requests(
+    def test_chain_httpx_requests(
         self,
         driver: Driver,
         hops: MakeHops,
@@ -73,7 +73,7 @@ class TestWithHTTPX:
             assert resolved == []
             assert len(chain.servers[-1].connections) == 1  # it was kept
 
-    def test_errors(self, driver: Driver, hops: MakeHops) -> None:
+    def test_chain_httpx_error(self, driver: Driver, hops: MakeHops) -> None:
         with hops(*CHAIN, faults={1: Faults(reply=0x5B)}) as chain:
             with driver.through(chain.proxies) as client, nothing_left_open():
                 with pytest.raises(driver.httpx.ProxyError) as caught:
@@ -84,7 +84,7 @@ class TestWithHTTPX:
 
 
 @pytest.mark.anyio
-async def test_tls_with_the_destination(hops: MakeHops, origin: Origin) -> None:
+async def test_chain_tls_with_destination(hops: MakeHops, origin: Origin) -> None:
     with hops(*CHAIN) as chain:
         chain.servers[-1].routes["origin.test", 443] = ("127.0.0.1", origin.https_port)
         stream = await socksclient.anyio.connect_tcp(
@@ -104,7 +104,7 @@ async def test_tls_with_the_destination(hops: MakeHops, origin: Origin) -> None:
 
 @pytest.mark.parametrize("passive", [True, False])
 @pytest.mark.parametrize("kinds", [("http", "socks5h"), ("socks4a", "socks5h+tls")], ids=", ".join)
-def test_ftp(hops: MakeHops, kinds: tuple[str, ...], passive: bool) -> None:
+def test_chain_ftp(hops: MakeHops, kinds: tuple[str, ...], passive: bool) -> None:
     received: list[bytes] = []
     with serving(serve_ftp) as (_, port), hops(*kinds) as chain, nothing_left_open():
         with FTP(timeout=10, proxy=chain.proxies) as ftp:
@@ -140,22 +140,24 @@ def name_server() -> Iterator[Address]:
         yield address
 
 
-class TestDNS:
-    def test_blocking(self, hops: MakeHops) -> None:
+class TestChainDNS:
+    def test_chain_dns_falls_back_to_tcp_blocking(self, hops: MakeHops) -> None:
         query = dns.message.make_query("a.test", "A")
         with name_server() as (host, port), hops("socks5h", "socks5h") as chain:
             with nothing_left_open():
                 answer, by_tcp = udp_with_fallback(query, host, 10, port, proxy=chain.proxies)
             assert (answer.answer[0][0].to_text(), by_tcp) == ("192.0.2.1", True)
 
-    def test_by_tcp_within_tls(self, hops: MakeHops) -> None:
+    def test_chain_dns_over_tcp_within_tls(self, hops: MakeHops) -> None:
         resolver = dns.resolver.Resolver(configure=False)
         with name_server() as address, hops("socks4a", "socks5h+tls") as chain:
             resolver.nameservers = [Nameserver(*address, proxy=chain.proxies)]
             answer = resolver.resolve("a.test", "A", tcp=True, lifetime=10)
         assert [record.to_text() for record in answer] == ["192.0.2.1"]
 
-    def test_awaited(self, portal: BlockingPortal, hops: MakeHops) -> None:
+    def test_chain_dns_falls_back_to_tcp_awaited(
+        self, portal: BlockingPortal, hops: MakeHops
+    ) -> None:
         resolver = dns.asyncresolver.Resolver(configure=False)
         with name_server() as address, hops("socks5h", "socks5h") as chain, nothing_left_open():
             resolver.nameservers, resolver.port = [address[0]], address[1]

@@ -118,10 +118,12 @@ def assert_timed_out(error: object, place: Place, begin: float) -> None:
     assert error.proxy == place.chain[place.hop]
 
 
-class TestDeadline:
+class TestChainDeadline:
     """Of each kind all at once, for each takes its time."""
 
-    def test_blocking(self, places: list[Place], listening: Address) -> None:
+    def test_chain_deadline_in_each_phase_blocking(
+        self, places: list[Place], listening: Address
+    ) -> None:
         def fail(place: Place) -> None:
             begin = time.monotonic()
             with pytest.raises(ProxyTimeout) as caught:
@@ -132,7 +134,7 @@ class TestDeadline:
         with nothing_left_open(), ThreadPoolExecutor(len(places)) as threads:
             assert len(list(threads.map(fail, places))) == len(places)
 
-    def test_awaited(
+    def test_chain_deadline_in_each_phase_awaited(
         self, portal: BlockingPortal, places: list[Place], listening: Address, origin: Origin
     ) -> None:
         """By the transport, for with the others it is the caller who has a deadline."""
@@ -151,7 +153,7 @@ class TestDeadline:
             all_done = [portal.start_task_soon(fail, place) for place in places]
             assert [done.result() for done in all_done] == [None] * len(places)
 
-    def test_of_an_association(self, hops: MakeHops) -> None:
+    def test_chain_deadline_of_udp_associate(self, hops: MakeHops) -> None:
         """The nearest is connected to for the control of each of the three hops."""
 
         def fail(case: tuple[int, int]) -> None:
@@ -168,7 +170,7 @@ class TestDeadline:
             assert len(list(threads.map(fail, cases))) == 6
 
     @pytest.mark.parametrize("hop", [0, 1])
-    def test_of_a_resolver(self, monkeypatch: pytest.MonkeyPatch, hop: int) -> None:
+    def test_chain_deadline_of_resolver(self, monkeypatch: pytest.MonkeyPatch, hop: int) -> None:
         answer = threading.Event()
 
         def wait(_name: str) -> list[str]:
@@ -184,7 +186,7 @@ class TestDeadline:
         answer.set()
         assert (caught.value.hop, caught.value.phase) == (hop, "resolve")
 
-    def test_it_is_one_for_all_hops(
+    def test_chain_deadline_covers_all_hops(
         self, connect: Connect, hops: MakeHops, listening: Address
     ) -> None:
         """Each of them would be done in time, but not one after the other."""
@@ -194,7 +196,7 @@ class TestDeadline:
                 connect(listening, proxy=chain.proxies, timeout=0.6)
 
     @pytest.mark.parametrize("command", ["BIND", "RESOLVE", "httpx"])
-    def test_it_is_one_for_all_hops_whatever_is_asked_for(
+    def test_chain_deadline_covers_all_hops_for_each_command(
         self, hops: MakeHops, command: str
     ) -> None:
         faults = dict.fromkeys(range(3), Faults(drip=0.03))
@@ -212,9 +214,7 @@ class TestDeadline:
             with pytest.raises((ProxyTimeout, httpx.ConnectTimeout)):
                 act()
 
-    def test_an_awaited_listener_has_that_of_its_caller(
-        self, portal: BlockingPortal, hops: MakeHops
-    ) -> None:
+    def test_chain_deadline_of_awaited_bind(self, portal: BlockingPortal, hops: MakeHops) -> None:
         async def fail() -> None:
             with pytest.raises(TimeoutError), anyio.fail_after(0.2):
                 await socksclient.anyio.bind(*ANYONE, proxy=chain.proxies)
@@ -223,7 +223,7 @@ class TestDeadline:
         with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
             portal.call(fail)
 
-    def test_it_is_one_for_all_associations(self, hops: MakeHops) -> None:
+    def test_chain_deadline_covers_all_associations(self, hops: MakeHops) -> None:
         """That of the last hop alone, through the others, takes half of it."""
         faults = dict.fromkeys(range(3), Faults(drip=0.02))
         with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
@@ -234,7 +234,7 @@ class TestDeadline:
 @pytest.mark.parametrize("hop", [0, 1, 2])
 @pytest.mark.parametrize("count", [0, 2, 4])
 @pytest.mark.parametrize("kind", ["socks5h", "socks5h+tls"])
-def test_a_cancellation_leaves_nothing_open(
+def test_chain_cancellation_leaves_nothing_open(
     portal: BlockingPortal, hops: MakeHops, listening: Address, kind: str, hop: int, count: int
 ) -> None:
     faults, accounts = {hop: Faults(stall_after=count)}, {hop: {"user": "pass"}}

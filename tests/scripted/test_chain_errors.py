@@ -88,14 +88,14 @@ FAILURES = {
 }
 
 
-class TestErrors:
+class TestChainErrors:
     @pytest.mark.parametrize("hop", [0, 1, 2])
     @pytest.mark.parametrize(
         ("scheme", "failure"),
         [(scheme, failure) for scheme, failures in FAILURES.items() for failure in failures],
         ids=lambda value: value if isinstance(value, str) else f"{value.faults} {value.account}",
     )
-    def test_they_say_which_hop_it_was(
+    def test_chain_error_names_hop(
         self,
         connect: Connect,
         hops: MakeHops,
@@ -136,7 +136,7 @@ class TestErrors:
             ("http", HTTPReply.BAD_GATEWAY),
         ],
     )
-    def test_a_hop_that_is_not_there_is_told_by_the_one_before_it(
+    def test_chain_refused_connection_to_next_hop(
         self, connect: Connect, hops: MakeHops, scheme: str, reply: object
     ) -> None:
         with hops("socks5h", scheme) as chain, nothing_left_open():
@@ -150,14 +150,16 @@ class TestErrors:
                 caught.value
             )
 
-    def test_the_nearest_that_is_not_there(self, connect: Connect, hops: MakeHops) -> None:
+    def test_chain_refused_connection_to_nearest_hop(
+        self, connect: Connect, hops: MakeHops
+    ) -> None:
         nowhere = Proxy(PROXY_HOST, REFUSED_PORT)
         with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
             connect(NOBODY, proxy=[nowhere, "socks4a://192.0.2.1"])
         assert (caught.value.hop, caught.value.proxy) == (0, nowhere)
         assert caught.value.errno == errno.ECONNREFUSED
 
-    def test_tls_that_fails_at_a_hop(
+    def test_chain_tls_failure_names_hop(
         self, connect: Connect, hops: MakeHops, authority: Authority
     ) -> None:
         with hops("socks5h", "socks5h+tls", "https") as chain, nothing_left_open():
@@ -172,7 +174,7 @@ class TestErrors:
                 assert not hasattr(error, "__notes__")
             assert chain.servers[2].requests == []
 
-    def test_the_connection_breaks_between_two_hops(self, connect: Connect, hops: MakeHops) -> None:
+    def test_chain_connection_lost_between_hops(self, connect: Connect, hops: MakeHops) -> None:
         """The nearest grants the request and hangs up, for it has lost the next."""
         with hops("socks5h", "socks5h", faults={0: Faults(close_after=12)}) as chain:
             with nothing_left_open(), pytest.raises(ProxyClosed) as caught:
@@ -180,7 +182,7 @@ class TestErrors:
         assert (caught.value.hop, caught.value.phase) == (1, "method selection")
 
 
-def test_the_log_tells_the_hops(
+def test_chain_log_names_hops(
     connect: Connect,
     associate: Associate,
     hops: MakeHops,

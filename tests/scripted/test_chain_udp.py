@@ -45,10 +45,10 @@ def nowhere() -> Iterator[Address]:
         yield sock.getsockname()
 
 
-class TestUDP:
+class TestChainUDP:
     @pytest.mark.parametrize("count", [2, 3])
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
-    def test_each_relay_takes_its_header_off(
+    def test_chain_relay_removes_its_header(
         self,
         associate: Associate,
         hops: MakeHops,
@@ -75,7 +75,7 @@ class TestUDP:
             for number, seen in enumerate(commands):
                 assert sorted(seen, key=str) == [*[connect] * (count - 1 - number), udp_associate]
 
-    def test_what_the_hops_are_told_of_the_source(
+    def test_chain_udp_associate_announces_source_to_nearest_hop(
         self, associate: Associate, hops: MakeHops
     ) -> None:
         """Only the nearest sees it: the others see the relay before them."""
@@ -86,7 +86,7 @@ class TestUDP:
             assert chain.servers[1].connections[0].destination == ("0.0.0.0", 0)
 
     @pytest.mark.parametrize("last", ["socks5h", "socks5"])
-    def test_names_of_destinations(
+    def test_chain_datagrams_to_names(
         self, associate: Associate, hops: MakeHops, names: Names, udp_echo: Address, last: str
     ) -> None:
         names["echo.test"] = ["127.0.0.1"]
@@ -103,7 +103,7 @@ class TestUDP:
     @pytest.mark.parametrize(
         ("scheme", "host"), [("socks5h", "second.test"), ("socks5", "127.0.0.1")]
     )
-    def test_a_relay_at_an_unspecified_address_is_where_the_hop_is(
+    def test_chain_unspecified_relay_address_is_hop(
         self,
         associate: Associate,
         hops: MakeHops,
@@ -123,7 +123,7 @@ class TestUDP:
                 [(relay, _)] = chain.servers[0].connections[0].datagrams
                 assert relay[0] == host
 
-    def test_relays_whose_addresses_are_not_to_be_trusted(
+    def test_chain_trust_relay_address_false(
         self, associate: Associate, hops: MakeHops, names: Names, udp_echo: Address
     ) -> None:
         faults = {1: Faults(bound_address=("192.0.2.1", 4711))}
@@ -135,7 +135,7 @@ class TestUDP:
                     encode_datagram_header("second.test", 4711)
                 )
 
-    def test_a_hop_with_an_ipv6_address_is_asked_for_a_relay_with_one(
+    def test_chain_relay_of_hop_with_ipv6_address(
         self, associate: Associate, hops: MakeHops, udp_echo_6: Address
     ) -> None:
         with hops("socks5h") as chain, SocksServer(host="::1") as second:
@@ -152,7 +152,7 @@ class TestUDP:
         ],
     )
     @pytest.mark.parametrize("hop", [0, 1])
-    def test_a_relay_that_cannot_be(
+    def test_chain_invalid_relay_address(
         self, associate: Associate, hops: MakeHops, told: Address, words: str, hop: int
     ) -> None:
         faults = {hop: [Faults(bound_address=told)]}
@@ -163,7 +163,7 @@ class TestUDP:
         assert caught.value.proxy == chain.proxies[hop]
 
     @pytest.mark.parametrize("hop", [0, 1, 2])
-    def test_a_hop_that_does_not_offer_it(
+    def test_chain_udp_associate_not_offered_by_hop(
         self, associate: Associate, hops: MakeHops, hop: int
     ) -> None:
         # To the nearest, the first connection is for its own association.
@@ -176,7 +176,7 @@ class TestUDP:
         assert (caught.value.hop, caught.value.proxy) == (hop, chain.proxies[hop])
         assert caught.value.destination is None
 
-    def test_what_is_not_of_the_next_relay_is_dropped(
+    def test_chain_drops_datagrams_of_other_relays(
         self, associate: Associate, hops: MakeHops, udp_echo: Address
     ) -> None:
         forged: list[bytes] = []
@@ -204,7 +204,7 @@ class TestUDP:
                     assert udp.receive() == (b"second", udp_echo)
                     assert udp.udp.dropped == number * len(forged)
 
-    def test_garbage_of_the_last_relay_is_dropped(
+    def test_chain_drops_garbage_of_last_relay(
         self, associate: Associate, hops: MakeHops, udp_echo: Address
     ) -> None:
         garbage = [b"", b"garbage", b"\0\0\x01\x01" + bytes(6), b"\0\0\0\x01" + bytes(5)]
@@ -214,7 +214,7 @@ class TestUDP:
                 assert udp.receive() == (b"datagram", udp_echo)
                 assert udp.udp.dropped == len(garbage)
 
-    def test_connected_it_hears_its_peer_only(
+    def test_chain_connected_association_hears_its_destination_only(
         self, associate: Associate, hops: MakeHops, udp_echo: Address
     ) -> None:
         stranger = encode_datagram_header("192.0.2.1", 53) + b"strange"
@@ -229,7 +229,7 @@ class TestUDP:
                 assert udp.udp.dropped == 1
 
     @pytest.mark.parametrize(("count", "hop"), [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)])
-    def test_the_end_of_a_control_connection_is_its_end(
+    def test_chain_association_closed_by_any_hop(
         self, associate: Associate, hops: MakeHops, nowhere: Address, count: int, hop: int
     ) -> None:
         faults = {hop: [Faults(end_after=1)]}
@@ -250,7 +250,7 @@ class TestUDP:
         assert f"(phase: relay{number}, proxy: {chain.proxies[hop].place})" in str(errors[0])
 
     @pytest.mark.parametrize("hop", [0, 1])
-    def test_what_is_said_on_a_control_connection_is_ignored(
+    def test_chain_control_connection_data_is_ignored(
         self, associate: Associate, hops: MakeHops, udp_echo: Address, hop: int
     ) -> None:
         faults = {hop: Faults(control_data=b"news" * 100)}
@@ -259,7 +259,7 @@ class TestUDP:
                 udp.send(b"datagram", udp_echo)
                 assert udp.receive() == (b"datagram", udp_echo)
 
-    def test_how_much_a_datagram_carries(
+    def test_chain_longest_datagram(
         self, associate: Associate, hops: MakeHops, nowhere: Address
     ) -> None:
         most = 65507 - 3 * 10
@@ -268,14 +268,14 @@ class TestUDP:
             with pytest.raises(OSError, match="Message too long"):
                 udp.send(bytes(most + 1), nowhere)
 
-    def test_a_timeout(self, hops: MakeHops) -> None:
+    def test_chain_receive_timeout(self, hops: MakeHops) -> None:
         with hops("socks5h", "socks5h") as chain:
             with socksclient.udp_associate(10, proxy=chain.proxies) as udp:
                 udp.settimeout(0.02)
                 with pytest.raises(TimeoutError, match=r"^timed out$"):
                     udp.recvfrom()
 
-    def test_a_name_that_cannot_be_resolved_here(
+    def test_chain_datagram_to_unknown_name(
         self, associate: Associate, hops: MakeHops, names: Names
     ) -> None:
         with hops("socks5h", "socks5") as chain, associate(chain.proxies) as udp:

@@ -59,9 +59,9 @@ THREES = [
 ]
 
 
-class TestAnyMix:
+class TestChainOfAnyKinds:
     @pytest.mark.parametrize("kinds", [*PAIRS, *THREES], ids=", ".join)
-    def test_it_leads_to_the_destination(
+    def test_chain_leads_to_destination(
         self, connect: Connect, hops: MakeHops, greeter: Address, kinds: tuple[str, ...]
     ) -> None:
         with hops(*kinds) as chain, connect(greeter, proxy=chain.proxies) as tunnel:
@@ -74,7 +74,7 @@ class TestAnyMix:
                 assert seen_by(server).destination == target
 
     @pytest.mark.parametrize("last", KINDS)
-    def test_a_greeting_in_one_segment_with_the_reply(
+    def test_chain_greeting_in_segment_of_reply(
         self, connect: Connect, hops: MakeHops, greeter: Address, last: str
     ) -> None:
         with hops("http", last, faults={1: Faults(reply_with_data=True)}) as chain:
@@ -82,7 +82,7 @@ class TestAnyMix:
                 tunnel.assert_greets_and_echoes()
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_octet_by_octet(
+    def test_chain_split_replies(
         self, connect: Connect, hops: MakeHops, greeter: Address, kind: str
     ) -> None:
         faults = dict.fromkeys(range(3), Faults(split=True))
@@ -90,7 +90,7 @@ class TestAnyMix:
             with connect(greeter, proxy=chain.proxies) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
-    def test_each_hop_has_credentials_of_its_own(
+    def test_chain_credentials_of_each_hop(
         self, connect: Connect, hops: MakeHops, greeter: Address
     ) -> None:
         accounts = {0: {"near": "first"}, 1: {"id": ""}, 2: {"far": "third"}}
@@ -101,7 +101,7 @@ class TestAnyMix:
             assert seen == [("near", "first"), ("id", None), ("far", "third")]
 
     @pytest.mark.parametrize("kinds", PAIRS[:: len(KINDS) + 1], ids=", ".join)
-    def test_nothing_is_left_open(
+    def test_chain_close_leaves_nothing_open(
         self, connect: Connect, hops: MakeHops, greeter: Address, kinds: tuple[str, ...]
     ) -> None:
         with hops(*kinds) as chain, nothing_left_open():
@@ -117,9 +117,9 @@ class TestAnyMix:
     ],
     ids=", ".join,
 )
-class TestTLSWithTwoHopsIsNoSocket:
+class TestChainWithTwoTLSHops:
     @pytest.mark.parametrize("function", [socksclient.create_connection, socksclient.bind])
-    def test_blocking(
+    def test_chain_with_two_tls_hops_refused_for_socket(
         self, hops: MakeHops, kinds: tuple[str, ...], function: Callable[..., object]
     ) -> None:
         with hops(*kinds) as chain:
@@ -131,7 +131,9 @@ class TestTLSWithTwoHopsIsNoSocket:
             assert not any(server.connections for server in chain.servers)
 
     @pytest.mark.anyio
-    async def test_awaited(self, hops: MakeHops, kinds: tuple[str, ...]) -> None:
+    async def test_chain_with_two_tls_hops_refused_by_connect_socket(
+        self, hops: MakeHops, kinds: tuple[str, ...]
+    ) -> None:
         with hops(*kinds) as chain:
             with pytest.raises(
                 ValueError,
@@ -143,7 +145,7 @@ class TestTLSWithTwoHopsIsNoSocket:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["socks5h+tls", "https"])
-async def test_tls_with_one_hop_is_no_bare_socket(hops: MakeHops, kind: str) -> None:
+async def test_connect_socket_refuses_proxy_with_tls(hops: MakeHops, kind: str) -> None:
     with hops(kind) as chain:
         with pytest.raises(
             ValueError, match=r"^the socket of connect_socket cannot go through a proxy with TLS"
@@ -155,7 +157,7 @@ async def test_tls_with_one_hop_is_no_bare_socket(hops: MakeHops, kind: str) -> 
 LAST = Proxy("192.0.2.1")
 
 
-class TestWhatCannotBe:
+class TestInvalidChain:
     @pytest.mark.parametrize(
         ("proxy", "destination", "words"),
         [
@@ -170,7 +172,7 @@ class TestWhatCannotBe:
             (["socks5h://h", "nonsense"], ("h", 80), "has no scheme"),
         ],
     )
-    def test_it_is_refused_before_anything_is_sent(
+    def test_chain_refused_before_any_octet(
         self, connect: Connect, proxy: ProxyLike, destination: Address, words: str
     ) -> None:
         with resolved_names() as resolved, pytest.raises(ValueError, match=words) as caught:
@@ -190,7 +192,7 @@ class TestWhatCannotBe:
             (["https://h", LAST], "UDP"),
         ],
     )
-    def test_an_association(
+    def test_chain_refused_by_udp_associate(
         self, associate: Associate, names: Names, proxy: ProxyLike, words: str
     ) -> None:
         with nothing_left_open(), pytest.raises(ValueError, match=words) as caught:
@@ -198,16 +200,16 @@ class TestWhatCannotBe:
         assert not isinstance(caught.value, OSError)
 
     @pytest.mark.parametrize("last", ["http://h", "https://h"])
-    def test_a_listener(self, last: str) -> None:
+    def test_chain_refused_by_bind(self, last: str) -> None:
         with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
             socksclient.bind(("192.0.2.1", 0), proxy=[LAST, last])
         with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
             anyio.run(partial(socksclient.anyio.bind, "192.0.2.1", 0, proxy=[LAST, last]))
 
 
-class TestNames:
+class TestChainNames:
     @pytest.mark.parametrize("kinds", list(product(SCHEMES, repeat=2)), ids=", ".join)
-    def test_who_resolves_gets_the_name(
+    def test_chain_name_goes_to_hop_that_resolves(
         self,
         connect: Connect,
         hops: MakeHops,
@@ -227,7 +229,7 @@ class TestNames:
                 host = name if proxy.remote_dns else address[0]
                 assert seen_by(server).destination == (host, address[1])
 
-    def test_only_the_nearest_is_resolved_here(
+    def test_chain_resolves_only_nearest_hop_here(
         self, connect: Connect, hops: MakeHops, greeter: Address
     ) -> None:
         with SocksServer(host="127.0.0.1") as first:
@@ -244,7 +246,7 @@ class TestNames:
             assert set(resolved) == {"localhost"}
 
     @pytest.mark.parametrize("scheme", ["socks5", "socks4"])
-    def test_several_addresses_are_tried_in_their_order(
+    def test_chain_tries_addresses_in_order(
         self, connect: Connect, hops: MakeHops, names: Names, greeter: Address, scheme: str
     ) -> None:
         nobody = ("127.0.0.1", REFUSED_PORT)
@@ -270,7 +272,7 @@ class TestNames:
                 ("127.0.0.1", ports[1]),
             ]
 
-    def test_an_address_that_ends_in_no_proxy_is_not_given_up_for_the_next(
+    def test_chain_tries_no_next_address_after_failure_of_next_hop(
         self, connect: Connect, hops: MakeHops, names: Names
     ) -> None:
         """Only a refusal is; a hop that fails later on is not tried at another address."""
@@ -282,7 +284,7 @@ class TestNames:
             assert (caught.value.hop, caught.value.phase) == (1, "method selection")
             assert len(chain.servers[0].connections) == 1
 
-    def test_when_all_fail_the_last_error_tells_of_the_others(
+    def test_chain_last_error_notes_earlier_errors(
         self, connect: Connect, hops: MakeHops, names: Names
     ) -> None:
         with hops("socks5", "socks5h", faults={0: Faults(reply=0x05)}) as chain:
@@ -302,7 +304,7 @@ class TestNames:
         ("hop", "host", "scheme"),
         [(0, "nowhere.test", "socks5"), (1, "nowhere.test", "socks5"), (1, "six.test", "socks4")],
     )
-    def test_a_name_without_an_address(
+    def test_chain_name_without_address(
         self,
         connect: Connect,
         hops: MakeHops,
@@ -322,7 +324,9 @@ class TestNames:
         assert (caught.value.proxy, caught.value.hop) == (proxies[hop], hop)
         assert caught.value.phase == "resolve"
 
-    def test_the_nearests_own_name_without_an_address(self, connect: Connect, names: Names) -> None:
+    def test_chain_name_of_nearest_hop_without_address(
+        self, connect: Connect, names: Names
+    ) -> None:
         proxies = [Proxy("nowhere.test"), Proxy("192.0.2.1")]
         with pytest.raises(ProxyConnectError, match="Name or service not known") as caught:
             connect(NOBODY, proxy=proxies)

@@ -88,7 +88,7 @@ def connection(server: SocksServer) -> Iterator[socket.socket]:
 
 class TestHandshake:
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_leads_to_the_destination_and_reads_nothing_of_it(
+    def test_handshake_leads_to_destination_and_reads_nothing_of_it(
         self, scheme: str, greeter: Address
     ) -> None:
         with SocksServer(accounts={"user": "pass"}) as server, connection(server) as sock:
@@ -99,18 +99,18 @@ class TestHandshake:
             assert server.requests[0].destination == greeter
             assert 0 <= port <= 0xFFFF
 
-    def test_restores_the_timeout_of_the_socket(self, greeter: Address) -> None:
+    def test_handshake_restores_timeout_of_socket(self, greeter: Address) -> None:
         with SocksServer() as server, connection(server) as sock:
             sock.settimeout(17.0)
             socksclient.handshake(sock, *greeter, proxy=server.url, timeout=LONG)
             assert sock.gettimeout() == 17.0
 
-    def test_works_on_an_object_with_sendall_and_recv(self, greeter: Address) -> None:
+    def test_handshake_on_object_with_sendall_and_recv(self, greeter: Address) -> None:
         with SocksServer() as server, connection(server) as sock:
             socksclient.handshake(Duck(sock), *greeter, proxy=server.url)
             assert receive_exactly(sock, len(GREETING)) == GREETING
 
-    def test_works_on_a_connection_with_tls(self, greeter: Address, authority: Authority) -> None:
+    def test_handshake_on_connection_with_tls(self, greeter: Address, authority: Authority) -> None:
         with SocksServer(tls=authority.server()) as server, connection(server) as plain:
             context = authority.client()
             with context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
@@ -118,7 +118,7 @@ class TestHandshake:
                 socksclient.handshake(sock, *greeter, proxy=url, timeout=LONG)
                 assert receive_exactly(sock, len(GREETING)) == GREETING
 
-    def test_resolves_the_name_with_socks5(
+    def test_handshake_resolves_name_with_socks5(
         self, names: dict[str, list[str]], greeter: Address
     ) -> None:
         names.update({"origin.test": ["127.0.0.1", "192.0.2.1"], "127.0.0.1": ["127.0.0.1"]})
@@ -139,7 +139,7 @@ class TestHandshake:
             (Faults(stall_after=2), ProxyTimeout, "request"),
         ],
     )
-    def test_errors_have_their_place_and_nothing_is_closed(
+    def test_handshake_error_has_place_and_closes_nothing(
         self, faults: Faults, kind: type[SocksError], phase: str, echo_server: Address
     ) -> None:
         timeout = LONG if faults.stall_after is None else SHORT
@@ -150,7 +150,7 @@ class TestHandshake:
             place = (caught.value.proxy, caught.value.phase, caught.value.destination)
             assert place == (Proxy.from_url(server.url), phase, echo_server)
 
-    def test_the_timeout_of_the_socket_itself_holds(self, echo_server: Address) -> None:
+    def test_handshake_heeds_timeout_of_socket(self, echo_server: Address) -> None:
         with SocksServer(faults=Faults(stall_after=2)) as server, connection(server) as sock:
             sock.settimeout(SHORT)
             with pytest.raises(ProxyTimeout):
@@ -168,7 +168,7 @@ class TestHandshake:
             ({"timeout": 0}, "timeout must be more than 0"),
         ],
     )
-    def test_refuses_what_is_not_valid_before_any_octet(
+    def test_handshake_refuses_invalid_arguments_before_any_octet(
         self, arguments: dict[str, Any], words: str
     ) -> None:
         ours, theirs = socket.socketpair()
@@ -180,13 +180,13 @@ class TestHandshake:
             ours.close()
             assert theirs.recv(1) == b""
 
-    def test_refuses_a_non_blocking_socket_without_a_timeout(self) -> None:
+    def test_handshake_refuses_non_blocking_socket_without_timeout(self) -> None:
         with socket.socket() as sock:
             sock.setblocking(False)
             with pytest.raises(ValueError, match="the socket is non-blocking"):
                 socksclient.handshake(sock, "h", 1, proxy="socks5h://p")
 
-    def test_refuses_a_connection_that_lacks_a_method(self) -> None:
+    def test_handshake_refuses_connection_that_lacks_method(self) -> None:
         with pytest.raises(
             TypeError, match="sock must have the method sendall, and object has none"
         ):
@@ -199,13 +199,13 @@ class TestHandshake:
         ):
             socksclient.handshake(Duck(sock), "h", 1, proxy="socks5h://p", timeout=1)
 
-    def test_a_stopiteration_of_the_connection_is_no_success(self) -> None:
+    def test_handshake_stopiteration_of_connection_is_no_success(self) -> None:
         sock = Mock(spec=["sendall", "recv"])
         sock.recv.side_effect = [b"\x05\x00"]
         with pytest.raises(RuntimeError, match="the connection raised StopIteration"):
             socksclient.handshake(sock, "h", 1, proxy="socks5h://p")
 
-    def test_a_timeout_holds_on_a_foreign_object_with_settimeout(
+    def test_handshake_timeout_on_foreign_object_with_settimeout(
         self, echo_server: Address
     ) -> None:
         class WithTimeout(Duck):
@@ -222,7 +222,7 @@ class TestHandshake:
 @pytest.mark.anyio
 class TestAwaitedHandshake:
     @pytest.mark.parametrize("scheme", SCHEMES)
-    async def test_leads_to_the_destination_and_reads_nothing_of_it(
+    async def test_awaited_handshake_leads_to_destination_and_reads_nothing_of_it(
         self, scheme: str, greeter: Address
     ) -> None:
         with SocksServer(accounts={"user": "pass"}) as server:
@@ -232,13 +232,15 @@ class TestAwaitedHandshake:
                 assert await stream.receive() == GREETING
             assert server.requests[0].destination == greeter
 
-    async def test_works_on_any_byte_stream(self, greeter: Address) -> None:
+    async def test_awaited_handshake_on_any_byte_stream(self, greeter: Address) -> None:
         with SocksServer() as server:
             async with await anyio.connect_tcp(*server.address) as stream:
                 await socksclient.anyio.handshake(DuckStream(stream), *greeter, proxy=server.url)
                 assert await stream.receive() == GREETING
 
-    async def test_works_on_a_stream_with_tls(self, greeter: Address, authority: Authority) -> None:
+    async def test_awaited_handshake_on_stream_with_tls(
+        self, greeter: Address, authority: Authority
+    ) -> None:
         with SocksServer(tls=authority.server()) as server:
             plain = await anyio.connect_tcp(*server.address)
             async with await TLSStream.wrap(
@@ -248,7 +250,7 @@ class TestAwaitedHandshake:
                 await socksclient.anyio.handshake(stream, *greeter, proxy=url)
                 assert await stream.receive() == GREETING
 
-    async def test_a_refusal_has_its_place_and_nothing_is_closed(
+    async def test_awaited_handshake_refusal_has_place_and_closes_nothing(
         self, echo_server: Address
     ) -> None:
         with SocksServer(faults=Faults(reply=5)) as server:
@@ -259,14 +261,14 @@ class TestAwaitedHandshake:
                 # The rest of the reply can be read, as from any open stream.
                 assert await stream.receive() != b""
 
-    async def test_a_closed_stream_is_a_mistake_of_the_caller(self) -> None:
+    async def test_awaited_handshake_on_closed_stream(self) -> None:
         with SocksServer() as server:
             stream = await anyio.connect_tcp(*server.address)
             await stream.aclose()
             with pytest.raises(anyio.ClosedResourceError):
                 await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
 
-    async def test_another_task_reads_the_stream(self) -> None:
+    async def test_awaited_handshake_while_another_task_reads(self) -> None:
         with SocksServer(faults=Faults(stall_after=0)) as server:
             async with await anyio.connect_tcp(*server.address) as stream:
                 async with anyio.create_task_group() as group:
@@ -276,7 +278,7 @@ class TestAwaitedHandshake:
                         await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
                     group.cancel_scope.cancel()
 
-    async def test_a_stopiteration_of_the_stream_is_no_success(
+    async def test_awaited_handshake_stopiteration_of_stream_is_no_success(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def fail(_argument: object) -> bytes:
@@ -290,7 +292,7 @@ class TestAwaitedHandshake:
                     await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
 
     @pytest.mark.parametrize("name", ["send", "receive"])
-    async def test_an_error_of_a_foreign_stream_stays_as_it_is(
+    async def test_awaited_handshake_keeps_error_of_foreign_stream(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def fail(_argument: object) -> bytes:
@@ -304,7 +306,7 @@ class TestAwaitedHandshake:
                     await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
 
     @pytest.mark.parametrize("name", ["send", "receive"])
-    async def test_a_deadline_of_a_foreign_stream_has_its_place(
+    async def test_awaited_handshake_timeout_of_foreign_stream_has_place(
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def fail(_argument: object) -> bytes:
@@ -318,7 +320,7 @@ class TestAwaitedHandshake:
                     await socksclient.anyio.handshake(stream, "h", 1, proxy=server.url)
         assert caught.value.phase == "method selection"
 
-    async def test_a_method_may_write_without_a_read(self) -> None:
+    async def test_awaited_handshake_method_writes_without_read(self) -> None:
         def negotiate(_proxy: Proxy) -> Flow[None]:
             yield Exchange(b"one", 0)
             assert (yield Exchange(b"two", 2)) == b"ok"
@@ -331,7 +333,7 @@ class TestAwaitedHandshake:
                 await socksclient.anyio.handshake(stream, "h", 1, proxy=proxy)
             assert receive_exactly(theirs, 9) == b"\x05\x01\x80onetwo"
 
-    async def test_refuses_what_is_not_valid_before_any_octet(self) -> None:
+    async def test_awaited_handshake_refuses_invalid_arguments_before_any_octet(self) -> None:
         with SocksServer() as server:
             async with await anyio.connect_tcp(*server.address) as stream:
                 with pytest.raises(ValueError, match="port 0 is not in the range"):
@@ -341,7 +343,7 @@ class TestAwaitedHandshake:
 class TestObserver:
     """The seam that the log uses, and that a trace can use."""
 
-    def test_sees_every_octet_and_what_is_secret(self, echo_server: Address) -> None:
+    def test_observer_sees_every_octet_and_marks_secrets(self, echo_server: Address) -> None:
         events: list[tuple[Event, float]] = []
         with SocksServer(accounts={"user": "pass"}) as server:
             route = Route.through(as_chain(server.url), *echo_server)
@@ -370,7 +372,7 @@ class TestObserver:
         assert notes[4].startswith("granted, bound address")
 
     @pytest.mark.anyio
-    async def test_sees_the_hops_of_a_chain(self, echo_server: Address) -> None:
+    async def test_observer_sees_hops_of_chain(self, echo_server: Address) -> None:
         hops: list[int] = []
         with SocksServer() as near, SocksServer() as far:
             route = Route.through(as_chain([near.url, far.url]), *echo_server)
@@ -381,7 +383,7 @@ class TestObserver:
         assert hops == sorted(hops)
         assert set(hops) == {0, 1}
 
-    def test_sees_what_came_before_a_hang_up(self, echo_server: Address) -> None:
+    def test_observer_sees_octets_before_hang_up(self, echo_server: Address) -> None:
         received: list[bytes] = []
         with SocksServer(faults=Faults(close_after=1)) as server:
             route = Route.through(as_chain(server.url), *echo_server)
@@ -394,7 +396,7 @@ class TestObserver:
         assert [octets for octets in received if octets][1:] == [b"\x05"]
 
     @pytest.mark.parametrize("credentials", ["user:pass@", ""])
-    def test_the_head_for_an_http_proxy_is_secret_if_it_has_credentials(
+    def test_observer_marks_http_head_with_credentials(
         self, credentials: str, echo_server: Address
     ) -> None:
         secret: list[bool] = []
@@ -410,7 +412,7 @@ class TestObserver:
 
 
 @pytest.mark.anyio
-async def test_the_deadline_holds_although_a_method_catches_the_timeout(
+async def test_deadline_holds_if_method_catches_timeout(
     echo_server: Address,
 ) -> None:
     def negotiate(_proxy: Proxy) -> Flow[None]:
@@ -432,7 +434,7 @@ def negotiate_for_ever(_proxy: Proxy) -> Flow[None]:
             yield Exchange(b"", 2)
 
 
-def test_the_deadline_holds_although_a_method_always_catches_it(echo_server: Address) -> None:
+def test_deadline_holds_if_method_always_catches_timeout(echo_server: Address) -> None:
     with SocksServer(faults=Faults(method=0x80, stall_after=2)) as server:
         proxy = Proxy(*server.address, methods=(Method(0x80, negotiate_for_ever),))
         with pytest.raises(ProxyTimeout) as caught:
@@ -444,7 +446,7 @@ def test_the_deadline_holds_although_a_method_always_catches_it(echo_server: Add
 
 
 @pytest.mark.anyio
-async def test_a_deadline_is_in_the_log_once(
+async def test_deadline_is_in_log_once(
     echo_server: Address, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "socksclient")
@@ -466,7 +468,7 @@ class TestProtection:
 
         unprotect = protect
 
-    def test_a_handshake_goes_no_further_in_the_clear(self) -> None:
+    def test_protection_ends_handshake(self) -> None:
         def negotiate(_proxy: Proxy) -> Flow[Protection]:
             assert (yield Exchange(b"token", 2)) == b"ok"
             return self.Xor()

@@ -36,7 +36,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[object]:
 
 
 @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4a", "socks4", "http"])
-def test_a_destination_is_parsed_once(parsed: Counter[object], scheme: str) -> None:
+def test_destination_is_parsed_once(parsed: Counter[object], scheme: str) -> None:
     destination = ("127.0.0.8", 80)
     with SocksServer() as server:
         proxy = Proxy.from_url(server.url_as(scheme))
@@ -65,9 +65,7 @@ def associate_and_send(driver: str, proxies: list[str], destination: Address) ->
 
 
 @pytest.mark.parametrize("driver", ["blocking", *BACKENDS])
-def test_each_relay_and_the_destination_of_a_datagram_are_parsed_once(
-    parsed: Counter[object], driver: str
-) -> None:
+def test_addresses_of_datagram_are_parsed_once(parsed: Counter[object], driver: str) -> None:
     with ExitStack() as stack:
         servers = [
             stack.enter_context(SocksServer(faults=Faults(bound_address=(relay, 4711))))

@@ -76,9 +76,9 @@ def assert_reached(dial: Dial, server: SocksServer, echo_server: Address) -> Non
     assert [seen.destination for seen in server.requests] == [("far.test", 80), echo_server]
 
 
-class TestItIsAsked:
+class TestResolverArguments:
     @pytest.mark.parametrize("timeout", [LONG, None])
-    def test_as_the_standard_library_asks(
+    def test_resolver_gets_arguments_of_standard_library(
         self, replace: Replace, server: SocksServer, echo_server: Address, timeout: float | None
     ) -> None:
         asked: list[tuple[object, ...]] = []
@@ -100,7 +100,7 @@ class TestItIsAsked:
         as_asked = (PROXY, port, 0, socket.SOCK_STREAM)
         assert asked == [as_asked, as_asked, (ORIGIN, echo_server[1], 0, socket.SOCK_STREAM)]
 
-    def test_with_a_str_so_that_a_table_of_names_is_not_passed_by(
+    def test_resolver_gets_str(
         self, replace: Replace, dial: Dial, server: SocksServer, echo_server: Address
     ) -> None:
         def table(host: str, port: int, *args: int, **options: int) -> object:
@@ -110,7 +110,7 @@ class TestItIsAsked:
         assert_reached(dial, server, echo_server)
 
     @pytest.mark.parametrize("host", ["l" * 64 + ".test", "two..dots.test"])
-    def test_with_octets_for_a_name_that_python_cannot_encode(
+    def test_resolver_gets_octets_of_name_that_python_cannot_encode(
         self, replace: Replace, dial: Dial, server: SocksServer, host: str
     ) -> None:
         with pytest.raises(UnicodeError):
@@ -125,7 +125,7 @@ class TestItIsAsked:
         with dial(("far.test", 80), proxy=proxy) as sock:
             assert_echoes(sock)
 
-    def test_with_the_xn_form_of_a_name(
+    def test_resolver_gets_xn_form_of_name(
         self, replace: Replace, dial: Dial, server: SocksServer
     ) -> None:
         def table(name: str, port: int, *args: int, **options: int) -> object:
@@ -136,13 +136,15 @@ class TestItIsAsked:
         with dial(("far.test", 80), proxy=Proxy("foo_bar.bücher.test", server.address[1])) as sock:
             assert_echoes(sock)
 
-    def test_by_udp_too(self, replace: Replace, server: SocksServer, udp_echo: Address) -> None:
+    def test_resolver_asked_by_udp(
+        self, replace: Replace, server: SocksServer, udp_echo: Address
+    ) -> None:
         replace(lambda host, port, family, kind: real(TABLE[host], port, family, kind))
         with udp_associate(LONG, proxy=resolving_here(server)) as udp:
             udp.sendto(b"token", (ORIGIN, udp_echo[1]))
             assert udp.recvfrom() == (b"token", udp_echo)
 
-    def test_if_it_is_that_of_dnspython(
+    def test_resolver_of_dnspython(
         self, dial: Dial, server: SocksServer, echo_server: Address
     ) -> None:
         resolver = dns.resolver.Resolver(configure=False)
@@ -182,7 +184,7 @@ class Known(dns.nameserver.Nameserver):
 
 
 @pytest.mark.anyio
-async def test_an_event_loop_has_its_own_resolver(
+async def test_resolver_of_event_loop(
     anyio_backend: tuple[str, dict[str, Any]], server: SocksServer
 ) -> None:
     """A program that replaces the event loop's resolver wants it to be asked for names there."""
@@ -217,7 +219,7 @@ def returns(found: object) -> Callable[..., object]:
     return lambda *_args, **_options: found
 
 
-class TestItFails:
+class TestResolverFailures:
     @pytest.mark.parametrize(
         "error",
         [
@@ -230,7 +232,7 @@ class TestItFails:
         ],
         ids=lambda error: type(error).__name__,
     )
-    def test_otherwise_than_resolvers_do(
+    def test_resolver_raises_foreign_exception(
         self, replace: Replace, dial: Dial, server: SocksServer, error: Exception
     ) -> None:
         replace(raises(error))
@@ -250,7 +252,7 @@ class TestItFails:
         assert server.connections == []
 
     @pytest.mark.parametrize("timeout", [LONG, None])
-    def test_with_what_is_no_exception_of_a_program(
+    def test_resolver_raises_base_exception(
         self, replace: Replace, server: SocksServer, timeout: float | None
     ) -> None:
         """Some exceptions of pytest and gevent are of this kind."""
@@ -262,7 +264,9 @@ class TestItFails:
         with pytest.raises(Stop):
             create_connection(("far.test", 80), timeout, proxy=by_name(server))
 
-    def test_as_the_system_does(self, replace: Replace, dial: Dial, server: SocksServer) -> None:
+    def test_resolver_raises_os_error(
+        self, replace: Replace, dial: Dial, server: SocksServer
+    ) -> None:
         replace(raises(OSError(errno.EMFILE, "Too many open files")))
         with pytest.raises(ProxyConnectError, match="the proxy's name: Too many open") as for_proxy:
             dial(("far.test", 80), proxy=by_name(server))
@@ -270,13 +274,15 @@ class TestItFails:
             dial((ORIGIN, 80), proxy=resolving_here(server))
         assert for_proxy.value.errno == for_origin.value.errno == errno.EMFILE
 
-    def test_with_no_number(self, replace: Replace, dial: Dial, server: SocksServer) -> None:
+    def test_resolver_raises_error_without_number(
+        self, replace: Replace, dial: Dial, server: SocksServer
+    ) -> None:
         replace(raises(OSError("the cable is unplugged")))
         with pytest.raises(ResolveError, match=r"cannot resolve origin\.test: the cable") as caught:
             dial((ORIGIN, 80), proxy=resolving_here(server))
         assert caught.value.errno is None
 
-    def test_by_a_timeout_of_its_own(
+    def test_resolver_raises_timeout_of_its_own(
         self, replace: Replace, dial: Dial, server: SocksServer
     ) -> None:
         replace(raises(TimeoutError("no name server answers")))
@@ -289,7 +295,7 @@ class TestItFails:
             assert caught.value.phase == "resolve"
 
 
-class TestItAnswers:
+class TestResolverAnswers:
     @pytest.mark.parametrize(
         ("found", "text"),
         [
@@ -308,7 +314,7 @@ class TestItAnswers:
             ([(socket.AF_INET6, 1, 6, "", ("::1", 80, 0, None))], "failed with TypeError"),
         ],
     )
-    def test_with_nothing_of_use(
+    def test_resolver_returns_nothing_of_use(
         self, replace: Replace, dial: Dial, server: SocksServer, found: object, text: str
     ) -> None:
         replace(returns(found))
@@ -320,7 +326,7 @@ class TestItAnswers:
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     @pytest.mark.parametrize("kind", [int, str])
-    def test_in_a_form_of_its_own(
+    def test_resolver_returns_answer_of_other_form(
         self, replace: Replace, dial: Dial, echo_server: Address, host: str, kind: type
     ) -> None:
         """The port may be text, and an IPv6 address may have only two parts."""
@@ -351,7 +357,7 @@ class TestNoThread:
     # uvloop's own resolver has threads of its own.
     @pytest.mark.usefixtures("no_thread")
     @pytest.mark.parametrize("dial", ["blocking", "asyncio", "trio"], indirect=True)
-    def test_a_name_is_resolved_without_one(
+    def test_no_thread_resolves_name_in_caller(
         self, replace: Replace, dial: Dial, server: SocksServer, echo_server: Address
     ) -> None:
         replace(lambda host, *args, **options: real(TABLE[host], *args, **options))
@@ -359,7 +365,7 @@ class TestNoThread:
 
     @pytest.mark.usefixtures("no_thread")
     @pytest.mark.parametrize("dial", ["blocking", "asyncio", "trio"], indirect=True)
-    def test_a_failure_is_told_as_ever(
+    def test_no_thread_keeps_error_of_resolver(
         self, replace: Replace, dial: Dial, server: SocksServer
     ) -> None:
         replace(raises(socket.gaierror(socket.EAI_NONAME, "Name or service not known")))
@@ -488,18 +494,18 @@ def run(code: str, server: SocksServer) -> str:
     return done.stdout
 
 
-def test_a_process_at_its_limit_of_threads(server: SocksServer) -> None:
+def test_no_thread_at_limit_of_process(server: SocksServer) -> None:
     run(PRELUDE + LIMIT, server)
     assert len(server.requests) == 6
 
 
-def test_an_atexit_handler(server: SocksServer) -> None:
+def test_no_thread_in_atexit_handler(server: SocksServer) -> None:
     """There, CPython 3.12 starts no thread, and in every Python asyncio's own threads are gone."""
     assert run(PRELUDE + AT_EXIT, server) == "done\n"
     assert len(server.requests) == 3
 
 
-def test_an_isolated_subinterpreter(server: SocksServer) -> None:
+def test_no_thread_in_isolated_subinterpreter(server: SocksServer) -> None:
     """No daemon thread can be started in one. Programs can make one since CPython 3.13."""
     code = PRELUDE + f"PRELUDE = {PRELUDE.replace('import anyio', 'pass #')!r}\n" + ISOLATED
     assert run(code, server) == "done\n"

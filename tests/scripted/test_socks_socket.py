@@ -43,27 +43,29 @@ MISSING = real_servers.missing()
 
 class TestConnect:
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5", "socks4", "socks4a", "http"])
-    def test_through_any_proxy(self, scheme: str, echo_server: Address) -> None:
+    def test_socks_socket_connect_with_each_scheme(self, scheme: str, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url_as(scheme)) as sock:
             sock.connect(echo_server)
             assert_echoes(sock)
             assert server.requests[0].destination == echo_server
 
-    def test_through_a_chain(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_through_chain(self, echo_server: Address) -> None:
         with SocksServer() as one, SocksServer() as two, SocksSocket([one.url, two.url]) as sock:
             sock.connect(echo_server)
             assert_echoes(sock)
             assert one.requests[0].destination == two.address
             assert two.requests[0].destination == echo_server
 
-    def test_a_name_stays_a_name(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_leaves_name_to_proxy(self, echo_server: Address) -> None:
         with SocksServer(routes={("origin.test", 80): echo_server}) as server:
             with resolved_names() as resolved, SocksSocket(server.url) as sock:
                 sock.connect(("origin.test", 80))
             assert resolved == []
             assert server.requests[0].destination == ("origin.test", 80)
 
-    def test_to_ipv6_addresses_as_sockets_have_them(self, echo_server_6: Address) -> None:
+    def test_socks_socket_connect_to_ipv6_address_of_four_values(
+        self, echo_server_6: Address
+    ) -> None:
         host, port = echo_server_6
         with SocksServer(host="::1") as server:
             with SocksSocket(server.url, socket.AF_INET6) as sock:
@@ -71,7 +73,7 @@ class TestConnect:
                 assert sock.family == socket.AF_INET6
                 assert_echoes(sock)
 
-    def test_the_family_becomes_that_of_the_proxy(
+    def test_socks_socket_family_becomes_that_of_proxy(
         self, echo_server: Address, tmp_path: Path
     ) -> None:
         path = str(tmp_path / "s")
@@ -84,7 +86,7 @@ class TestConnect:
                     assert sock.getpeername() == (path if one is unix else (*one.address, 0, 0))
                     assert_echoes(sock)
 
-    def test_the_timeout_is_one_deadline_and_is_kept(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_timeout_is_one_deadline(self, echo_server: Address) -> None:
         with SocksServer(faults=[Faults(drip=0.1)]) as server, SocksSocket(server.url) as sock:
             sock.settimeout(0.3)
             with pytest.raises(ProxyTimeout):
@@ -95,7 +97,7 @@ class TestConnect:
             assert sock.gettimeout() == 10
             assert_echoes(sock)
 
-    def test_the_default_timeout_holds(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_default_timeout(self, echo_server: Address) -> None:
         with silence() as (host, port):
             socket.setdefaulttimeout(0.1)
             try:
@@ -104,7 +106,7 @@ class TestConnect:
             finally:
                 socket.setdefaulttimeout(None)
 
-    def test_options_set_before_are_those_of_the_connection(self, echo_server: Address) -> None:
+    def test_socks_socket_options_before_connect(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.connect(echo_server)
@@ -114,24 +116,26 @@ class TestConnect:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
 
-    def test_an_option_that_cannot_be_is_refused_at_once(self) -> None:
+    def test_socks_socket_refuses_invalid_option(self) -> None:
         with SocksSocket("socks5h://127.0.0.1") as sock, pytest.raises(OSError, match=r"\[Errno"):
             sock.setsockopt(socket.SOL_SOCKET, -1, 1)
 
-    def test_the_address_bound_to_is_the_one_to_connect_from(self, echo_server: Address) -> None:
+    def test_socks_socket_bind_before_connect(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.bind(("127.0.0.3", 0))
             sock.connect(echo_server)
             assert sock.getsockname()[0] == "127.0.0.3"
             assert server.connections[0].client == sock.getsockname()
 
-    def test_bound_to_anything(self, echo_server: Address, tmp_path: Path) -> None:
+    def test_socks_socket_bind_to_any_address_before_connect(
+        self, echo_server: Address, tmp_path: Path
+    ) -> None:
         with SocksServer(path=str(tmp_path / "s")) as server, SocksSocket(server.url) as sock:
             sock.bind(("", 0))
             sock.connect(echo_server)
             assert_echoes(sock)
 
-    def test_nothing_is_left_open(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_leaves_nothing_open(self, echo_server: Address) -> None:
         with SocksServer(faults=[Faults(reply=0x05)]) as server, nothing_left_open():
             with SocksSocket(server.url) as sock:
                 with pytest.raises(ConnectionRefusedError):
@@ -139,7 +143,7 @@ class TestConnect:
                 sock.connect(echo_server)
                 sock.dup().close()
 
-    def test_closed_by_another_thread_meanwhile(self, echo_server: Address) -> None:
+    def test_socks_socket_closed_during_connect(self, echo_server: Address) -> None:
         """Here, by the caller's own method of authentication."""
 
         def close(_proxy: Proxy) -> Flow[None]:
@@ -155,7 +159,7 @@ class TestConnect:
         assert held.value.errno == errno.EBADF
         assert sock.fileno() == -1
 
-    def test_an_interrupt_as_it_takes_the_connection_over(
+    def test_socks_socket_interrupt_before_it_takes_connection(
         self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         original = socket.socket.__init__
@@ -173,7 +177,7 @@ class TestConnect:
                     sock.connect(echo_server)
             sock.close()
 
-    def test_an_interrupt_when_it_has_taken_it_over(
+    def test_socks_socket_interrupt_after_it_has_taken_connection(
         self, echo_server: Address, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         original = socket.socket.__init__
@@ -193,7 +197,7 @@ class TestConnect:
 
 
 class TestConnectEx:
-    def test_returns_the_number_of_the_error(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_ex_returns_errno(self, echo_server: Address) -> None:
         replies = {
             Reply.CONNECTION_REFUSED: errno.ECONNREFUSED,
             Reply.HOST_UNREACHABLE: errno.EHOSTUNREACH,
@@ -207,20 +211,22 @@ class TestConnectEx:
                 assert sock.connect_ex(echo_server) == errno.EISCONN
                 assert_echoes(sock)
 
-    def test_of_a_proxy_that_cannot_be_reached(self, names: dict[str, list[str]]) -> None:
+    def test_socks_socket_connect_ex_if_proxy_is_unreachable(
+        self, names: dict[str, list[str]]
+    ) -> None:
         with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
             assert sock.connect_ex(("origin.test", 80)) == errno.ECONNREFUSED
         with SocksSocket("socks5h://nowhere.test") as sock:  # the resolver's numbers are negative
             assert sock.connect_ex(("origin.test", 80)) == errno.EIO
 
-    def test_raises_what_is_no_error_of_the_system(self) -> None:
+    def test_socks_socket_connect_ex_raises_value_error(self) -> None:
         with SocksSocket("socks5h://127.0.0.1") as sock:
             with pytest.raises(ValueError, match="port 70000"):
                 sock.connect_ex(("origin.test", 70000))
 
 
 class TestListen:
-    def test_for_one_peer(self) -> None:
+    def test_socks_socket_listen_for_one_peer(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.settimeout(10)
             sock.bind(("", 0))
@@ -243,7 +249,7 @@ class TestListen:
                     assert receive_exactly(peer, 4) == b"back"
             assert server.requests[0].destination == ("0.0.0.0", 0)
 
-    def test_by_ipv6(self) -> None:
+    def test_socks_socket_listen_ipv6(self) -> None:
         with SocksServer(host="::1") as server, SocksSocket(server.url, socket.AF_INET6) as sock:
             sock.settimeout(10)
             sock.listen()
@@ -256,7 +262,7 @@ class TestListen:
                 assert peer_address == peer.getsockname()
 
     @pytest.mark.parametrize("schemes", [["socks4"], ["http", "socks5h"]])
-    def test_with_any_proxy_that_can(self, schemes: list[str]) -> None:
+    def test_socks_socket_listen_with_each_kind_of_proxy(self, schemes: list[str]) -> None:
         with ExitStack() as stack:
             servers = [stack.enter_context(SocksServer()) for _ in schemes]
             chain = [server.url_as(scheme) for server, scheme in zip(servers, schemes, strict=True)]
@@ -265,20 +271,20 @@ class TestListen:
             with accepted_by(sock) as (connection, peer):
                 assert_passes(connection, peer)
 
-    def test_options_set_before_are_those_of_the_connection(self) -> None:
+    def test_socks_socket_options_before_listen(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.settimeout(10)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             with accepted_by(sock) as (connection, _):
                 assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
-    def test_the_address_bound_to_is_the_one_to_connect_from(self) -> None:
+    def test_socks_socket_bind_before_listen(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.bind(("127.0.0.3", 0))
             sock.listen()
             assert server.connections[0].client[0] == "127.0.0.3"
 
-    def test_accept_heeds_the_timeout_and_goes_on_later(self) -> None:
+    def test_socks_socket_accept_after_timeout(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.listen()
             sock.settimeout(0.05)
@@ -288,12 +294,12 @@ class TestListen:
             with socket.create_connection(sock.getsockname(), 10):
                 sock.accept()[0].close()
 
-    def test_nothing_is_left_open(self) -> None:
+    def test_socks_socket_listen_leaves_nothing_open(self) -> None:
         with SocksServer() as server, nothing_left_open():
             with SocksSocket(server.url) as sock:
                 sock.listen()
 
-    def test_where_it_does_not_fit(self, echo_server: Address) -> None:
+    def test_socks_socket_listen_and_accept_in_wrong_state(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             with pytest.raises(OSError, match="Invalid argument"):
                 sock.accept()
@@ -314,7 +320,7 @@ class TestListen:
             with pytest.raises(OSError, match="Invalid argument"):
                 sock.listen()
 
-    def test_where_the_proxy_cannot(self) -> None:
+    def test_socks_socket_listen_refuses_http_proxy(self) -> None:
         with SocksSocket("http://127.0.0.1") as sock:
             with pytest.raises(ValueError, match="an HTTP proxy does not support BIND"):
                 sock.listen()
@@ -322,7 +328,7 @@ class TestListen:
 
 @needs(MISSING)
 @pytest.mark.parametrize("scheme", ["socks5h", "socks4"])
-def test_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
+def test_socks_socket_with_dante(scheme: str, echo_server: Address, tmp_path: Path) -> None:
     with real_servers.dante(tmp_path) as url:
         proxy = url.replace("socks5h", scheme)
         with SocksSocket(proxy) as sock:
@@ -352,8 +358,8 @@ def assert_passes(source: socket.socket, target: socket.socket) -> None:
     assert receive_exactly(target, 13) == b"over the wire"
 
 
-class TestAsAPlainSocket:
-    def test_it_is_one(self, echo_server: Address) -> None:
+class TestLikeASocket:
+    def test_socks_socket_methods_of_socket(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             assert isinstance(sock, socket.socket)
             sock.connect(echo_server)
@@ -371,7 +377,7 @@ class TestAsAPlainSocket:
             assert sock.fileno() >= 0
         assert sock.fileno() == -1
 
-    def test_its_timeout_holds_for_what_comes_later(self, echo_server: Address) -> None:
+    def test_socks_socket_timeout_after_connect(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.settimeout(10)
             sock.connect(echo_server)
@@ -385,7 +391,7 @@ class TestAsAPlainSocket:
             sock.settimeout(None)
             assert_echoes(sock)
 
-    def test_a_duplicate_is_a_plain_one(self, echo_server: Address) -> None:
+    def test_socks_socket_dup_is_plain_socket(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.connect(echo_server)
             sock.settimeout(10)
@@ -395,24 +401,24 @@ class TestAsAPlainSocket:
                 sock.close()
                 assert_echoes(double)
 
-    def test_there_is_no_duplicate_that_could_connect_past_the_proxy(self) -> None:
+    def test_socks_socket_dup_unconnected_is_refused(self) -> None:
         with SocksSocket("socks5h://127.0.0.1") as sock:
             with pytest.raises(OSError, match="not connected"):
                 sock.dup()
 
-    def test_tls_around_it(self, origin: Origin) -> None:
+    def test_socks_socket_wrap_socket(self, origin: Origin) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.connect(("localhost", origin.https_port))
             with origin.trust().wrap_socket(sock, server_hostname="localhost") as tls:
                 tls.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
                 assert tls.recv(8) == b"HTTP/1.1"
 
-    def test_tls_around_it_before_it_is_connected_would_go_past_the_proxy(self) -> None:
+    def test_socks_socket_wrap_socket_unconnected_is_refused(self) -> None:
         with SocksSocket("socks5h://127.0.0.1") as sock, nothing_left_open():
             with pytest.raises(ValueError, match="connect a SocksSocket before you put TLS around"):
                 ssl.create_default_context().wrap_socket(sock, server_hostname="origin.test")
 
-    def test_what_would_go_past_the_proxy(self, echo_server: Address) -> None:
+    def test_socks_socket_refuses_to_send_past_proxy(self, echo_server: Address) -> None:
         with resolved_names() as resolved, SocksSocket("socks5h://127.0.0.1") as sock:
             with pytest.raises(OSError, match="would go past the proxy"):
                 sock.sendto(b"x", ("origin.test", 80))
@@ -422,7 +428,7 @@ class TestAsAPlainSocket:
                 sock.sendmsg([b"x"], [], 0, ("origin.test", 80))
             assert resolved == []
 
-    def test_after_it_is_closed(self, echo_server: Address) -> None:
+    def test_socks_socket_closed(self, echo_server: Address) -> None:
         sock = SocksSocket("socks5h://127.0.0.1")
         sock.close()
         sock.close()
@@ -432,8 +438,8 @@ class TestAsAPlainSocket:
             sock.listen()
 
 
-class TestOfADescriptor:
-    def test_that_is_connected(self) -> None:
+class TestFileno:
+    def test_socks_socket_fileno_connected(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             with socket.create_connection(listener.getsockname()) as peer:
                 accepted, _ = listener.accept()
@@ -446,7 +452,7 @@ class TestOfADescriptor:
                         assert_passes(double, peer)
                     assert sock.connect_ex(("origin.test", 80)) == errno.EISCONN
 
-    def test_that_listens(self) -> None:
+    def test_socks_socket_fileno_listening(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             descriptor = socket.dup(listener.fileno())
             with SocksSocket("socks5h://127.0.0.1", fileno=descriptor) as sock:
@@ -456,7 +462,7 @@ class TestOfADescriptor:
                         assert address == peer.getsockname()
                         assert_passes(peer, accepted)
 
-    def test_that_is_not_connected(self) -> None:
+    def test_socks_socket_fileno_unconnected(self) -> None:
         with SocksServer() as server, resolved_names() as resolved:
             plain = socket.socket()
             with SocksSocket(server.url, fileno=plain.detach()) as sock:
@@ -473,13 +479,13 @@ class TestOfADescriptor:
             assert resolved == []
             assert server.connections == []
 
-    def test_that_would_go_past_the_proxy_stays_open(self) -> None:
+    def test_socks_socket_fileno_of_datagram_socket_stays_open(self) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as plain, nothing_left_open():
             with pytest.raises(ValueError, match="type must be SOCK_STREAM"):
                 SocksSocket("socks5h://127.0.0.1", fileno=plain.fileno())
             plain.bind(("127.0.0.1", 0))
 
-    def test_that_is_none(self) -> None:
+    def test_socks_socket_fileno_invalid(self) -> None:
         with pytest.raises(OSError, match="Bad file descriptor"):
             SocksSocket("socks5h://127.0.0.1", fileno=10**6)
 
@@ -487,7 +493,7 @@ class TestOfADescriptor:
 class TestWithinTheMachine:
     """Sockets of AF_UNIX and of AF_NETLINK are plain ones, and use no proxy."""
 
-    def test_a_connection(self, tmp_path: Path) -> None:
+    def test_socks_socket_unix_stream(self, tmp_path: Path) -> None:
         path = str(tmp_path / "s")
         url = "socks5h://127.0.0.1:1"
         with SocksSocket(url, socket.AF_UNIX) as listener, SocksSocket(url, socket.AF_UNIX) as sock:
@@ -504,7 +510,7 @@ class TestWithinTheMachine:
         with SocksSocket(url, socket.AF_UNIX) as sock:
             assert sock.connect_ex(str(tmp_path / "none")) == errno.ENOENT
 
-    def test_datagrams(self, tmp_path: Path) -> None:
+    def test_socks_socket_unix_datagrams(self, tmp_path: Path) -> None:
         path = str(tmp_path / "s")
         kind = (socket.AF_UNIX, socket.SOCK_DGRAM)
         with SocksSocket("socks5h://h", *kind) as one, SocksSocket("socks5h://h", *kind) as two:
@@ -517,19 +523,19 @@ class TestWithinTheMachine:
             two.sendmsg([b"d"])
             assert [one.recv(10) for _ in range(4)] == [b"a", b"b", b"c", b"d"]
 
-    def test_a_pair(self) -> None:
+    def test_socks_socket_unix_pair(self) -> None:
         one, two = socket.socketpair()
         wrapped = SocksSocket("socks5h://h", socket.AF_INET, socket.SOCK_STREAM, 0, one.detach())
         with wrapped, two:
             assert wrapped.family == socket.AF_UNIX
             assert_passes(wrapped, two)
 
-    def test_of_netlink(self) -> None:
+    def test_socks_socket_netlink(self) -> None:
         with SocksSocket("socks5h://h", socket.AF_NETLINK, socket.SOCK_RAW) as sock:
             sock.bind((0, 0))
 
 
-class TestWhatItRefuses:
+class TestInvalidUse:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
@@ -545,11 +551,13 @@ class TestWhatItRefuses:
             ({"family": socket.AF_VSOCK}, "family must be AF_INET, AF_INET6 or AF_UNIX"),
         ],
     )
-    def test_in_the_beginning(self, arguments: dict[str, Any], text: str) -> None:
+    def test_socks_socket_refuses_invalid_arguments(
+        self, arguments: dict[str, Any], text: str
+    ) -> None:
         with nothing_left_open(), pytest.raises(ValueError, match=text):
             SocksSocket(**{"proxy": "socks5h://h", **arguments})
 
-    def test_to_connect_without_blocking(self, echo_server: Address) -> None:
+    def test_socks_socket_refuses_non_blocking_connect(self, echo_server: Address) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.setblocking(False)
             for connect in (sock.connect, sock.connect_ex):
@@ -557,7 +565,7 @@ class TestWhatItRefuses:
                     connect(echo_server)
             assert server.connections == []
 
-    def test_to_listen_and_accept_without_blocking(self) -> None:
+    def test_socks_socket_refuses_non_blocking_listen_and_accept(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             sock.setblocking(False)
             with pytest.raises(ValueError, match=r"cannot listen; socksclient\.anyio\.bind can"):
@@ -569,12 +577,12 @@ class TestWhatItRefuses:
             with pytest.raises(ValueError, match=r"cannot accept; socksclient\.anyio\.bind can"):
                 sock.accept()
 
-    def test_to_be_made_from_a_class_without_the_methods_of_sockets(self) -> None:
+    def test_socks_socket_refuses_class_without_methods_of_socket(self) -> None:
         """The class of eventlet is one of these, as integrations/test_green_threads.py shows."""
         with pytest.raises(NotImplementedError, match="cannot be made from eventlet's sockets"):
             SocksSocket.__new__(type("GreenSocket", (), {}))
 
-    def test_addresses_that_cannot_be(self) -> None:
+    def test_socks_socket_refuses_invalid_addresses(self) -> None:
         with SocksServer() as server, SocksSocket(server.url) as sock:
             with pytest.raises(ValueError, match="port 0 is not in the range"):
                 sock.connect(("origin.test", 0))
@@ -586,7 +594,7 @@ class TestWhatItRefuses:
                 sock.bind(("a.test", 0))
             assert server.connections == []
 
-    def test_a_proxy_that_cannot_be_reached(self, echo_server: Address) -> None:
+    def test_socks_socket_connect_if_proxy_is_unreachable(self, echo_server: Address) -> None:
         with SocksSocket(Proxy("127.0.0.1", REFUSED_PORT)) as sock:
             with pytest.raises(ProxyConnectError):
                 sock.connect(echo_server)

@@ -58,10 +58,10 @@ socket.socket = ProxiedSocket
         return run.stdout
 
 
-class TestInThePlaceOfSocket:
+class TestReplacedSocket:
     """The program assigns to `socket.socket`, as users of PySocks do."""
 
-    def test_the_library_makes_plain_sockets(self, echo_server: Address) -> None:
+    def test_replaced_socket_library_makes_plain_sockets(self, echo_server: Address) -> None:
         with SocksServer(routes={("origin.test", 80): echo_server}) as server:
             replaced = Replaced(server.url)
             code = """
@@ -88,7 +88,7 @@ class TestInThePlaceOfSocket:
                 ("origin.test", 80)
             ] * 2
 
-    def test_by_a_partial_function(self, echo_server: Address) -> None:
+    def test_replaced_socket_by_partial_function(self, echo_server: Address) -> None:
         with SocksServer(routes={("origin.test", 80): echo_server}) as server:
             code = f"""
                 import functools
@@ -106,7 +106,7 @@ class TestInThePlaceOfSocket:
             assert Replaced(server.url).run(code) == "b'hi'\nb'x'\n"
 
     @pytest.mark.parametrize("before", ["", "import ssl"])
-    def test_modules_of_the_standard_library(
+    def test_replaced_socket_modules_of_standard_library(
         self, before: str, origin: Origin, tmp_path: Path
     ) -> None:
         certificate = tmp_path / "ca.pem"
@@ -149,7 +149,7 @@ class TestInThePlaceOfSocket:
             assert hosts[1] in ("127.0.0.1", "::1")
             assert hosts[-2:] == ["localhost", "mail.test"]
 
-    def test_what_does_not_leave_the_machine(self, tmp_path: Path) -> None:
+    def test_replaced_socket_unix_and_pipes_stay_local(self, tmp_path: Path) -> None:
         with SocksServer() as server:
             code = f"""
                 import asyncio, logging.handlers, sys
@@ -176,7 +176,7 @@ class TestInThePlaceOfSocket:
             assert Replaced(server.url).run(code) == ("(b'child\\n', None)\nhi\nb'<12>line\\x00'\n")
             assert server.connections == []
 
-    def test_what_would_go_past_the_proxy_says_so(self, echo_server: Address) -> None:
+    def test_replaced_socket_refuses_what_would_go_past_proxy(self, echo_server: Address) -> None:
         with SocksServer() as server:
             code = f"""
                 import asyncio

@@ -27,19 +27,19 @@ from helpers.origin import Origin
 from helpers.support import REFUSED_PORT, Address, Dial, assert_echoes
 
 
-def test_it_returns_a_plain_socket(echo_server: Address) -> None:
+def test_create_connection_returns_plain_socket(echo_server: Address) -> None:
     with SocksServer() as server, create_connection(echo_server, proxy=server.url) as sock:
         assert type(sock) is socket.socket
         assert sock.getpeername() == server.address
 
 
 @pytest.mark.parametrize("address", ["name.example:80", ("name.example",), None])
-def test_an_address_that_is_no_pair(address: Address) -> None:
+def test_create_connection_refuses_address_that_is_no_pair(address: Address) -> None:
     with pytest.raises(TypeError, match=r"address must be a \(host, port\) pair"):
         create_connection(address, proxy="socks5h://127.0.0.1")
 
 
-def test_source_address(echo_server: Address) -> None:
+def test_create_connection_source_address(echo_server: Address) -> None:
     with SocksServer() as server:
         source = ("127.0.0.5", 0)
         with create_connection(echo_server, source_address=source, proxy=server.url) as sock:
@@ -47,7 +47,7 @@ def test_source_address(echo_server: Address) -> None:
         assert server.requests[0].client[0] == "127.0.0.5"
 
 
-def test_socket_options(echo_server: Address) -> None:
+def test_open_socket_socket_options(echo_server: Address) -> None:
     option = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with SocksServer() as server:
         route = Route.through((Proxy.from_url(server.url),), *echo_server)
@@ -59,7 +59,7 @@ def test_socket_options(echo_server: Address) -> None:
             open_socket(route, Deadline(5), socket_options=[(socket.SOL_SOCKET, -1, 1)])
 
 
-def test_it_fits_where_socket_create_connection_does(origin: Origin) -> None:
+def test_create_connection_in_http_client(origin: Origin) -> None:
     with SocksServer() as server:
         connection = http.client.HTTPConnection("127.0.0.1", origin.http_port)
         connection._create_connection = lambda *args, **kwargs: create_connection(  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def test_it_fits_where_socket_create_connection_does(origin: Origin) -> None:
         assert len(server.requests) == 1
 
 
-def test_without_a_timeout_a_name_is_resolved_in_the_callers_thread(
+def test_create_connection_without_timeout_resolves_in_same_thread(
     names: dict[str, list[str]], echo_server: Address
 ) -> None:
     names["proxy.test"] = ["127.0.0.1"]
@@ -95,7 +95,7 @@ def negotiate_token(proxy: Proxy) -> Flow[None]:
 class TestPrivateMethod:
     METHODS = (NO_AUTHENTICATION, Method(0x80, negotiate_token))
 
-    def test_accepted(self, dial: Dial, echo_server: Address) -> None:
+    def test_private_method_accepted(self, dial: Dial, echo_server: Address) -> None:
         faults = Faults(method=0x80, answers={"authentication": b"\x01\x00"}, split=True)
         with SocksServer(faults=faults) as server:
             proxy = Proxy(*server.address, methods=self.METHODS)
@@ -105,7 +105,7 @@ class TestPrivateMethod:
             assert request.methods == b"\x00\x80"
             assert request.transcript[2] == ("client", TOKEN)
 
-    def test_refused(self, dial: Dial, echo_server: Address) -> None:
+    def test_private_method_refused(self, dial: Dial, echo_server: Address) -> None:
         faults = Faults(method=0x80, answers={"authentication": b"\x01\x07"})
         with SocksServer(faults=faults) as server:
             proxy = Proxy(*server.address, methods=self.METHODS)
@@ -114,9 +114,7 @@ class TestPrivateMethod:
         assert caught.value.phase == "authentication"
         assert caught.value.proxy is proxy
 
-    def test_what_it_raises_itself_is_not_taken_for_the_connections(
-        self, dial: Dial, echo_server: Address
-    ) -> None:
+    def test_private_method_error_stays_as_it_is(self, dial: Dial, echo_server: Address) -> None:
         def negotiate(_proxy: Proxy) -> Flow[None]:
             yield from ()
             raise FileNotFoundError("no keytab")
@@ -126,19 +124,19 @@ class TestPrivateMethod:
             with pytest.raises(FileNotFoundError, match="no keytab"):
                 dial(echo_server, proxy=proxy)
 
-    def test_not_selected(self, dial: Dial, echo_server: Address) -> None:
+    def test_private_method_not_selected(self, dial: Dial, echo_server: Address) -> None:
         with SocksServer() as server:
             proxy = Proxy(*server.address, methods=self.METHODS)
             with dial(echo_server, proxy=proxy) as sock:
                 assert_echoes(sock)
 
 
-def test_a_proxy_through_ipv6(dial: Dial, echo_server: Address) -> None:
+def test_create_connection_to_proxy_with_ipv6_address(dial: Dial, echo_server: Address) -> None:
     with SocksServer(host="::1") as server, dial(echo_server, proxy=server.url) as sock:
         assert_echoes(sock)
 
 
-def test_errors_of_the_kernel_are_no_deadline(names: dict[str, list[str]]) -> None:
+def test_create_connection_timeout_of_kernel_is_no_deadline(names: dict[str, list[str]]) -> None:
     # ETIMEDOUT, with which the kernel gives up on a connection, is a TimeoutError as well.
     def give_up(*_args: object) -> None:
         raise TimeoutError(110, "Connection timed out")
@@ -152,7 +150,7 @@ def test_errors_of_the_kernel_are_no_deadline(names: dict[str, list[str]]) -> No
             create_connection(("192.0.2.1", 80), proxy=f"socks5h://127.0.0.1:{REFUSED_PORT}")
 
 
-def test_a_connection_that_breaks_in_the_handshake(echo_server: Address) -> None:
+def test_create_connection_broken_in_handshake(echo_server: Address) -> None:
     def break_off(*_args: object) -> bytes:
         raise OSError(113, "No route to host")
 

@@ -43,7 +43,9 @@ pytest_plugins = ["helpers.hop_fixtures"]
 
 class TestCertificate:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_it_is_verified_by_default(self, connect: Connect, hops: MakeHops, kind: str) -> None:
+    def test_certificate_is_verified_by_default(
+        self, connect: Connect, hops: MakeHops, kind: str
+    ) -> None:
         with hops(kind) as chain, nothing_left_open():
             proxy = replace(chain.proxies[0], tls=True)
             with pytest.raises(ProxyConnectError, match="certificate verify failed") as caught:
@@ -53,7 +55,7 @@ class TestCertificate:
             assert caught.value.destination == NOBODY
             assert chain.servers[0].connections[0].received == b""
 
-    def test_it_is_for_the_host_of_the_proxy(
+    def test_certificate_for_other_host(
         self, connect: Connect, hops: MakeHops, names: dict[str, list[str]]
     ) -> None:
         names["other.test"] = [PROXY_HOST]
@@ -64,7 +66,7 @@ class TestCertificate:
             assert certificate_error(caught.value).verify_code == 62
             assert chain.servers[0].connections[0].received == b""
 
-    def test_it_has_an_end(self, connect: Connect, authority: Authority) -> None:
+    def test_certificate_expired(self, connect: Connect, authority: Authority) -> None:
         yesterday = datetime.now(timezone.utc) - timedelta(days=1)
         expired = authority.ca.issue_cert(PROXY_HOST, not_after=yesterday)
         with SocksServer(host=PROXY_HOST, tls=authority.server(expired)) as server:
@@ -74,7 +76,7 @@ class TestCertificate:
             assert certificate_error(caught.value).verify_code == 10
             assert server.connections[0].received == b""
 
-    def test_it_need_not_be_verified(
+    def test_certificate_not_verified_by_context(
         self, connect: Connect, hops: MakeHops, greeter: Address
     ) -> None:
         context = ssl.create_default_context()
@@ -86,7 +88,7 @@ class TestCertificate:
                 tunnel.assert_greets_and_echoes()
 
     @pytest.mark.parametrize("host", ["first.test", "First.TEST", "first.test."])
-    def test_a_name_with_a_dot_at_its_end_is_verified_without(
+    def test_certificate_name_without_final_dot(
         self,
         connect: Connect,
         authority: Authority,
@@ -103,7 +105,7 @@ class TestCertificate:
         assert [name for _, name in seen] == ["first.test"]
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-    def test_an_ip_address(
+    def test_certificate_for_ip_address(
         self, connect: Connect, authority: Authority, greeter: Address, host: str
     ) -> None:
         context, seen = watched(authority.server())
@@ -114,7 +116,7 @@ class TestCertificate:
         # SNI is for names only (RFC 6066 §3).
         assert [name for _, name in seen] == [None]
 
-    def test_another_ip_address(self, connect: Connect, authority: Authority) -> None:
+    def test_certificate_for_other_ip_address(self, connect: Connect, authority: Authority) -> None:
         with SocksServer(host="127.0.0.5", tls=authority.server()) as server:
             proxy = Proxy(*server.address, tls=authority.client())
             with pytest.raises(ProxyConnectError, match=r"not valid for '127\.0\.0\.5'") as caught:
@@ -146,7 +148,7 @@ assert context is socksclient._net.tls.context_of(socksclient.Proxy("other.test"
 """
 
 
-def test_the_default_context_is_of_the_environment(
+def test_default_context_reads_environment(
     authority: Authority, hops: MakeHops, echo_server: Address, tmp_path: Path
 ) -> None:
     """It is kept, and so this takes a process of its own."""
@@ -166,7 +168,7 @@ def test_the_default_context_is_of_the_environment(
 class TestALPN:
     """The proxy is offered no protocol: what is spoken with it is not what is spoken through it."""
 
-    def test_none_is_offered(
+    def test_alpn_is_not_offered_to_proxy(
         self, connect: Connect, authority: Authority, greeter: Address, kind: str
     ) -> None:
         context, seen = watched(authority.server())
@@ -178,7 +180,7 @@ class TestALPN:
                 [(client, _)] = seen
                 assert client.selected_alpn_protocol() is None
 
-    def test_but_those_of_the_callers_context(
+    def test_alpn_of_callers_context(
         self, connect: Connect, authority: Authority, greeter: Address, kind: str
     ) -> None:
         context, seen = watched(authority.server())
@@ -192,7 +194,7 @@ class TestALPN:
                 [(client, _)] = seen
                 assert client.selected_alpn_protocol() == "http/1.1"
 
-    def test_http2_is_for_the_destination(
+    def test_alpn_http2_is_offered_to_destination(
         self, driver: Driver, authority: Authority, origin: Origin, kind: str
     ) -> None:
         context, seen = watched(authority.server())
@@ -233,7 +235,7 @@ def state_of(context: ssl.SSLContext) -> dict[str, object]:
 
 
 class TestContext:
-    def test_it_is_used_as_it_is_and_not_changed(
+    def test_context_is_not_changed(
         self, connect: Connect, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
         context = authority.client()
@@ -246,15 +248,13 @@ class TestContext:
                     tunnel.assert_greets_and_echoes()
         assert state_of(context) == before
 
-    def test_it_must_not_be_that_for_the_destination_too(
-        self, driver: Driver, origin: Origin
-    ) -> None:
+    def test_context_shared_with_verify_is_refused(self, driver: Driver, origin: Origin) -> None:
         context = origin.trust()
         for proxy in (Proxy("h", tls=context), [Proxy("h"), Proxy("h", tls=context)]):
             with pytest.raises(ValueError, match="verify is also the context for TLS with the"):
                 driver.transport(proxy, verify=context)
 
-    def test_one_that_verifies_in_its_own_way(
+    def test_context_that_verifies_itself(
         self, connect: Connect, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
         """As those of truststore do, when they have wrapped the socket."""
@@ -264,7 +264,7 @@ class TestContext:
             with connect(greeter, proxy=replace(chain.proxies[0], tls=context)) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
-    def test_one_in_the_place_of_that_of_ssl(
+    def test_context_if_ssl_context_is_replaced(
         self,
         connect: Connect,
         authority: Authority,
@@ -280,7 +280,7 @@ class TestContext:
             with connect(greeter, proxy=replace(chain.proxies[0], tls=context)) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
-    def test_one_in_the_place_of_that_of_ssl_for_https(
+    def test_context_if_ssl_context_is_replaced_for_https(
         self, driver: Driver, origin: Origin, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
@@ -292,7 +292,7 @@ class TestContext:
                 assert client.get("https://origin.test/").status_code == 200
 
     @both_versions
-    def test_both_versions_of_tls(
+    def test_context_with_each_tls_version(
         self,
         connect: Connect,
         authority: Authority,
@@ -306,7 +306,9 @@ class TestContext:
                 tunnel.assert_greets_and_echoes()
                 assert seen[0][0].version() == version.name.replace("_", ".")
 
-    def test_no_version_in_common(self, connect: Connect, authority: Authority) -> None:
+    def test_context_without_common_tls_version(
+        self, connect: Connect, authority: Authority
+    ) -> None:
         server_context, context = authority.server(), authority.client()
         server_context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -317,7 +319,7 @@ class TestContext:
         assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
-class TestCertificateOfTheClient:
+class TestClientCertificate:
     @pytest.fixture
     def strict(self, authority: Authority) -> ssl.SSLContext:
         context = authority.server()
@@ -326,7 +328,7 @@ class TestCertificateOfTheClient:
         return context
 
     @both_versions
-    def test_it_is_in_the_context(
+    def test_client_certificate_in_context(
         self,
         connect: Connect,
         authority: Authority,
@@ -341,7 +343,7 @@ class TestCertificateOfTheClient:
             with connect(greeter, proxy=Proxy(*server.address, tls=context)) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
-    def test_there_is_none_with_tls_1_2(
+    def test_client_certificate_missing_with_tls_1_2(
         self, connect: Connect, authority: Authority, strict: ssl.SSLContext
     ) -> None:
         strict.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -350,7 +352,7 @@ class TestCertificateOfTheClient:
                 connect(NOBODY, proxy=Proxy(*address, tls=authority.client()))
         assert (caught.value.phase, caught.value.errno) == ("tls", None)
 
-    def test_there_is_none_with_tls_1_3(
+    def test_client_certificate_missing_with_tls_1_3(
         self, connect: Connect, authority: Authority, strict: ssl.SSLContext
     ) -> None:
         """The server says so when the client is through with the handshake already.

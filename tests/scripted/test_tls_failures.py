@@ -48,7 +48,7 @@ pytest_plugins = ["helpers.hop_fixtures"]
 ALERT = bytes.fromhex("15 03 01 00 02 02 28")
 
 
-class TestNoTLS:
+class TestTLSFailures:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
@@ -61,7 +61,7 @@ class TestNoTLS:
         ],
     )
     @pytest.mark.parametrize("hears", [False, True])
-    def test_a_server_that_answers_otherwise_and_hangs_up(
+    def test_tls_failure_after_other_answer(
         self, connect: Connect, authority: Authority, answer: bytes, words: str, hears: bool
     ) -> None:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,14 +78,14 @@ class TestNoTLS:
             assert words in str(caught.value)
         assert (caught.value.phase, caught.value.proxy) == ("tls", proxy)
 
-    def test_a_reset(self, connect: Connect, authority: Authority) -> None:
+    def test_tls_failure_after_reset(self, connect: Connect, authority: Authority) -> None:
         with resetting() as address, nothing_left_open():
             with pytest.raises(ProxyConnectError, match=r"TLS with the proxy failed: \S") as caught:
                 connect(NOBODY, proxy=Proxy(*address, tls=authority.client()))
         assert caught.value.phase == "tls"
         assert caught.value.errno in (errno.ECONNRESET, None)
 
-    def test_a_reset_before_it_begins(
+    def test_tls_failure_after_reset_before_handshake(
         self,
         connect: Connect,
         hops: MakeHops,
@@ -117,7 +117,7 @@ class TestNoTLS:
         assert caught.value.errno == errno.ECONNRESET
 
     @pytest.mark.parametrize("scheme", ["socks5h", "socks4a", "http"])
-    def test_a_socks_server(
+    def test_tls_failure_with_plain_proxy(
         self, connect: Connect, authority: Authority, hops: MakeHops, scheme: str
     ) -> None:
         with hops(scheme) as chain, nothing_left_open():
@@ -135,9 +135,7 @@ class TestNoTLS:
             ("http", "this is a TLS server, not a"),
         ],
     )
-    def test_tls_where_there_should_be_none(
-        self, connect: Connect, scheme: str, words: str
-    ) -> None:
+    def test_plain_client_gets_tls_alert(self, connect: Connect, scheme: str, words: str) -> None:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(65536)
             writer.write(ALERT)
@@ -148,7 +146,7 @@ class TestNoTLS:
         assert caught.value.phase == ("method selection" if scheme == "socks5h" else "request")
 
     @pytest.mark.parametrize("scheme", ["socks4a", "http"])
-    def test_tls_that_says_no_alert_where_there_should_be_none(
+    def test_plain_client_gets_hang_up_of_tls_server(
         self, connect: Connect, authority: Authority, scheme: str
     ) -> None:
         """OpenSSL hangs up without one."""
@@ -156,7 +154,7 @@ class TestNoTLS:
             with pytest.raises(ProxyClosed, match="hung up"):
                 connect(NOBODY, proxy=Proxy(*address, scheme=scheme))
 
-    def test_the_deadline_passes(self, connect: Connect, authority: Authority) -> None:
+    def test_tls_handshake_timeout(self, connect: Connect, authority: Authority) -> None:
         with saying_nothing() as address, nothing_left_open():
             proxy = Proxy(*address, tls=authority.client())
             with pytest.raises(TimeoutError) as caught:
@@ -165,7 +163,7 @@ class TestNoTLS:
             assert isinstance(caught.value, ProxyTimeout)
             assert (caught.value.phase, caught.value.proxy) == ("tls", proxy)
 
-    def test_the_deadline_is_one_for_all_of_the_handshake(
+    def test_tls_handshake_deadline_covers_all_octets(
         self, connect: Connect, hops: MakeHops
     ) -> None:
         with hops("socks5h+tls") as chain:
@@ -176,7 +174,7 @@ class TestNoTLS:
                     connect(NOBODY, proxy=proxy, timeout=0.2)
                 assert 0.19 <= time.monotonic() - begin < LONG
 
-    def test_octet_by_octet(self, connect: Connect, hops: MakeHops, greeter: Address) -> None:
+    def test_tls_handshake_split(self, connect: Connect, hops: MakeHops, greeter: Address) -> None:
         with hops("socks5h+tls", "https") as chain:
             with dripping(chain.servers[0].address, 0) as address:
                 nearest = replace(chain.proxies[0], host=address[0], port=address[1])

@@ -53,8 +53,8 @@ HTTPS = "https://origin.test/"
 SIZE = 2_000_000
 
 
-class TestHTTPS:
-    def test_a_connection_is_kept(self, driver: Driver, within: list[Proxy]) -> None:
+class TestHTTPSWithinTLS:
+    def test_https_within_tls_keeps_connection(self, driver: Driver, within: list[Proxy]) -> None:
         with driver.through(within) as client, nothing_left_open():
             ports = set()
             for url in (HTTPS, HTTPS, "http://origin.test/", "http://origin.test/"):
@@ -64,14 +64,14 @@ class TestHTTPS:
             assert len(ports) == 2
             client.close()
 
-    def test_large_bodies(self, driver: Driver, within: list[Proxy]) -> None:
+    def test_https_within_tls_large_bodies(self, driver: Driver, within: list[Proxy]) -> None:
         with driver.through(within) as client:
             with client.stream(f"{HTTPS}download?octets={SIZE}") as response:
                 assert client.digest(response) == digest(SIZE)
             answer = client.send(content(SIZE), f"{HTTPS}upload")
             assert answer.json() == {"sha256": digest(SIZE), "octets": SIZE}
 
-    def test_the_read_timeout(self, driver: Driver, within: list[Proxy]) -> None:
+    def test_https_within_tls_read_timeout(self, driver: Driver, within: list[Proxy]) -> None:
         with driver.through(within, limits=ONE_CONNECTION) as client, nothing_left_open():
             timeout = driver.httpx.Timeout(LONG, read=SHORT)
             with client.stream(f"{HTTPS}stall", timeout=timeout) as response:
@@ -80,7 +80,7 @@ class TestHTTPS:
             assert client.get(HTTPS).status_code == 200
             client.close()
 
-    def test_a_body_that_breaks_off(self, driver: Driver, within: list[Proxy]) -> None:
+    def test_https_within_tls_body_ends_early(self, driver: Driver, within: list[Proxy]) -> None:
         with driver.through(within, limits=ONE_CONNECTION) as client:
             with pytest.raises(driver.httpx.RemoteProtocolError, match="without sending complete"):
                 client.get(f"{HTTPS}break")
@@ -89,7 +89,7 @@ class TestHTTPS:
                 assert response.status_code == 200
             assert client.get(HTTPS).status_code == 200
 
-    def test_what_the_stream_tells(
+    def test_https_within_tls_network_stream(
         self, driver: Driver, within: list[Proxy], origin: Origin
     ) -> None:
         with driver.through(within) as client:
@@ -106,23 +106,23 @@ class TestHTTPS:
             assert plain.get_extra_info("server_addr")[1] == within[0].port
         assert eventually(lambda: bool(stream.get_extra_info("is_readable")))
 
-    def test_the_certificate_of_the_destination_is_verified_too(
+    def test_https_within_tls_verifies_destination(
         self, driver: Driver, within: list[Proxy], authority: Authority
     ) -> None:
         with driver.through(within, verify=authority.client()) as client, nothing_left_open():
             with pytest.raises(driver.httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
                 client.get(HTTPS)
 
-    def test_an_error_of_the_proxys_tls(self, driver: Driver, within: list[Proxy]) -> None:
+    def test_https_within_tls_certificate_error_of_proxy(
+        self, driver: Driver, within: list[Proxy]
+    ) -> None:
         within[-1] = replace(within[-1], tls=True)
         with driver.through(within) as client, nothing_left_open():
             with pytest.raises(driver.httpx.ConnectError, match="TLS with the proxy") as caught:
                 client.get(HTTPS)
         certificate_error(caught.value.__cause__)
 
-    def test_the_connect_timeout_in_the_tls_of_the_destination(
-        self, driver: Driver, within: list[Proxy]
-    ) -> None:
+    def test_https_within_tls_connect_timeout(self, driver: Driver, within: list[Proxy]) -> None:
         with saying_nothing() as (host, port):
             with driver.through(within, limits=ONE_CONNECTION) as client, nothing_left_open():
                 timeout = driver.httpx.Timeout(LONG, connect=SHORT)
@@ -132,7 +132,7 @@ class TestHTTPS:
                 client.close()
 
     @pytest.mark.parametrize("tls", [False, True])
-    def test_a_connection_that_ends_meanwhile_is_not_used_again(
+    def test_https_within_tls_does_not_reuse_ended_connection(
         self, driver: Driver, within: list[Proxy], origin: Origin, tls: bool
     ) -> None:
         ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

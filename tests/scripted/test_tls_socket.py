@@ -122,7 +122,7 @@ class TestTLSSocket:
 
         return play
 
-    def test_what_comes_is_whole(self, play: Any) -> None:
+    def test_tls_socket_carries_data(self, play: Any) -> None:
         data = random.Random(0).randbytes(100_000)
 
         def echo(inner: Inner) -> None:
@@ -134,7 +134,7 @@ class TestTLSSocket:
                 sock.sendall(data[:size])
                 assert b"".join(exactly(sock, size, 4096)) == data[:size]
 
-    def test_it_is_like_a_socket(self, play: Any) -> None:
+    def test_tls_socket_methods_of_socket(self, play: Any) -> None:
         with play(Inner.hear) as sock:
             assert sock.gettimeout() == 10
             sock.settimeout(None)
@@ -153,7 +153,7 @@ class TestTLSSocket:
         ],
         ids=["of the inner TLS", "of the outer TLS", "of the connection"],
     )
-    def test_the_end(self, play: Any, end: Callable[[Inner], object]) -> None:
+    def test_tls_socket_end(self, play: Any, end: Callable[[Inner], object]) -> None:
         def part(inner: Inner) -> None:
             inner.sock.sendall(inner.record_of(b"last words"))
             end(inner)
@@ -163,7 +163,7 @@ class TestTLSSocket:
             assert sock.recv(1) == b""
             assert sock.recv(1) == b""
 
-    def test_a_reset(self, play: Any) -> None:
+    def test_tls_socket_reset(self, play: Any) -> None:
         def part(inner: Inner) -> None:
             inner.hear()
             linger = struct.pack("ii", 1, 0)
@@ -177,12 +177,12 @@ class TestTLSSocket:
             with pytest.raises(OSError, match=r"\S"):
                 sock.sendall(b"more")
 
-    def test_garbage(self, play: Any) -> None:
+    def test_tls_socket_garbage(self, play: Any) -> None:
         with play(lambda inner: inner.sock.sendall(b"\x17\x03\x03\x00\x05words")) as sock:
             with pytest.raises(ssl.SSLError):
                 sock.recv(1)
 
-    def test_a_timeout_holds_for_all_that_comes_and_loses_nothing(self, play: Any) -> None:
+    def test_tls_socket_recv_timeout_loses_nothing(self, play: Any) -> None:
         def drip(inner: Inner) -> None:
             for octet in inner.record_of(b"data"):
                 inner.sock.sendall(bytes([octet]))
@@ -197,7 +197,7 @@ class TestTLSSocket:
             sock.settimeout(10)
             assert sock.recv(4) == b"data"
 
-    def test_it_tells_of_an_end_that_it_has_read_already(self, play: Any) -> None:
+    def test_tls_socket_is_readable_at_end(self, play: Any) -> None:
         def part(inner: Inner) -> None:
             record = inner.record_of(b"data")
             inner.sock.sendall(record + inner.record_of_the_end())
@@ -207,7 +207,7 @@ class TestTLSSocket:
             assert b"".join(exactly(sock, 4, 4)) == b"data"
             assert Stream(sock, httpcore).get_extra_info("is_readable")
 
-    def test_a_timeout_of_what_is_sent(self, play: Any) -> None:
+    def test_tls_socket_sendall_timeout(self, play: Any) -> None:
         done = threading.Event()
         with play(lambda inner: done.wait()) as sock:
             sock.settimeout(0.05)
@@ -215,14 +215,16 @@ class TestTLSSocket:
                 sock.sendall(bytes(10_000_000))
             done.set()
 
-    def test_more_than_two(self, authority: Authority, hops: MakeHops, greeter: Address) -> None:
+    def test_tls_socket_within_two_others(
+        self, authority: Authority, hops: MakeHops, greeter: Address
+    ) -> None:
         with hops("socks5h+tls", "https", "socks4a+tls") as chain:
             with connect_blocking(greeter, proxy=chain.proxies) as tunnel:
                 tunnel.assert_greets_and_echoes()
                 assert isinstance(tunnel.channel._sock, TLSSocket)
 
     @pytest.mark.parametrize("within", [False, True])
-    def test_an_interrupt(self, authority: Authority, within: bool) -> None:
+    def test_start_tls_interrupted(self, authority: Authority, within: bool) -> None:
         """By a signal, while it waits for the proxy in the TLS handshake."""
         heard, interrupted = threading.Event(), threading.Event()
 
@@ -277,8 +279,8 @@ def exactly(sock: TLSSocket, count: int, most: int) -> Iterator[bytes]:
         yield octets
 
 
-class TestSocket:
-    def test_tls_around_it_is_refused(
+class TestSocketWithTLS:
+    def test_wrap_socket_refuses_socket_with_tls(
         self, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
         """It would go to the proxy in the clear."""
@@ -290,7 +292,7 @@ class TestSocket:
                 assert receive_exactly(sock, len(GREETING)) == GREETING
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
 
-    def test_it_is_known_whatever_has_the_place_of_sslsocket(
+    def test_wrap_socket_refuses_if_sslsocket_is_replaced(
         self, authority: Authority, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         context = authority.client()
@@ -305,7 +307,7 @@ class TestSocket:
             with sock, pytest.raises(ValueError, match="this socket speaks TLS with the proxy"):
                 context.wrap_socket(sock, server_hostname="destination.test")
 
-    def test_it_is_of_the_class_that_the_context_has(
+    def test_create_connection_sslsocket_class(
         self, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
         class Special(ssl.SSLSocket):
@@ -318,7 +320,7 @@ class TestSocket:
             with socksclient.create_connection(greeter, 10, proxy=proxy) as sock:
                 assert type(sock) is Special
 
-    def test_ftp_with_tls_is_refused(self, hops: MakeHops) -> None:
+    def test_ftp_tls_refuses_chain_with_tls(self, hops: MakeHops) -> None:
         said: list[bytes] = []
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -337,7 +339,9 @@ class TestSocket:
                 log_in(chain.proxies, address)
         assert not [line for line in said if line.startswith((b"USER", b"PASS"))]
 
-    def test_much_both_ways(self, connect: Connect, hops: MakeHops, echo_server: Address) -> None:
+    def test_tls_carries_large_data_both_ways(
+        self, connect: Connect, hops: MakeHops, echo_server: Address
+    ) -> None:
         data = random.Random(0).randbytes(300_000)
         with hops("socks5h+tls", "socks4a+tls") as chain:
             with connect(echo_server, proxy=chain.proxies) as tunnel:
@@ -346,9 +350,7 @@ class TestSocket:
                     tunnel.send(piece)
                     assert tunnel.receive(len(piece)) == piece
 
-    def test_an_end_without_the_closing_handshake(
-        self, connect: Connect, authority: Authority
-    ) -> None:
+    def test_tls_end_without_close_notify(self, connect: Connect, authority: Authority) -> None:
         def talk(sock: ssl.SSLSocket) -> None:
             receive_exactly(sock, 3)
             sock.sendall(b"\x05\x00")
@@ -362,7 +364,7 @@ class TestSocket:
                 assert tunnel.receive(len(GREETING) + 1) == GREETING
 
     @pytest.mark.parametrize("faults", [Faults(close_after=n) for n in range(12)], ids=str)
-    def test_the_proxy_hangs_up(
+    def test_tls_proxy_closes_after_each_prefix(
         self, connect: Connect, hops: MakeHops, listening: Address, faults: Faults
     ) -> None:
         with hops("socks5h+tls", faults={0: faults}) as chain, nothing_left_open():
@@ -370,9 +372,7 @@ class TestSocket:
                 connect(listening, proxy=chain.proxies)
         assert caught.value.errno == errno.ECONNRESET
 
-    def test_credentials_go_by_tls_and_are_refused_there(
-        self, connect: Connect, hops: MakeHops
-    ) -> None:
+    def test_tls_credentials_refused(self, connect: Connect, hops: MakeHops) -> None:
         with hops("https", accounts={0: {"user": "pass"}}) as chain:
             proxy = replace(chain.proxies[0], password="wrong")
             with nothing_left_open(), pytest.raises(AuthenticationError) as caught:
@@ -381,7 +381,7 @@ class TestSocket:
         assert caught.value.phase == "request"
 
 
-def test_pickling() -> None:
+def test_pickle_of_proxy_with_tls() -> None:
     proxy = Proxy("h", tls=True)
     error = ProxyConnectError("no")
     error.proxy = proxy
@@ -391,9 +391,9 @@ def test_pickling() -> None:
         pickle.dumps(replace(proxy, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)))
 
 
-class TestBind:
+class TestBindWithTLS:
     @pytest.mark.parametrize("kind", ["socks5h+tls", "socks4a+tls"])
-    def test_a_timeout_loses_nothing(self, hops: MakeHops, kind: str) -> None:
+    def test_bind_with_tls_accept_timeout_loses_nothing(self, hops: MakeHops, kind: str) -> None:
         with hops(kind, faults={0: Faults(split=True)}) as chain, nothing_left_open():
             with socksclient.bind(("127.0.0.1", 0), 10, proxy=chain.proxies) as listener:
                 with pytest.raises(ProxyTimeout) as caught:
@@ -407,7 +407,7 @@ class TestBind:
                         peer.sendall(GREETING)
                         assert receive_exactly(sock, len(GREETING)) == GREETING
 
-    def test_closing_wakes_who_waits(self, hops: MakeHops) -> None:
+    def test_bind_with_tls_close_wakes_accept(self, hops: MakeHops) -> None:
         with hops("socks5h+tls") as chain, nothing_left_open():
             for timeout in (10, None):
                 listener = socksclient.bind(("127.0.0.1", 0), timeout, proxy=chain.proxies)
@@ -418,7 +418,9 @@ class TestBind:
                 assert caught.value.errno == errno.EBADF
 
     @pytest.mark.parametrize("kinds", [("https", "socks5h+tls"), ("socks4a+tls",)], ids=", ".join)
-    def test_awaited(self, portal: BlockingPortal, hops: MakeHops, kinds: tuple[str, ...]) -> None:
+    def test_bind_with_tls_awaited(
+        self, portal: BlockingPortal, hops: MakeHops, kinds: tuple[str, ...]
+    ) -> None:
         async def accept(listener: socksclient.anyio.Listener) -> Any:
             with anyio.move_on_after(0.02):
                 await listener.accept()

@@ -107,9 +107,9 @@ def server(path: str) -> Iterator[SocksServer]:
 # Connections
 
 
-class TestConnect:
+class TestUnixConnect:
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_by_its_path(
+    def test_unix_proxy_by_path(
         self, dial: Dial, server: SocksServer, path: str, scheme: str, echo_server: Address
     ) -> None:
         with resolved_names() as resolved:
@@ -122,7 +122,7 @@ class TestConnect:
         assert server.requests[0].destination == echo_server
 
     @pytest.mark.parametrize("scheme", SCHEMES[:-1])
-    def test_by_its_url(
+    def test_unix_proxy_by_url(
         self, dial: Dial, server: SocksServer, path: str, scheme: str, echo_server: Address
     ) -> None:
         url = server.url_as(scheme)
@@ -131,14 +131,16 @@ class TestConnect:
             assert_echoes(sock)
 
     @pytest.mark.parametrize("name", ["a b", "a@b:c", "100%", "?#", "ünïx", "[::1]"])
-    def test_by_any_name(self, dial: Dial, directory: str, echo_server: Address, name: str) -> None:
+    def test_unix_proxy_by_odd_paths(
+        self, dial: Dial, directory: str, echo_server: Address, name: str
+    ) -> None:
         proxy = Proxy(path=f"{directory}/{name}")
         assert Proxy.from_url(str(proxy)) == proxy
         with SocksServer(path=f"{directory}/{name}"):
             with dial(echo_server, proxy=str(proxy)) as sock:
                 assert_echoes(sock)
 
-    def test_credentials(self, dial: Dial, path: str, echo_server: Address) -> None:
+    def test_unix_proxy_credentials(self, dial: Dial, path: str, echo_server: Address) -> None:
         with SocksServer(path=path, accounts={"user": "p@ss"}) as server:
             with dial(echo_server, proxy=server.url) as sock:
                 assert_echoes(sock)
@@ -146,7 +148,7 @@ class TestConnect:
                 dial(echo_server, proxy=Proxy(path=path, username="user", password="wrong"))
         assert caught.value.proxy == Proxy(path=path, username="user", password="wrong")
 
-    def test_names_go_to_the_proxy(
+    def test_unix_proxy_gets_names(
         self, connect: Connect, server: SocksServer, greeter: Address
     ) -> None:
         server.routes["greeter.test", 25] = greeter
@@ -155,7 +157,7 @@ class TestConnect:
                 tunnel.assert_greets_and_echoes()
         assert resolved == []
 
-    def test_names_resolved_here_are_tried_on_connections_of_their_own(
+    def test_unix_proxy_tries_each_address_on_new_connection(
         self, connect: Connect, path: str, names: dict[str, list[str]], greeter: Address
     ) -> None:
         names["greeter.test"] = ["192.0.2.1", greeter[0]]
@@ -165,7 +167,9 @@ class TestConnect:
                 tunnel.assert_greets_and_echoes()
             assert len(server.connections) == 2
 
-    def test_a_stream(self, portal: BlockingPortal, server: SocksServer, path: str) -> None:
+    def test_unix_proxy_connect_tcp(
+        self, portal: BlockingPortal, server: SocksServer, path: str
+    ) -> None:
         async def connect(address: Address) -> None:
             stream: Any = await socksclient.anyio.connect_tcp(*address, proxy=server.url)
             async with stream:
@@ -179,7 +183,7 @@ class TestConnect:
         with serving(greet_until_the_end) as address, nothing_left_open():
             portal.call(connect, address)
 
-    def test_a_stream_with_tls_to_the_destination(
+    def test_unix_proxy_connect_tcp_with_tls(
         self, portal: BlockingPortal, server: SocksServer, origin: Origin
     ) -> None:
         async def connect() -> None:
@@ -198,7 +202,7 @@ class TestConnect:
 
         portal.call(connect)
 
-    def test_without_a_timeout(self, server: SocksServer, echo_server: Address) -> None:
+    def test_unix_proxy_without_timeout(self, server: SocksServer, echo_server: Address) -> None:
         with socksclient.create_connection(echo_server, None, proxy=server.url) as sock:
             assert sock.gettimeout() is None
             assert_echoes(sock)
@@ -231,14 +235,14 @@ def refused(words: str) -> Iterator[None]:
     assert not isinstance(caught.value, OSError)
 
 
-class TestAddressesToConnectFrom:
+class TestUnixLocalAddress:
     """There are none at a unix socket."""
 
     WORDS = "no IP address leads to the unix socket"
 
     @pytest.mark.parametrize("source", [("127.0.0.1", 0), ("", 0), ("localhost", 0)])
     @pytest.mark.parametrize("function", [socksclient.create_connection, socksclient.bind])
-    def test_blocking(
+    def test_unix_proxy_refuses_source_address(
         self, server: SocksServer, function: Callable[..., object], source: Address
     ) -> None:
         with refused(self.WORDS):
@@ -249,13 +253,15 @@ class TestAddressesToConnectFrom:
 
     @pytest.mark.anyio
     @pytest.mark.parametrize("name", ["connect_tcp", "connect_socket", "bind"])
-    async def test_awaited(self, server: SocksServer, name: str) -> None:
+    async def test_unix_proxy_refuses_local_host(self, server: SocksServer, name: str) -> None:
         with refused(self.WORDS):
             function = getattr(socksclient.anyio, name)
             await function(*NOBODY, proxy=server.url, local_host="127.0.0.1")
         assert server.connections == []
 
-    def test_by_httpx(self, driver: Driver, server: SocksServer) -> None:
+    def test_unix_proxy_refuses_local_address_of_transport(
+        self, driver: Driver, server: SocksServer
+    ) -> None:
         with refused(self.WORDS):
             driver.transport(server.url, local_address="127.0.0.1")
 
@@ -263,7 +269,7 @@ class TestAddressesToConnectFrom:
 # What goes wrong
 
 
-class TestErrors:
+class TestUnixErrors:
     @pytest.fixture(autouse=True)
     def _nothing_is_left_open(self) -> Iterator[None]:
         with nothing_left_open():
@@ -277,37 +283,39 @@ class TestErrors:
         assert held.value.proxy == proxy
         assert f"(phase: connect, proxy: {path}, destination: 192.0.2.1:80)" in str(held.value)
 
-    def test_nothing_is_there(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_path_missing(self, connect: Connect, path: str) -> None:
         self.fail(connect, path, errno.ENOENT, "No such file or directory")
 
-    def test_nobody_listens_there_any_more(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_nobody_listens(self, connect: Connect, path: str) -> None:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(path)
         self.fail(connect, path, errno.ECONNREFUSED, "Connection refused")
 
-    def test_it_is_a_file(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_path_is_a_file(self, connect: Connect, path: str) -> None:
         Path(path).write_text("no socket")
         self.fail(connect, path, errno.ECONNREFUSED, "Connection refused")
 
-    def test_it_is_for_datagrams(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_path_is_datagram_socket(self, connect: Connect, path: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.bind(path)
             self.fail(connect, path, errno.EPROTOTYPE, "Protocol wrong type for socket")
 
-    def test_its_path_is_too_long(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_path_too_long(self, connect: Connect, path: str) -> None:
         self.fail(connect, path + "n" * 108, None, "AF_UNIX path too long")
 
-    def test_it_is_not_permitted(self, connect: Connect, server: SocksServer, path: str) -> None:
+    def test_unix_proxy_permission_denied(
+        self, connect: Connect, server: SocksServer, path: str
+    ) -> None:
         os.chmod(path, 0)
         with unprivileged():
             self.fail(connect, path, errno.EACCES, "Permission denied")
         assert server.connections == []
 
-    def test_its_queue_is_full(self, connect: Connect, path: str) -> None:
+    def test_unix_proxy_queue_is_full(self, connect: Connect, path: str) -> None:
         with full_queue(path):
             self.fail(connect, path, errno.EAGAIN, "Resource temporarily unavailable")
 
-    def test_without_a_timeout_there_will_be_room_in_its_queue(
+    def test_unix_proxy_queue_is_full_without_timeout(
         self, path: str, echo_server: Address
     ) -> None:
         with SocksServer() as server, full_queue(path) as listener:
@@ -323,7 +331,7 @@ class TestErrors:
                 assert_echoes(sock)
             thread.join()
 
-    def test_the_system_has_none(
+    def test_unix_proxy_on_system_without_unix_sockets(
         self, connect: Connect, path: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch:
@@ -341,7 +349,7 @@ class TestErrors:
         ],
         ids=str,
     )
-    def test_it_fails_later(
+    def test_unix_proxy_failure_in_handshake(
         self,
         connect: Connect,
         path: str,
@@ -354,7 +362,9 @@ class TestErrors:
                 connect(listening, proxy=server.url)
 
     @pytest.mark.parametrize("count", [0, 2, 5])
-    def test_it_stalls(self, connect: Connect, path: str, listening: Address, count: int) -> None:
+    def test_unix_proxy_timeout(
+        self, connect: Connect, path: str, listening: Address, count: int
+    ) -> None:
         with SocksServer(path=path, faults=Faults(stall_after=count)) as server:
             with pytest.raises(TimeoutError) as caught:
                 connect(listening, proxy=server.url, timeout=SHORT)
@@ -362,7 +372,7 @@ class TestErrors:
             assert isinstance(caught.value, ProxyTimeout)
             assert caught.value.phase in ("method selection", "request")
 
-    def test_by_httpx(self, driver: Driver, path: str) -> None:
+    def test_unix_proxy_error_in_httpx(self, driver: Driver, path: str) -> None:
         with driver.through(Proxy(path=path)) as client:
             with pytest.raises(driver.httpx.ConnectError, match="No such file") as caught:
                 client.get("http://origin.test/")
@@ -399,9 +409,9 @@ def full_queue(path: str) -> Iterator[socket.socket]:
 # Chains and TLS
 
 
-class TestTLS:
+class TestUnixTLS:
     @pytest.mark.parametrize("kind", ["socks5h", "socks4a", "http"])
-    def test_with_the_proxy(
+    def test_unix_proxy_with_tls(
         self, connect: Connect, authority: Authority, path: str, greeter: Address, kind: str
     ) -> None:
         with SocksServer(path=path, tls=authority.server()):
@@ -411,7 +421,7 @@ class TestTLS:
                     assert tunnel.tls
                     tunnel.assert_greets_and_echoes()
 
-    def test_its_certificate_is_for_the_host(
+    def test_unix_proxy_certificate_is_for_host(
         self, connect: Connect, authority: Authority, path: str
     ) -> None:
         proxy = Proxy("other.test", path=path, tls=authority.client())
@@ -421,18 +431,18 @@ class TestTLS:
             assert server.connections[0].received == b""
         assert caught.value.phase == "tls"
 
-    def test_by_its_url(self, authority: Authority, path: str) -> None:
+    def test_unix_proxy_with_tls_by_url(self, authority: Authority, path: str) -> None:
         with SocksServer(path=path, tls=authority.server()) as server:
             assert server.url == f"socks5h+tls://localhost{path}"
             assert Proxy.from_url(server.url) == Proxy(path=path, tls=True)
 
 
-class TestChain:
+class TestUnixChain:
     @pytest.mark.parametrize("scheme", SCHEMES)
     @pytest.mark.parametrize(
         "others", [("socks5h",), ("https",), ("socks4a", "socks5h+tls")], ids=", ".join
     )
-    def test_it_is_the_nearest(
+    def test_unix_proxy_is_nearest_hop(
         self,
         connect: Connect,
         hops: MakeHops,
@@ -448,7 +458,7 @@ class TestChain:
                 tunnel.assert_greets_and_echoes()
             assert server.requests[0].destination == chain.servers[0].address
 
-    def test_tls_within_tls(
+    def test_unix_proxy_in_chain_with_tls_within_tls(
         self, connect: Connect, authority: Authority, hops: MakeHops, path: str, greeter: Address
     ) -> None:
         with SocksServer(path=path, tls=authority.server()), hops("socks5h+tls") as chain:
@@ -456,14 +466,18 @@ class TestChain:
             with connect(greeter, proxy=proxies) as tunnel:
                 tunnel.assert_greets_and_echoes()
 
-    def test_errors_behind_it(self, connect: Connect, hops: MakeHops, server: SocksServer) -> None:
+    def test_unix_proxy_in_chain_errors(
+        self, connect: Connect, hops: MakeHops, server: SocksServer
+    ) -> None:
         with hops("socks5h", faults={0: Faults(reply=0x02)}) as chain:
             with nothing_left_open(), pytest.raises(ReplyError) as caught:
                 connect(NOBODY, proxy=[server.url, *chain.proxies])
         assert (caught.value.hop, caught.value.proxy) == (1, chain.proxies[0])
 
     @pytest.mark.parametrize("passive", [True, False])
-    def test_ftp_behind_it(self, hops: MakeHops, server: SocksServer, passive: bool) -> None:
+    def test_unix_proxy_in_chain_ftp(
+        self, hops: MakeHops, server: SocksServer, passive: bool
+    ) -> None:
         received: list[bytes] = []
         with serving(serve_ftp) as (_, port), hops("socks5h") as chain, nothing_left_open():
             with FTP(timeout=10, proxy=[server.url, *chain.proxies]) as ftp:
@@ -479,9 +493,9 @@ class TestChain:
 # BIND and UDP: an address that is not specified is one of this machine.
 
 
-class TestBind:
+class TestUnixBind:
     @pytest.mark.parametrize("passive", [True, False])
-    def test_ftp(self, server: SocksServer, passive: bool) -> None:
+    def test_unix_proxy_bind_ftp(self, server: SocksServer, passive: bool) -> None:
         received: list[bytes] = []
         with serving(serve_ftp) as (_, port), nothing_left_open():
             with FTP(timeout=10, proxy=server.url) as ftp:
@@ -491,7 +505,9 @@ class TestBind:
         assert b"".join(received) == b"the file"
 
     @pytest.mark.parametrize("scheme", ["socks5h", "socks4a"])
-    def test_a_peer(self, bind: Bind, server: SocksServer, path: str, scheme: str) -> None:
+    def test_unix_proxy_bind_peer(
+        self, bind: Bind, server: SocksServer, path: str, scheme: str
+    ) -> None:
         with nothing_left_open():
             with closing(bind(("127.0.0.1", 0), Proxy(path=path, scheme=scheme))) as listener:
                 with socket.create_connection(listener.address, 10) as peer:
@@ -506,16 +522,16 @@ class TestBind:
     @pytest.mark.parametrize(
         ("told", "meant"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.9", "192.0.2.9")]
     )
-    def test_where_it_listens(self, bind: Bind, path: str, told: str, meant: str) -> None:
+    def test_unix_proxy_bind_address(self, bind: Bind, path: str, told: str, meant: str) -> None:
         faults = Faults(bound_address=(told, 4711))
         with SocksServer(path=path, faults=faults) as server, nothing_left_open():
             with closing(bind(("0.0.0.0", 0), server.url)) as listener:
                 assert listener.address == (meant, 4711)
 
 
-class TestUDP:
+class TestUnixUDP:
     @pytest.mark.parametrize("relay_host", [None, "0.0.0.0"])
-    def test_datagrams(
+    def test_unix_proxy_datagrams(
         self, associate: Associate, path: str, udp_echo: Address, relay_host: str | None
     ) -> None:
         with SocksServer(path=path, faults=Faults(relay_host=relay_host)) as server:
@@ -526,7 +542,7 @@ class TestUDP:
                 assert server.connections[0].destination == ("0.0.0.0", 0)
 
     @pytest.mark.parametrize("relay_host", ["::", "::1"])
-    def test_datagrams_by_ipv6(
+    def test_unix_proxy_datagrams_ipv6(
         self, associate: Associate, path: str, udp_echo_6: Address, relay_host: str
     ) -> None:
         with SocksServer(path=path, faults=Faults(relay_host=relay_host)) as server:
@@ -535,7 +551,7 @@ class TestUDP:
                 udp.send(b"datagram", udp_echo_6)
                 assert udp.receive() == (b"datagram", udp_echo_6)
 
-    def test_where_to_send_from(
+    def test_unix_proxy_udp_local_address(
         self, associate: Associate, server: SocksServer, udp_echo: Address
     ) -> None:
         """That is of the datagrams, not of the connection to the proxy."""
@@ -544,7 +560,7 @@ class TestUDP:
             assert udp.receive() == (b"datagram", udp_echo)
             assert (server.connections[0].destination or [""])[0] == "127.0.0.1"
 
-    def test_a_chain(
+    def test_unix_proxy_udp_chain(
         self, associate: Associate, hops: MakeHops, server: SocksServer, udp_echo: Address
     ) -> None:
         with hops("socks5h") as chain, nothing_left_open():
@@ -564,10 +580,10 @@ OPTIONS = [
 ]
 
 
-class TestHTTPX:
+class TestUnixHTTPX:
     @pytest.mark.parametrize("url", ["http://origin.test/", "https://origin.test/"])
     @pytest.mark.parametrize("http2", [False, True])
-    def test_requests(
+    def test_unix_proxy_httpx_requests(
         self, driver: Driver, server: SocksServer, origin: Origin, path: str, url: str, http2: bool
     ) -> None:
         server.routes.update(routes_to(origin))
@@ -586,7 +602,7 @@ class TestHTTPX:
         assert resolved == []
         assert len(server.connections) == 1
 
-    def test_tls_within_tls(
+    def test_unix_proxy_httpx_tls_within_tls(
         self, driver: Driver, authority: Authority, origin: Origin, path: str
     ) -> None:
         with SocksServer(path=path, tls=authority.server(), routes=routes_to(origin)):

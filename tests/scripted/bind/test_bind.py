@@ -43,7 +43,7 @@ from helpers.support import (
 )
 
 
-class TestFirstReply:
+class TestBindFailures:
     """One that is no success."""
 
     @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ class TestFirstReply:
         ],
         ids=str,
     )
-    def test_is_told_for_what_it_is(
+    def test_bind_first_reply_failure(
         self, bind: Bind, faults: Faults, kind: type[SocksError], words: str
     ) -> None:
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server, nothing_left_open():
@@ -84,7 +84,7 @@ class TestFirstReply:
 
     @needs_servers
     @pytest.mark.parametrize("server", ["microsocks", "ssh -D"])
-    def test_real_proxies_that_do_not_offer_bind(
+    def test_bind_not_offered_by_real_proxy(
         self, bind: Bind, server: str, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
         with SERVERS[server](tmp_path_factory.mktemp("server")) as url, nothing_left_open():
@@ -102,27 +102,25 @@ class TestFirstReply:
         [(Faults(method=0xFF), "method selection"), (Faults(status=0x01), "authentication")],
         ids=str,
     )
-    def test_does_not_come_without_the_login(
-        self, bind: Bind, faults: Faults, phase: Phase
-    ) -> None:
+    def test_bind_login_refused(self, bind: Bind, faults: Faults, phase: Phase) -> None:
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server, nothing_left_open():
             with pytest.raises(PermissionError) as held:
                 bind(NOBODY, proxy=server.url)
             assert isinstance(held.value, SocksError)
             assert_place(held.value, server.url, NOBODY, phase)
 
-    def test_does_not_come_from_a_proxy_that_is_not_there(self, bind: Bind) -> None:
+    def test_bind_refused_connection_to_proxy(self, bind: Bind) -> None:
         url = f"socks5h://127.0.0.1:{REFUSED_PORT}"
         with pytest.raises(ProxyConnectError, match="Connection refused") as caught:
             bind(NOBODY, proxy=url)
         assert_place(caught.value, url, NOBODY, "connect")
 
 
-class TestNames:
+class TestBindNames:
     SECRET = ("secret-name.test", 80)
 
     @pytest.mark.parametrize("faults", [Faults(), Faults(reply=0x04), Faults(second_reply=0x01)])
-    def test_go_to_the_proxy_as_they_are(self, bind: Bind, faults: Faults) -> None:
+    def test_bind_leaves_names_to_proxy(self, bind: Bind, faults: Faults) -> None:
         routes = {self.SECRET: ("127.0.0.1", 0)}
         with SocksServer(routes=routes, faults=faults) as server:
             with resolved_names() as names:
@@ -137,7 +135,7 @@ class TestNames:
             assert (request.command, request.address_type) == (0x02, 0x03)
             assert request.destination == self.SECRET
 
-    def test_are_resolved_here_with_socks5_and_all_addresses_tried(
+    def test_bind_tries_each_address_of_name_with_socks5(
         self, bind: Bind, names: dict[str, list[str]]
     ) -> None:
         names["peer.test"] = ["192.0.2.1", "2001:db8::1", "192.0.2.2", "127.0.0.1"]
@@ -151,7 +149,7 @@ class TestNames:
             assert asked == [(address, 80) for address in names["peer.test"]]
             assert {request.command for request in server.requests} == {0x02}
 
-    def test_of_which_every_address_fails_are_told_of_each(
+    def test_bind_notes_failure_of_each_address(
         self, bind: Bind, names: dict[str, list[str]]
     ) -> None:
         names["peer.test"] = ["192.0.2.1", "192.0.2.2"]
@@ -164,28 +162,26 @@ class TestNames:
             assert "192.0.2.1: " in note
             assert "REP 04" in note
 
-    def test_without_an_address_are_not_asked_for(
-        self, bind: Bind, names: dict[str, list[str]]
-    ) -> None:
+    def test_bind_name_without_address(self, bind: Bind, names: dict[str, list[str]]) -> None:
         with SocksServer() as server:
             with pytest.raises(ResolveError, match=r"cannot resolve nowhere\.test") as caught:
                 bind(("nowhere.test", 80), proxy=local(server.url))
             assert_place(caught.value, local(server.url), ("nowhere.test", 80), "resolve")
             assert server.connections == []
 
-    def test_that_the_proxy_cannot_resolve_are_its_reply(self, bind: Bind) -> None:
+    def test_bind_name_unknown_to_proxy(self, bind: Bind) -> None:
         with SocksServer() as server:
             with pytest.raises(ReplyError, match="host unreachable"):
                 bind(("nowhere.invalid", 80), proxy=server.url)
 
 
-def test_the_address_to_connect_from(bind: Bind) -> None:
+def test_bind_source_address(bind: Bind) -> None:
     with SocksServer() as server:
         bind(NOBODY, proxy=server.url, source="127.0.0.5").close()
         assert server.requests[0].client[0] == "127.0.0.5"
 
 
-class TestInput:
+class TestBindArguments:
     @pytest.mark.parametrize(
         ("address", "words"),
         [
@@ -199,7 +195,7 @@ class TestInput:
         ],
     )
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
-    def test_a_peer_that_cannot_be(
+    def test_bind_refuses_invalid_peer(
         self, bind: Bind, address: Address, words: str, scheme: str
     ) -> None:
         with SocksServer() as server:
@@ -207,35 +203,33 @@ class TestInput:
                 bind(address, proxy=server.url.replace("socks5h", scheme))
             assert server.connections == []
 
-    def test_a_host_that_is_no_text(self, bind: Bind) -> None:
+    def test_bind_refuses_host_that_is_not_text(self, bind: Bind) -> None:
         with SocksServer() as server:
             with pytest.raises(TypeError, match="host must be a str, not bytes"):
                 bind((b"name.example", 80), proxy=server.url)  # type: ignore[arg-type]
             assert server.connections == []
 
     @pytest.mark.parametrize("address", ["name.example:80", ("name.example",), None])
-    def test_an_address_that_is_no_pair(self, address: Any) -> None:
+    def test_bind_refuses_address_that_is_no_pair(self, address: Any) -> None:
         with SocksServer() as server:
             with pytest.raises(TypeError, match=r"address must be a \(host, port\) pair"):
                 socksclient.bind(address, proxy=server.url)
             assert server.connections == []
 
-    def test_a_name_to_connect_from(self, bind: Bind) -> None:
+    def test_bind_refuses_source_address_that_is_a_name(self, bind: Bind) -> None:
         with SocksServer() as server:
             with pytest.raises(ValueError, match="must be an IP address, not 'localhost'"):
                 bind(NOBODY, proxy=server.url, source="localhost")
             assert server.connections == []
 
-    def test_a_proxy_that_cannot_be(self, bind: Bind) -> None:
+    def test_bind_refuses_invalid_proxy(self, bind: Bind) -> None:
         with pytest.raises(ValueError, match="scheme"):
             bind(NOBODY, proxy="127.0.0.1:1080")
         with pytest.raises(TypeError, match="proxy must be"):
             bind(NOBODY, proxy=None)  # type: ignore[arg-type]
 
 
-def test_the_log_tells_of_the_listener_and_of_the_peer(
-    bind: Bind, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_bind_and_accept_in_log(bind: Bind, caplog: pytest.LogCaptureFixture) -> None:
     with SocksServer() as server, caplog.at_level(logging.DEBUG, "socksclient"):
         with closing(bind(("localhost", 0), proxy=server.url)) as listener:
             with socket.create_connection(listener.address) as peer:

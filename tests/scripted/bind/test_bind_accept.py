@@ -47,10 +47,10 @@ from helpers.support import (
 )
 
 
-class TestPeer:
+class TestAcceptedPeer:
     @pytest.mark.parametrize("expected", [("127.0.0.1", 0), ("::1", 0), ("localhost", 0), ANYONE])
     @pytest.mark.parametrize("scheme", ["socks5h", "socks5"])
-    def test_who_is_expected_is_accepted_with_his_address_and_data_goes_both_ways(
+    def test_accept_expected_peer(
         self, bind: Bind, proxy: str, scheme: str, expected: Address
     ) -> None:
         with closing(bind(expected, proxy=proxy.replace("socks5h", scheme))) as listener:
@@ -59,7 +59,7 @@ class TestPeer:
                 assert connection.peer == peer.getsockname()[:2]
                 assert_carries(connection, peer)
 
-    def test_anyone_may_come_if_so_it_is_wanted(self, bind: Bind, proxy: str) -> None:
+    def test_accept_any_peer(self, bind: Bind, proxy: str) -> None:
         with closing(bind(ANYONE, proxy=proxy)) as listener:
             with socket.create_connection(listener.address, 10, ("127.0.0.2", 0)) as peer:
                 connection = listener.accept()
@@ -67,7 +67,7 @@ class TestPeer:
                 assert_carries(connection, peer)
 
     @pytest.mark.parametrize("expected", [("127.0.0.1", 80), ("localhost", 0)])
-    def test_another_is_turned_away_and_that_is_the_end(
+    def test_accept_refuses_unexpected_peer_and_ends(
         self, bind: Bind, proxy: str, expected: Address
     ) -> None:
         listener = bind(expected, proxy=proxy)
@@ -81,7 +81,7 @@ class TestPeer:
         listener.assert_accepts_no_more(errno.EBADF)
         assert eventually(partial(refuses, listener.address))
 
-    def test_accept_may_come_before_the_peer(self, bind: Bind) -> None:
+    def test_accept_before_peer_connects(self, bind: Bind) -> None:
         with SocksServer() as server:
             with closing(bind(("127.0.0.1", 0), proxy=server.url)) as listener:
                 accepted = in_thread(listener.accept)
@@ -91,7 +91,7 @@ class TestPeer:
                     assert connection.peer == peer.getsockname()
                     assert_carries(connection, peer)
 
-    def test_a_second_reply_that_is_late_is_waited_for(self, bind: Bind) -> None:
+    def test_accept_waits_for_late_second_reply(self, bind: Bind) -> None:
         with SocksServer(faults=Faults(late=0.1)) as server:
             with closing(bind(("127.0.0.1", 0), proxy=server.url)) as listener:
                 begin = time.monotonic()
@@ -99,7 +99,7 @@ class TestPeer:
                     assert_carries(listener.accept(), peer)
                 assert time.monotonic() - begin >= 0.1
 
-    def test_the_second_reply_may_come_before_accept(self, bind: Bind) -> None:
+    def test_accept_after_second_reply(self, bind: Bind) -> None:
         with SocksServer() as server:
             with closing(bind(("127.0.0.1", 0), proxy=server.url)) as listener:
                 with socket.create_connection(listener.address) as peer:
@@ -111,7 +111,7 @@ class TestPeer:
 
     @pytest.mark.parametrize("split", [False, True], ids=["in one piece", "octet by octet"])
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-    def test_no_octet_in_the_segment_of_the_second_reply_is_lost(
+    def test_accept_keeps_data_in_segment_of_second_reply(
         self, bind: Bind, host: str, split: bool
     ) -> None:
         faults = Faults(reply_with_data=True, split=split)
@@ -125,7 +125,7 @@ class TestPeer:
                     assert_carries(listener.accept(), peer, DATA)
 
     @pytest.mark.parametrize("times", [2, 3])
-    def test_he_is_accepted_once(self, bind: Bind, proxy: str, times: int) -> None:
+    def test_accept_second_call_fails(self, bind: Bind, proxy: str, times: int) -> None:
         listener = bind(("127.0.0.1", 0), proxy=proxy)
         with socket.create_connection(listener.address, 10) as peer:
             connection = listener.accept()
@@ -135,7 +135,7 @@ class TestPeer:
         listener.assert_accepts_no_more(errno.EINVAL)
 
     @needs_servers
-    def test_dante_listens_for_one_only(self, bind: Bind, tmp_path: Path) -> None:
+    def test_accept_ends_listening_of_dante(self, bind: Bind, tmp_path: Path) -> None:
         with real_servers.dante(tmp_path) as url:
             with closing(bind(ANYONE, proxy=url)) as listener:
                 with socket.create_connection(listener.address, 10):
@@ -143,7 +143,7 @@ class TestPeer:
                 assert eventually(partial(refuses, listener.address))
 
 
-class TestSecondReply:
+class TestSecondReplyFailures:
     """One that is no success; the first was one."""
 
     def fail(self, bind: Bind, faults: Faults) -> SocksError:
@@ -157,7 +157,7 @@ class TestSecondReply:
         return held.value
 
     @pytest.mark.parametrize("rep", [*range(1, 9), 0x5A])
-    def test_a_failure_keeps_its_number(self, bind: Bind, rep: int) -> None:
+    def test_accept_refusal_keeps_reply_code(self, bind: Bind, rep: int) -> None:
         error = self.fail(bind, Faults(second_reply=rep, split=True))
         assert isinstance(error, ReplyError)
         assert error.reply == rep
@@ -171,7 +171,7 @@ class TestSecondReply:
             ("05 00 00 02 00", "the reply has address type 02"),
         ],
     )
-    def test_garbage(self, bind: Bind, answer: str, words: str) -> None:
+    def test_accept_garbage_in_second_reply(self, bind: Bind, answer: str, words: str) -> None:
         octets = bytes.fromhex(answer)
         error = self.fail(bind, Faults(answers={"relay": octets}))
         assert type(error) is ProtocolError
@@ -188,7 +188,7 @@ class TestSecondReply:
             (9, "got 9 of 10 octets"),
         ],
     )
-    def test_hanging_up_is_told_with_the_octets_that_came(
+    def test_accept_when_proxy_closes_after_each_prefix(
         self, bind: Bind, count: int, told: str
     ) -> None:
         error = self.fail(bind, Faults(close_after=12 + count))
@@ -197,12 +197,12 @@ class TestSecondReply:
         assert "offer" not in str(error)  # it has listened
 
     @pytest.mark.parametrize("count", [0, 9])
-    def test_a_reset(self, bind: Bind, count: int) -> None:
+    def test_accept_when_proxy_resets(self, bind: Bind, count: int) -> None:
         error = self.fail(bind, Faults(reset_after=12 + count))
         assert isinstance(error, ProxyClosed)
         assert isinstance(error, ConnectionResetError)
 
-    def test_hanging_up_with_no_peer_there(self, bind: Bind) -> None:
+    def test_accept_when_proxy_closes_before_peer_connects(self, bind: Bind) -> None:
         with SocksServer() as server:
             listener = bind(ANYONE, proxy=server.url)
         with pytest.raises(ProxyClosed, match="got 0 of 5 octets"):
@@ -210,8 +210,8 @@ class TestSecondReply:
         listener.assert_accepts_no_more(errno.EBADF)
 
 
-class TestThreads:
-    def test_one_waits_and_another_is_refused(self) -> None:
+class TestAcceptInThreads:
+    def test_accept_in_second_thread_is_refused(self) -> None:
         with SocksServer() as server, socksclient.bind(ANYONE, 10, proxy=server.url) as listener:
             accepted = in_thread(listener.accept)
             for _ in range(2):
@@ -227,14 +227,14 @@ class TestThreads:
             with pytest.raises(OSError, match="accepted its one peer"):
                 listener.accept()
 
-    def test_after_a_timeout_in_one_another_may_wait(self) -> None:
+    def test_accept_in_second_thread_after_timeout_in_first(self) -> None:
         with SocksServer() as server, socksclient.bind(ANYONE, 10, proxy=server.url) as listener:
             with pytest.raises(ProxyTimeout):
                 in_thread(lambda: listener.accept(SOON)).result(LONG)
             with socket.create_connection(listener.address):
                 listener.accept()[0].close()
 
-    def test_closing_wakes_the_one_that_waits(self) -> None:
+    def test_close_wakes_accept_in_other_thread(self) -> None:
         with SocksServer() as server, nothing_left_open():
             for _ in range(40):  # as threads race
                 listener = socksclient.bind(ANYONE, 10, proxy=server.url)
@@ -246,7 +246,7 @@ class TestThreads:
                 assert not isinstance(error, SocksError)
 
 
-def test_its_descriptor_is_readable_when_the_peer_has_come() -> None:
+def test_listener_is_readable_when_peer_has_connected() -> None:
     with SocksServer() as server, socksclient.bind(ANYONE, proxy=server.url) as listener:
         assert select.select([listener], [], [], 0) == ([], [], [])
         with socket.create_connection(listener.address):

@@ -35,15 +35,15 @@ from helpers.support import (
 )
 
 
-class TestClosing:
-    def test_frees_all_and_the_proxy_listens_no_more(self, bind: Bind, proxy: str) -> None:
+class TestClose:
+    def test_close_ends_listening_of_proxy(self, bind: Bind, proxy: str) -> None:
         with nothing_left_open():
             listener = bind(ANYONE, proxy=proxy)
             listener.close()
         assert eventually(partial(refuses, listener.address))
         listener.assert_accepts_no_more(errno.EBADF)
 
-    def test_is_what_the_context_does(self) -> None:
+    def test_close_by_context_manager(self) -> None:
         with SocksServer() as server:
             with nothing_left_open():
                 with pytest.raises(ZeroDivisionError):
@@ -52,14 +52,14 @@ class TestClosing:
                 assert listener.fileno() == -1
             assert eventually(partial(refuses, listener.address))
 
-    def test_twice_is_closing_once(self, bind: Bind) -> None:
+    def test_close_twice(self, bind: Bind) -> None:
         with SocksServer() as server:
             listener = bind(ANYONE, proxy=server.url)
             for _ in range(3):
                 listener.close()
             listener.assert_accepts_no_more(errno.EBADF)
 
-    def test_leaves_what_was_accepted_open(self, bind: Bind, proxy: str) -> None:
+    def test_close_leaves_accepted_connection_open(self, bind: Bind, proxy: str) -> None:
         listener = bind(ANYONE, proxy=proxy)
         with socket.create_connection(listener.address, 10) as peer:
             connection = listener.accept()
@@ -67,7 +67,7 @@ class TestClosing:
                 listener.close()
             assert_carries(connection, peer)
 
-    def test_leaves_what_was_accepted_open_by_the_context_too(self) -> None:
+    def test_close_by_context_manager_leaves_accepted_connection_open(self) -> None:
         with SocksServer() as server:
             with socksclient.bind(ANYONE, proxy=server.url) as listener:
                 peer = socket.create_connection(listener.address)
@@ -78,8 +78,8 @@ class TestClosing:
 
 
 @pytest.mark.anyio
-class TestAwaited:
-    async def test_the_context_leaves_what_was_accepted_open(self) -> None:
+class TestAwaitedListener:
+    async def test_aclose_by_context_manager_leaves_accepted_stream_open(self) -> None:
         with SocksServer() as server:
             async with await socksclient.anyio.bind(*ANYONE, proxy=server.url) as listener:
                 peer = socket.create_connection(listener.address)
@@ -90,7 +90,7 @@ class TestAwaited:
                     await stream.send(DATA)
                     assert receive_exactly(peer, len(DATA)) == DATA
 
-    async def test_the_stream_is_as_those_of_connect_tcp(self) -> None:
+    async def test_accepted_stream_is_like_that_of_connect_tcp(self) -> None:
         with SocksServer() as server:
             async with await socksclient.anyio.bind(*ANYONE, proxy=server.url) as listener:
                 with socket.create_connection(listener.address):
@@ -100,7 +100,7 @@ class TestAwaited:
                         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     @pytest.mark.parametrize("count", [0, 1, 4, 5, 9])
-    async def test_after_a_cancellation_accept_goes_on_and_loses_no_octet(self, count: int) -> None:
+    async def test_accept_after_cancellation_loses_no_octet(self, count: int) -> None:
         with ScriptedProxy() as proxy:
             async with await socksclient.anyio.bind(*NOBODY, proxy=proxy.url) as listener:
                 proxy.say(proxy.SECOND_REPLY[:count])
@@ -113,7 +113,7 @@ class TestAwaited:
                     assert listener.peer_address == NOBODY
                     assert await stream.receive() == DATA
 
-    async def test_who_is_cancelled_already_does_not_begin(self) -> None:
+    async def test_accept_in_cancelled_scope_does_not_begin(self) -> None:
         with ScriptedProxy() as proxy:
             async with await socksclient.anyio.bind(*NOBODY, proxy=proxy.url) as listener:
                 proxy.say(proxy.SECOND_REPLY)
@@ -124,7 +124,7 @@ class TestAwaited:
                 await (await listener.accept()).aclose()
 
     @pytest.mark.parametrize("count", [0, 2, 4, 13])
-    async def test_a_cancellation_of_bind_leaves_nothing_open(self, count: int) -> None:
+    async def test_bind_cancellation_leaves_nothing_open(self, count: int) -> None:
         faults = Faults(stall_after=count)
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server, nothing_left_open():
             async with anyio.create_task_group() as group:
@@ -134,9 +134,7 @@ class TestAwaited:
                 group.cancel_scope.cancel()
 
     @pytest.mark.parametrize("turns", range(5))
-    async def test_closing_wakes_who_waits_also_when_octets_have_just_come(
-        self, turns: int
-    ) -> None:
+    async def test_aclose_wakes_accept_although_octets_have_just_come(self, turns: int) -> None:
         with ScriptedProxy() as proxy, anyio.fail_after(LONG):
             listener = await socksclient.anyio.bind(*NOBODY, proxy=proxy.url)
             async with anyio.create_task_group() as group:
@@ -153,7 +151,7 @@ class TestAwaited:
             await listener.accept()
 
     @pytest.mark.parametrize("cancelled", [False, True])
-    async def test_closing_is_what_the_context_does(self, cancelled: bool) -> None:
+    async def test_aclose_by_context_manager(self, cancelled: bool) -> None:
         await open_first_stream()
         with SocksServer() as server:
             with nothing_left_open(), anyio.CancelScope() as scope:
@@ -165,7 +163,7 @@ class TestAwaited:
     @pytest.mark.parametrize(
         "peer_is_there", [False, True], ids=["", "when the peer has just come"]
     )
-    async def test_two_that_wait_are_one_too_many(self, peer_is_there: bool) -> None:
+    async def test_accept_in_two_tasks_is_refused(self, peer_is_there: bool) -> None:
         outcomes: list[object] = []
 
         async def accept() -> None:
@@ -189,7 +187,7 @@ class TestAwaited:
                         proxy.say(proxy.SECOND_REPLY + DATA)
         assert set(outcomes) == {DATA, "refused"}
 
-    async def test_a_proxy_that_resets_the_connection_after_its_second_reply(self) -> None:
+    async def test_accepted_stream_after_reset(self) -> None:
         with SocksServer(faults=Faults(reset_after=22)) as server:
             async with await socksclient.anyio.bind(*ANYONE, proxy=server.url) as listener:
                 with socket.create_connection(listener.address):

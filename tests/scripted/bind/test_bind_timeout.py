@@ -49,9 +49,9 @@ SECOND_REPLIES = {
 }
 
 
-class TestTimeout:
+class TestBindTimeout:
     @pytest.mark.parametrize("second_reply", SECOND_REPLIES)
-    def test_wherever_the_second_reply_pauses_accept_goes_on_and_loses_no_octet(
+    def test_accept_timeout_after_each_prefix_loses_no_octet(
         self, bind: Bind, second_reply: str
     ) -> None:
         octets, address = SECOND_REPLIES[second_reply]
@@ -66,7 +66,7 @@ class TestTimeout:
                 assert receive(connection, len(DATA)) == DATA
                 connection.close()
 
-    def test_it_may_pass_after_every_octet(self, bind: Bind) -> None:
+    def test_accept_timeout_after_every_octet_loses_no_octet(self, bind: Bind) -> None:
         with ScriptedProxy() as proxy, closing(bind(NOBODY, proxy=proxy.url)) as listener:
             for octet in proxy.SECOND_REPLY:
                 for _ in range(2):
@@ -78,7 +78,7 @@ class TestTimeout:
             assert receive(connection, len(DATA)) == DATA
             connection.close()
 
-    def test_a_peer_that_comes_after_it_is_accepted(self, bind: Bind, proxy: str) -> None:
+    def test_accept_peer_after_timeout(self, bind: Bind, proxy: str) -> None:
         with closing(bind(("127.0.0.1", 0), proxy=proxy)) as listener:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
@@ -86,20 +86,20 @@ class TestTimeout:
             with socket.create_connection(listener.address, 10) as peer:
                 assert_carries(listener.accept(), peer)
 
-    def test_without_a_peer_it_tells_the_place(self) -> None:
+    def test_accept_timeout_error_has_place(self) -> None:
         with SocksServer() as server, socksclient.bind(NOBODY, proxy=server.url) as listener:
             with pytest.raises(ProxyTimeout, match="timed out") as caught:
                 listener.accept(SOON)
             assert_place(caught.value, server.url, NOBODY)
             assert caught.value.errno == errno.ETIMEDOUT
 
-    def test_of_accept_is_that_of_bind_if_none_is_given(self) -> None:
+    def test_accept_timeout_is_that_of_bind_by_default(self) -> None:
         with SocksServer() as server:
             with socksclient.bind(NOBODY, SHORT, proxy=server.url) as listener:
                 with pytest.raises(ProxyTimeout):
                     listener.accept()
 
-    def test_of_accept_is_the_default_of_socket_when_bind_was_called(
+    def test_accept_timeout_is_default_of_socket_at_bind(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(socket, "getdefaulttimeout", lambda: 65.0)
@@ -110,7 +110,7 @@ class TestTimeout:
                 assert sock.gettimeout() == 65.0
                 sock.close()
 
-    def test_that_is_no_number_is_a_type_error_and_changes_nothing(self) -> None:
+    def test_bind_and_accept_refuse_timeout_that_is_no_number(self) -> None:
         timeout: Any = "10"
         with SocksServer() as server:
             with pytest.raises(TypeError, match="timeout must be a number of seconds, not 'str'"):
@@ -124,7 +124,7 @@ class TestTimeout:
 
     @pytest.mark.parametrize("of_bind", [75.0, None])
     @pytest.mark.parametrize("arguments", [(), (35.0,), (None,)])
-    def test_is_set_on_the_socket_that_comes_back(
+    def test_accepted_socket_has_timeout_of_accept(
         self, of_bind: float | None, arguments: tuple[float | None, ...]
     ) -> None:
         with SocksServer(faults=Faults(split=True, late=SOON)) as server:
@@ -137,7 +137,7 @@ class TestTimeout:
                     sock.close()
 
     @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf])
-    def test_that_cannot_be_is_a_value_error_and_changes_nothing(self, timeout: float) -> None:
+    def test_bind_and_accept_refuse_invalid_timeout(self, timeout: float) -> None:
         with SocksServer() as server:
             with pytest.raises(ValueError, match="timeout"):
                 socksclient.bind(ANYONE, timeout, proxy=server.url)
@@ -149,9 +149,7 @@ class TestTimeout:
                     listener.accept()[0].close()
 
     @pytest.mark.parametrize("stall_after", [0, 1, 2, 3, 4, 5, 13])
-    def test_until_the_proxy_listens_leaves_nothing_open(
-        self, bind: Bind, stall_after: int
-    ) -> None:
+    def test_bind_timeout_leaves_nothing_open(self, bind: Bind, stall_after: int) -> None:
         faults = Faults(stall_after=stall_after)
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server, nothing_left_open():
             with pytest.raises(TimeoutError) as held:
@@ -162,20 +160,20 @@ class TestTimeout:
         ("stall_after", "phase"),
         [(0, "method selection"), (2, "authentication"), (4, "request"), (13, "request")],
     )
-    def test_until_the_proxy_listens_tells_the_phase(self, stall_after: int, phase: Phase) -> None:
+    def test_bind_timeout_error_has_phase(self, stall_after: int, phase: Phase) -> None:
         faults = Faults(stall_after=stall_after)
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server:
             with pytest.raises(ProxyTimeout) as caught:
                 socksclient.bind(NOBODY, SHORT, proxy=server.url)
             assert_place(caught.value, server.url, NOBODY, phase)
 
-    def test_in_connecting_leaves_nothing_open(self, bind: Bind) -> None:
+    def test_bind_timeout_in_connect_leaves_nothing_open(self, bind: Bind) -> None:
         with silence() as (host, port), nothing_left_open():
             with pytest.raises(TimeoutError) as held:
                 bind(NOBODY, proxy=f"socks5h://{host}:{port}", timeout=SOON)
             assert held
 
-    def test_in_resolving_leaves_nothing_open(
+    def test_bind_timeout_in_resolver_leaves_nothing_open(
         self, bind: Bind, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         answer = threading.Event()
@@ -193,9 +191,7 @@ class TestTimeout:
                 answer.set()
 
     @pytest.mark.parametrize("count", [14, 15, 18, 19, 23])
-    def test_of_accept_leaves_the_listener_open_and_its_end_nothing(
-        self, bind: Bind, count: int
-    ) -> None:
+    def test_close_after_accept_timeout_leaves_nothing_open(self, bind: Bind, count: int) -> None:
         faults = Faults(stall_after=count)
         with SocksServer(accounts=ACCOUNTS, faults=faults) as server, nothing_left_open():
             listener = bind(ANYONE, proxy=server.url)
