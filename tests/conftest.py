@@ -130,6 +130,7 @@ def played() -> Iterator[PlayedProxy]:
 def poll(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the test on this system with epoll, and as on a system without it."""
     if request.param == "selectors":
+        # The library looks for epoll in the module `select`, which the event loops here need too.
         monkeypatch.setattr("socksclient._net.association.select", SimpleNamespace())
     return str(request.param)
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import anyio
 import trustme
+from anyio.abc import SocketAttribute
 from anyio.from_thread import BlockingPortal
 from anyio.streams.tls import TLSStream
 
@@ -30,13 +31,13 @@ from helpers.http_clients import PROXY_HOST
 from helpers.support import GREETING, LONG, Address, in_thread
 
 NAMES = ("first.test", "second.test", "third.test")
-"""Of the hops of a chain."""
+"""The names of the hops of a chain."""
 
 HOSTS = (PROXY_HOST, "127.0.0.4", "127.0.0.4")
-"""Where those are. Only what is connected to the nearest is a client's."""
+"""The addresses of the hops. Only the connections to the nearest hop come from a client."""
 
 CERTIFIED = (*NAMES, *set(HOSTS), "localhost", "127.0.0.1", "::1")
-"""What the certificate of the hops is for."""
+"""The names and addresses in the certificate of the hops."""
 
 
 Names = dict[str, list[str]]
@@ -50,27 +51,27 @@ ANYONE = ("0.0.0.0", 0)
 
 
 class Authority:
-    """It certifies the hops, and makes the contexts for TLS with them."""
+    """A certification authority for the hops, which makes the contexts for TLS with them."""
 
     def __init__(self) -> None:
         self.ca = trustme.CA()
         self.certificate = self.ca.issue_cert(*CERTIFIED)
 
     def server(self, certificate: trustme.LeafCert | None = None) -> ssl.SSLContext:
-        """For a hop."""
+        """Return a context for a hop."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         (certificate or self.certificate).configure_cert(context)
         return context
 
     def client(self) -> ssl.SSLContext:
-        """For who speaks with it, and trusts nobody else."""
+        """Return a context for a client that trusts this authority only."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.ca.configure_trust(context)
         return context
 
 
 class Verifier(ssl.SSLContext):
-    """A context that checks the certificate after it has wrapped a socket, as truststore's do."""
+    """A context that verifies the certificate after it has wrapped a socket, as truststore does."""
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         sock = super().wrap_socket(*args, **kwargs)
@@ -89,13 +90,13 @@ for _name in ("options", "minimum_version", "maximum_version", "verify_flags", "
 
 @dataclass(frozen=True)
 class Hops:
-    """A chain, and the servers that it is of."""
+    """A chain, and the servers that are its hops."""
 
     servers: list[SocksServer]
     proxies: list[Proxy]
 
     def named(self) -> list[Proxy]:
-        """Return the same chain by names; the test says where the names lead."""
+        """Return the same chain with names for hosts. `leads` lets the names lead to the hops."""
         return [replace(proxy, host=name) for proxy, name in zip(self.proxies, NAMES, strict=False)]
 
 
@@ -116,9 +117,10 @@ class MakeHops:
         """Start the servers of a chain, and stop them at the end of the context.
 
         Args:
-            *schemes: The nearest hop's first. With "+tls", and as "https", the server has TLS.
-            faults: For the hop with that number.
-            accounts: For the hop with that number.
+            *schemes: The scheme of each hop, the nearest hop first. A server speaks TLS if its
+                scheme is "https" or ends in "+tls".
+            faults: The faults of a hop, by the number of the hop.
+            accounts: The accounts of a hop, by the number of the hop.
         """
         hops = Hops([], [])
         with ExitStack() as stack:
@@ -158,7 +160,7 @@ def leads(chain: Hops, names: Names) -> None:
 
 
 class Tunnel:
-    """A connection through proxies, with the same methods whichever driver has made it."""
+    """A connection through proxies, with the same methods for every driver."""
 
     def __init__(self, channel: Any, portal: BlockingPortal | None) -> None:
         self.channel = channel
@@ -176,7 +178,7 @@ class Tunnel:
             self._portal.call(self.channel.send, octets)
 
     def receive(self, count: int) -> bytes:
-        """So many octets, or fewer at the end."""
+        """Return `count` octets, or fewer at the end of the data."""
         octets = b""
         while len(octets) < count:
             received = self._receive(count - len(octets))
@@ -220,13 +222,13 @@ class Tunnel:
 
 
 class Connect(Protocol):
-    """Connects by one of the drivers. When `timeout` passes, it is a TimeoutError in all."""
+    """Connects by one of the drivers. Every driver raises TimeoutError when `timeout` passes."""
 
     def __call__(self, address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel: ...
 
 
 def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel:
-    """By `create_connection`; but TLS within TLS, which is no socket, as the transports do it."""
+    """Connect by `create_connection`, or for TLS within TLS as the transports do."""
     chain = as_chain(proxy)
     if sum(hop.tls is not None for hop in chain) < 2:
         return Tunnel(socksclient.create_connection(address, timeout, proxy=proxy), None)
@@ -236,7 +238,7 @@ def connect_blocking(address: Address, *, proxy: ProxyLike, timeout: float = LON
 
 
 def connect_awaited(portal: BlockingPortal) -> Connect:
-    """By `connect_tcp`, in the event loop of that portal."""
+    """Return a function that connects by `connect_tcp` in the event loop of the portal."""
 
     def connect(address: Address, *, proxy: ProxyLike, timeout: float = LONG) -> Tunnel:
         async def connect() -> Any:
@@ -249,7 +251,7 @@ def connect_awaited(portal: BlockingPortal) -> Connect:
 
 
 class Listening:
-    """A listener, with the same methods whichever the driver is."""
+    """A listener, with the same methods for every driver."""
 
     def __init__(self, listener: Any, portal: BlockingPortal | None) -> None:
         self.address: Address = listener.address
@@ -276,11 +278,20 @@ Bind = Callable[[Address, ProxyLike], Listening]
 
 
 class Udp:
-    """An association, with the same methods whichever the driver is."""
+    """An association, with the same methods for every driver."""
 
     def __init__(self, udp: Any, portal: BlockingPortal | None) -> None:
         self.udp = udp
         self._portal = portal
+
+    @property
+    def local_port(self) -> int:
+        """The port of this process from which the datagrams go to the nearest relay."""
+        if self._portal is None:
+            port: int = self.udp.getsockname()[1]
+        else:
+            port = self.udp.extra(SocketAttribute.local_port)
+        return port
 
     def send(self, data: bytes, address: Address) -> None:
         if self._portal is None:
@@ -340,7 +351,7 @@ class Associate(Protocol):
 
 
 async def serve_ftp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One file, and both ways to bring it."""
+    """Serve one file by FTP, in active and in passive mode."""
     writer.write(b"220 ready\r\n")
     where = ("", 0)
     listener: asyncio.Server | None = None

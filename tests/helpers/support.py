@@ -40,7 +40,7 @@ SHORT = 1.0
 
 
 def encode_datagram_header(host: str, port: int) -> bytes:
-    """Return RSV FRAG ATYP DST.ADDR DST.PORT, of whatever host."""
+    """Return RSV FRAG ATYP DST.ADDR DST.PORT for any host."""
     return socks5.encode_datagram_header(Host.of(host), port)
 
 
@@ -118,7 +118,7 @@ GREETING = b"220 the destination speaks first\r\n"
 
 
 async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Speaks first, as SSH, SMTP and FTP do; then sends back what comes."""
+    """Send a greeting first, as SSH, SMTP and FTP do, and then send back what comes."""
     writer.write(GREETING)
     await echo(reader, writer)
 
@@ -154,8 +154,8 @@ REFUSED_PORT: int = _nobody.getsockname()[1]
 def silence(host: str = "127.0.0.1", port: int = 0) -> Iterator[Address]:
     """Yield an address that lets no connection through: its listener's queue is full.
 
-    With a `port` it takes a host of its own, such as no client has had: a connection that has
-    ended may hold the port for a minute.
+    With a `port`, give a host that no client has had: a connection that has ended may hold the
+    port for a minute.
     """
     with socket.socket() as listener:
         listener.bind((host, port))
@@ -229,14 +229,14 @@ class PlayedProxy:
     """A proxy that grants one UDP association, and whose part the test plays from then on.
 
     Args:
-        host: Where it listens, and its relay too.
-        bound_host: What the reply bears in place of that.
+        host: The IP address at which the proxy and its relay listen.
+        bound_host: The host in the reply, in place of `host`.
 
     Attributes:
         control: The connection on which the association was granted.
-        handshake: What the client said on it.
+        handshake: The octets that the client sent on `control`.
         relay: The socket of the relay.
-        client: Where the datagrams of the client come from; `hear` sets it.
+        client: The source of the client's datagrams; `hear` sets it.
     """
 
     client: Address
@@ -284,7 +284,7 @@ class PlayedProxy:
             self.relay.sendto(datagram, self.client)
 
     def end(self) -> None:
-        """Hangs up."""
+        """End the association by a hang-up."""
         self.control.close()
 
     def reset(self) -> None:
@@ -328,7 +328,7 @@ def make_room(relay: socket.socket) -> bytes:
 
 @contextmanager
 def again_and_again(act: Callable[[], object]) -> Iterator[None]:
-    """Has another thread do so without a pause, whether it can or not."""
+    """Call `act` in another thread, again and again, and ignore each OSError."""
     stopped = threading.Event()
 
     def run() -> None:
@@ -445,7 +445,7 @@ sys.addaudithook(_audit)
 
 
 def needs(missing: Sequence[str]) -> pytest.MarkDecorator:
-    """Skips where servers are missing, but for CI: there it is a failure."""
+    """Skip a test if servers are missing, except with CI=true, where the test then fails."""
     return pytest.mark.skipif(
         bool(missing) and os.environ.get("CI") != "true",
         reason=f"not installed: {', '.join(missing)}",
@@ -454,7 +454,7 @@ def needs(missing: Sequence[str]) -> pytest.MarkDecorator:
 
 @contextmanager
 def resolved_names() -> Iterator[list[str]]:
-    """Every name that anything in this process gives to a resolver of Python's, meanwhile."""
+    """Yield a list that gets each name that this process gives to a resolver of Python."""
     # An audit hook cannot be removed, so that there is one for all tests.
     global _resolved  # noqa: PLW0603
     _resolved = []
@@ -465,7 +465,7 @@ def resolved_names() -> Iterator[list[str]]:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = LONG) -> bool:
-    """Whether the condition comes true, as what it waits for goes on in another thread."""
+    """Return whether the condition comes true within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ def speaking_tls(
 ) -> Iterator[Address]:
     """Run a server that does TLS with one client after the other, and then calls `talk`.
 
-    Unlike those of asyncio, it says an alert when TLS fails.
+    Unlike the servers of asyncio, this server sends an alert when TLS fails.
     """
     stopped = threading.Event()
 
@@ -81,12 +82,16 @@ def speaking_tls(
             thread.join()
 
 
-def is_reset(sock: socket.socket) -> bool:
-    try:
-        sock.getpeername()
-    except OSError:
-        return True
-    return False
+def has_connection_to(address: Address) -> bool:
+    """Return whether this machine has an established connection to an IPv4 address and port.
+
+    A connection that has been reset is in no table of the kernel any more.
+    """
+    host, port = address
+    remote = f"{socket.inet_aton(host)[::-1].hex().upper()}:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    established = "01"
+    return any(line.split()[2:4] == [remote, established] for line in lines)
 
 
 @contextmanager

@@ -231,6 +231,8 @@ class TestAddressesOfDestination:
     def test_waits_for_dead_address_of_proxy_once(
         self, dial: Dial, names: Names, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        # The delay is no argument of any function. Nine delays of a second, one for each address,
+        # would be longer than the timeout.
         monkeypatch.setattr("socksclient._net.sockets.CONNECTION_ATTEMPT_DELAY", 1.0)
         names["proxy.test"] = ["127.0.0.12", "127.0.0.1"]
         names["origin.test"] = [f"192.0.2.{n}" for n in range(1, 10)]

@@ -234,7 +234,7 @@ async def test_driver_error_of_broken_connection() -> None:
 
 
 class TestConnectSocketForOtherLibraries:
-    """On their own event loops, without anyio's runner."""
+    """Other libraries use the socket on their own event loops, without anyio's runner."""
 
     def test_connect_socket_for_asyncio(self, greeter: Address) -> None:
         async def main() -> None:

@@ -31,7 +31,7 @@ async def close(made: Any) -> None:
 async def cancel_in_every_turn(
     call: Callable[[], Awaitable[object]], played: Played, *, natively: bool
 ) -> int:
-    """Cancel the call in each of its turns, by itself; return how many there are."""
+    """Make the call once for each of its turns, and cancel it there. Return the number of turns."""
     for number in count():
         in_time, results = await cancelled_in_turn(number, call, natively=natively)
         for made in results:

@@ -57,7 +57,7 @@ PHASES: list[tuple[int, Phase]] = [(1, "method selection"), (3, "authentication"
 
 
 class Stall(NamedTuple):
-    """A hop that goes on no more, and in which phase that is."""
+    """A chain with a hop that stalls, and the phase in which that hop stalls."""
 
     schemes: tuple[str, ...]
     hop: int
@@ -83,7 +83,7 @@ STALLS = [
 
 
 class Place(NamedTuple):
-    """A chain, and where in it a timeout passes."""
+    """A chain, and the hop and the phase in which a timeout passes."""
 
     chain: list[Proxy]
     hop: int
@@ -119,7 +119,7 @@ def assert_timed_out(error: object, place: Place, begin: float) -> None:
 
 
 class TestChainDeadline:
-    """Of each kind all at once, for each takes its time."""
+    """All places of one test stall at the same time, so that the test takes one timeout."""
 
     def test_chain_deadline_in_each_phase_blocking(
         self, places: list[Place], listening: Address
@@ -137,7 +137,7 @@ class TestChainDeadline:
     def test_chain_deadline_in_each_phase_awaited(
         self, portal: BlockingPortal, places: list[Place], listening: Address, origin: Origin
     ) -> None:
-        """By the transport, for with the others it is the caller who has a deadline."""
+        """Use the transport: the other awaited functions take no timeout."""
         context = origin.trust()
 
         async def fail(place: Place) -> None:
@@ -154,7 +154,7 @@ class TestChainDeadline:
             assert [done.result() for done in all_done] == [None] * len(places)
 
     def test_chain_deadline_of_udp_associate(self, hops: MakeHops) -> None:
-        """The nearest is connected to for the control of each of the three hops."""
+        """Each of the three control connections begins at the nearest hop."""
 
         def fail(case: tuple[int, int]) -> None:
             hop, before = case
@@ -189,7 +189,7 @@ class TestChainDeadline:
     def test_chain_deadline_covers_all_hops(
         self, connect: Connect, hops: MakeHops, listening: Address
     ) -> None:
-        """Each of them would be done in time, but not one after the other."""
+        """Each hop alone answers in time, but all of them together do not."""
         faults = dict.fromkeys(range(3), Faults(drip=0.03))
         with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
             with pytest.raises(TimeoutError):
@@ -224,7 +224,7 @@ class TestChainDeadline:
             portal.call(fail)
 
     def test_chain_deadline_covers_all_associations(self, hops: MakeHops) -> None:
-        """That of the last hop alone, through the others, takes half of it."""
+        """The association of the last hop alone, through the others, takes half of the timeout."""
         faults = dict.fromkeys(range(3), Faults(drip=0.02))
         with hops(*["socks5h"] * 3, faults=faults) as chain, nothing_left_open():
             with pytest.raises(ProxyTimeout):

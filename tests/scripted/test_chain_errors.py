@@ -39,7 +39,7 @@ pytest_plugins = ["helpers.hop_fixtures"]
 
 
 class Failure(NamedTuple):
-    """What a hop does wrong, and what comes of it."""
+    """A fault of a hop, and the error that the caller gets."""
 
     faults: Faults
     error: type[SocksError]
@@ -175,7 +175,7 @@ class TestChainErrors:
             assert chain.servers[2].requests == []
 
     def test_chain_connection_lost_between_hops(self, connect: Connect, hops: MakeHops) -> None:
-        """The nearest grants the request and hangs up, for it has lost the next."""
+        """The nearest hop grants the request, loses the next hop, and hangs up."""
         with hops("socks5h", "socks5h", faults={0: Faults(close_after=12)}) as chain:
             with nothing_left_open(), pytest.raises(ProxyClosed) as caught:
                 connect(NOBODY, proxy=chain.proxies)

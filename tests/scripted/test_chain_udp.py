@@ -17,7 +17,6 @@ from socksclient import (
     ReplyError,
     ResolveError,
 )
-from socksclient.protocol.address import Host
 from socksclient.protocol.codes import Command
 from socksclient.testing import Faults, SocksServer
 
@@ -32,6 +31,7 @@ from helpers.http_clients import PROXY_HOST, nothing_left_open
 from helpers.support import (
     Address,
     encode_datagram_header,
+    eventually,
 )
 
 pytest_plugins = ["helpers.hop_fixtures"]
@@ -78,10 +78,10 @@ class TestChainUDP:
     def test_chain_udp_associate_announces_source_to_nearest_hop(
         self, associate: Associate, hops: MakeHops
     ) -> None:
-        """Only the nearest sees it: the others see the relay before them."""
+        """Only the nearest hop sees the client's socket; any other hop sees the relay before it."""
         with hops("socks5h", "socks5h") as chain:
             with associate(chain.proxies, local_address=("127.0.0.1", 0)) as udp:
-                port = udp.udp._association.udp.getsockname()[1]
+                port = udp.local_port
             assert chain.servers[0].connections[0].destination == ("127.0.0.1", port)
             assert chain.servers[1].connections[0].destination == ("0.0.0.0", 0)
 
@@ -131,9 +131,11 @@ class TestChainUDP:
             leads(chain, names)
             with associate(chain.named(), trust_relay_address=False) as udp:
                 assert udp.udp.relay_address[0] == PROXY_HOST
-                assert udp.udp._association.learn((), (Host.of("192.0.2.7"), 1)).startswith(
-                    encode_datagram_header("second.test", 4711)
-                )
+                udp.send(b"datagram", ("192.0.2.7", 1))
+                seen = chain.servers[0].connections[0].datagrams
+                assert eventually(lambda: bool(seen))
+                inner = encode_datagram_header("192.0.2.7", 1) + b"datagram"
+                assert seen == [(("second.test", 4711), inner)]
 
     def test_chain_relay_of_hop_with_ipv6_address(
         self, associate: Associate, hops: MakeHops, udp_echo_6: Address

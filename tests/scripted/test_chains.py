@@ -275,7 +275,7 @@ class TestChainNames:
     def test_chain_tries_no_next_address_after_failure_of_next_hop(
         self, connect: Connect, hops: MakeHops, names: Names
     ) -> None:
-        """Only a refusal is; a hop that fails later on is not tried at another address."""
+        """The client tries another address of a hop only after a refusal of the hop before."""
         with hops("socks5", "socks5h", faults={1: Faults(close_after=0)}) as chain:
             names["second.test"] = [HOSTS[1], "127.0.0.1"]
             proxies = [chain.proxies[0], replace(chain.proxies[1], host="second.test")]

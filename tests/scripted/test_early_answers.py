@@ -50,7 +50,13 @@ LARGE = "p" * 12_000_000
 def hanging_up(
     *turns: tuple[int, bytes], context: ssl.SSLContext | None = None, reset: bool = True
 ) -> Iterator[Address]:
-    """Run a server that in each turn reads so many octets and answers, and closes at the end."""
+    """Run a server that reads and answers in each turn, and closes the connection at the end.
+
+    Args:
+        *turns: How many octets the server reads, and what it then answers.
+        context: The server's context; None for a server without TLS.
+        reset: Whether the server closes with RST.
+    """
 
     def serve() -> None:
         sock, _ = listener.accept()
@@ -145,7 +151,7 @@ def test_early_answer_to_small_message(
     kind: type[SocksError],
     reset: bool,
 ) -> None:
-    """The write fails or not, depending on microseconds; the error must be the same."""
+    """The write may fail or succeed, depending on microseconds. The error must be the same."""
     with hanging_up(*turns, reset=reset) as address:
         has_password = scheme == "socks5h" and turns[0][1][1] != 0
         credentials = {"username": "u", "password": "p"} if has_password else {}

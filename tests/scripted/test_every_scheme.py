@@ -64,7 +64,7 @@ def assert_no_secret_in(text: str) -> None:
 
 
 def report_of(error: BaseException) -> str:
-    """Return what error reporters show: with the local variables of every frame."""
+    """Return what an error reporter shows: the error, and the local variables of every frame."""
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     text = "".join([str(error), repr(error), *report.format()])
     assert re.search("in (tunnel|_carry_out)", text)
@@ -132,7 +132,7 @@ def test_refused_connection_to_proxy(dial: Dial, scheme: Scheme) -> None:
 
 
 def test_refused_request(dial: Dial, scheme: Scheme) -> None:
-    """The proxy says that the destination refuses, of itself and as a fault, whole and split."""
+    """The proxy refuses because the destination does, and by a fault, whole and split."""
     code = scheme.refusal
     faults = [Faults(), Faults(reply=code), Faults(reply=code, split=True)]
     for error in failures(dial, scheme, faults, ("127.0.0.1", REFUSED_PORT)):
@@ -312,7 +312,7 @@ class TestChain:
 
 @pytest.mark.parametrize("name", WITHOUT_PASSWORD)
 class TestSecrets:
-    """The credentials are in no text; for SOCKS4 the user id, which can be a token."""
+    """The credentials are in no text. SOCKS4 carries only a user id, which can be a token."""
 
     @pytest.mark.parametrize("fault", ["none", "refusal", "end", "reset", "garbage"])
     def test_credentials_in_no_error_and_no_log(
@@ -372,7 +372,7 @@ class TestSecrets:
 
 @pytest.mark.parametrize("name", ["socks4", "socks4a", "http"])
 class TestHTTPClients:
-    """httpx and httpx2 with their transports; `integrations/test_httpx.py` has SOCKS5."""
+    """The transports for httpx and httpx2. `integrations/test_httpx.py` tests SOCKS5."""
 
     @pytest.fixture(autouse=True)
     def addresses(self, names: dict[str, list[str]]) -> None:

@@ -247,7 +247,7 @@ assert len(SUCCESSES["64 KiB"]) == len(SUCCESSES["64 KiB with 1xx"]) == MAX_HEAD
 
 
 class TestSuccess:
-    """And the destination speaks first; not an octet of it is lost."""
+    """The destination speaks first, and no octet of its greeting is lost."""
 
     @pytest.mark.parametrize("name", SUCCESSES)
     def test_http_success_with_data_in_one_segment(
@@ -341,7 +341,7 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class TestHTTP:
-    """By httpx and httpx2: a tunnel for all, be it http or https."""
+    """The transports for httpx and httpx2 use a tunnel for http and for https."""
 
     @pytest.mark.parametrize("accounts", [None, ACCOUNTS], ids=["open", "with an account"])
     def test_http_client_sends_no_proxy_authorization_to_origin(
@@ -408,7 +408,7 @@ def assert_no_secret_in(text: str) -> None:
 
 
 def report_of(error: BaseException) -> str:
-    """As error reporters have it: with the local variables of every frame."""
+    """Return what an error reporter shows: the error, and the local variables of every frame."""
     report = traceback.TracebackException.from_exception(error, capture_locals=True)
     return "".join([str(error), repr(error), *report.format()])
 
@@ -426,7 +426,7 @@ def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 @contextmanager
 def saying_nothing_by_tls(context: ssl.SSLContext) -> Iterator[Address]:
-    """Where TLS is spoken with one client, and then nothing is said or heard."""
+    """Run a server that does TLS with one client, and then neither reads nor writes."""
     ended = threading.Event()
 
     def serve() -> None:
@@ -454,7 +454,7 @@ class TestSecrets:
     )
     @pytest.mark.parametrize("fate", [TimeoutError, ProxyClosed])
     def test_secrets_while_request_is_sent(self, backend: str, fate: type[OSError]) -> None:
-        """It is longer than what fits into the buffers of the system."""
+        """The request is larger than the buffers of the system."""
         timeout = SHORT if fate is TimeoutError else LONG
         proxy_side = saying_nothing() if fate is TimeoutError else serving(reset)
         with proxy_side as (host, port):
@@ -503,7 +503,7 @@ class TestSecrets:
             assert_no_secret_in(report_of(caught.value))
 
     def test_secrets_echoed_by_server(self, dial: Dial) -> None:
-        """In place of a proxy."""
+        """An echo server is in the place of the proxy."""
 
         async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.readuntil(b"\r\n\r\n"))

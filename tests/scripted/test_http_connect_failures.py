@@ -258,7 +258,7 @@ class TestDeadline:
             assert held.value.errno == errno.ETIMEDOUT
 
     def test_http_timeout_while_request_is_sent(self, dial: Dial) -> None:
-        """It is longer than what fits into the buffers of the system."""
+        """The request is larger than the buffers of the system."""
         with saying_nothing() as (host, port), nothing_left_open():
             proxy = Proxy(host, port, scheme="http", username="user", password="p" * 16_000_000)
             with pytest.raises(TimeoutError) as held:

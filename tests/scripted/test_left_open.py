@@ -52,7 +52,10 @@ def no_garbage_collection() -> Iterator[None]:
 
 @pytest.fixture
 def destination() -> Iterator[Address]:
-    """One that opens no descriptors: the system completes the connections, and nobody accepts."""
+    """Yield an address where the system completes connections, and nobody accepts them.
+
+    So the destination opens no descriptors in this process.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()
 
@@ -141,7 +144,7 @@ async def test_left_open_after_failed_tls_with_destination() -> None:
 
 
 async def settles(before: int) -> bool:
-    """As `eventually`, with the event loop, which has sockets to close, going on."""
+    """Return whether the event loop closes sockets until no more than `before` are open."""
     with anyio.move_on_after(LONG):
         while descriptors() > before:
             await anyio.lowlevel.checkpoint()
@@ -193,7 +196,7 @@ def test_left_open_after_interrupt_in_handshake() -> None:
 
 
 def test_error_keeps_no_frame(names: dict[str, list[str]]) -> None:
-    """When an error is forgotten, so are the frames that it came through: there is no cycle."""
+    """An error that nobody holds frees its frames at once: it is in no reference cycle."""
 
     class Local:
         pass

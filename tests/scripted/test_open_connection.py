@@ -47,7 +47,7 @@ SCHEMES = ["socks5h", "socks5", "socks4a", "socks4", "http"]
 
 
 class Duck:
-    """What another library may have as a connection: `sendall`, `recv`, and octets as bytes."""
+    """A connection as another library may have it: it has only `sendall` and `recv`."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -61,7 +61,7 @@ class Duck:
 
 
 class DuckStream(ByteStream):
-    """The same, awaited."""
+    """A stream as another library may have it, on top of a stream of anyio."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -341,7 +341,7 @@ class TestAwaitedHandshake:
 
 
 class TestObserver:
-    """The seam that the log uses, and that a trace can use."""
+    """The observer of a driver, which the log uses, and which a trace can use."""
 
     def test_observer_sees_every_octet_and_marks_secrets(self, echo_server: Address) -> None:
         events: list[tuple[Event, float]] = []
@@ -460,7 +460,7 @@ async def test_deadline_is_in_log_once(
 
 
 class TestProtection:
-    """A method may return what is to wrap the connection. No driver wraps connections yet."""
+    """A method may return a `Protection` for the connection. No driver applies one yet."""
 
     class Xor:
         def protect(self, octets: bytes) -> bytes:

@@ -187,7 +187,7 @@ class Known(dns.nameserver.Nameserver):
 async def test_resolver_of_event_loop(
     anyio_backend: tuple[str, dict[str, Any]], server: SocksServer
 ) -> None:
-    """A program that replaces the event loop's resolver wants it to be asked for names there."""
+    """A program may replace the resolver of its event loop. The driver asks that resolver."""
     asked: list[object] = []
 
     class Resolver(trio.abc.HostnameResolver):
@@ -506,7 +506,7 @@ def test_no_thread_in_atexit_handler(server: SocksServer) -> None:
 
 
 def test_no_thread_in_isolated_subinterpreter(server: SocksServer) -> None:
-    """No daemon thread can be started in one. Programs can make one since CPython 3.13."""
+    """An isolated subinterpreter starts no daemon thread. CPython has them since 3.13."""
     code = PRELUDE + f"PRELUDE = {PRELUDE.replace('import anyio', 'pass #')!r}\n" + ISOLATED
     assert run(code, server) == "done\n"
     assert len(server.requests) == 1

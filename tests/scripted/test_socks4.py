@@ -188,7 +188,7 @@ class TestInvalidArguments:
 
 
 class TestLocalDNS:
-    """Under ``socks4://``; never under ``socks4a://``."""
+    """This process resolves names with ``socks4://``, and never with ``socks4a://``."""
 
     def test_socks4_request_carries_resolved_address(
         self, dial: Dial, names: Names, echo_server: Address
@@ -378,7 +378,7 @@ class TestDeadline:
 
 
 class TestHTTP:
-    """By httpx and httpx2."""
+    """The transports for httpx and httpx2."""
 
     def test_http_client_refuses_ipv6_destination(
         self, driver: Driver, server: SocksServer

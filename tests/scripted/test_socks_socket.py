@@ -144,7 +144,7 @@ class TestConnect:
                 sock.dup().close()
 
     def test_socks_socket_closed_during_connect(self, echo_server: Address) -> None:
-        """Here, by the caller's own method of authentication."""
+        """The caller's own method of authentication closes the socket."""
 
         def close(_proxy: Proxy) -> Flow[None]:
             sock.close()

@@ -62,6 +62,7 @@ def test_open_socket_socket_options(echo_server: Address) -> None:
 def test_create_connection_in_http_client(origin: Origin) -> None:
     with SocksServer() as server:
         connection = http.client.HTTPConnection("127.0.0.1", origin.http_port)
+        # Libraries that use http.client replace the function that it calls, and it has no argument.
         connection._create_connection = lambda *args, **kwargs: create_connection(  # type: ignore[attr-defined]
             *args, **kwargs, proxy=server.url
         )
@@ -144,6 +145,7 @@ def test_create_connection_timeout_of_kernel_is_no_deadline(names: dict[str, lis
     class Socket(socket.socket):
         connect = give_up
 
+    # No public function lets the kernel give up: its own timeout takes minutes.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("socksclient._net.sockets.PlainSocket", Socket)
         with pytest.raises(ProxyConnectError, match="Connection timed out"):
@@ -157,6 +159,7 @@ def test_create_connection_broken_in_handshake(echo_server: Address) -> None:
     class Socket(socket.socket):
         sendall = break_off  # type: ignore[assignment]
 
+    # On loopback a connection ends by a FIN or by a reset, and by no other error.
     with SocksServer() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr("socksclient._net.sockets.PlainSocket", Socket)
         with pytest.raises(

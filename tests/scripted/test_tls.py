@@ -143,6 +143,7 @@ async def main():
             print((await stream.receive()).decode())
 
 anyio.run(main)
+# Nothing public shows that the process keeps the context.
 context = socksclient._net.tls.context_of(proxy)
 assert context is socksclient._net.tls.context_of(socksclient.Proxy("other.test", tls=True))
 """
@@ -151,7 +152,7 @@ assert context is socksclient._net.tls.context_of(socksclient.Proxy("other.test"
 def test_default_context_reads_environment(
     authority: Authority, hops: MakeHops, echo_server: Address, tmp_path: Path
 ) -> None:
-    """It is kept, and so this takes a process of its own."""
+    """A process keeps its default context, so that this test needs a process of its own."""
     path = tmp_path / "ca.pem"
     authority.ca.cert_pem.write_to_path(str(path))
     with hops("socks5h+tls") as chain:
@@ -214,7 +215,7 @@ class TestALPN:
 
 
 def state_of(context: ssl.SSLContext) -> dict[str, object]:
-    """Return what can be read from a context, which its ALPN cannot."""
+    """Return all that can be read from a context. Its ALPN protocols cannot be read."""
     names = (
         "options",
         "verify_mode",
@@ -257,7 +258,7 @@ class TestContext:
     def test_context_that_verifies_itself(
         self, connect: Connect, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
-        """As those of truststore do, when they have wrapped the socket."""
+        """The contexts of truststore verify the certificate after they have wrapped the socket."""
         context = Verifier(ssl.PROTOCOL_TLS_CLIENT)
         authority.ca.configure_trust(context)
         with hops("socks5h+tls") as chain:
@@ -355,9 +356,9 @@ class TestClientCertificate:
     def test_client_certificate_missing_with_tls_1_3(
         self, connect: Connect, authority: Authority, strict: ssl.SSLContext
     ) -> None:
-        """The server says so when the client is through with the handshake already.
+        """The server refuses after the client has finished its part of the handshake.
 
-        So it may just have hung up, if its alert has come too late.
+        So the client sees a hang-up if the alert of the server comes too late.
         """
         with speaking_tls(strict) as address, nothing_left_open():
             with pytest.raises(ProxyClosed, match=r"hung up|broke") as caught:

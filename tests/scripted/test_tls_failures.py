@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
 import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,6 @@ from socksclient import (
     ProxyConnectError,
     ProxyTimeout,
 )
-from socksclient._net.sockets import make_socket
 from socksclient.testing import Faults
 
 from helpers.hops import NOBODY, Authority, Connect, MakeHops, connect_blocking
@@ -37,7 +34,7 @@ from helpers.support import (
 )
 from helpers.tls_servers import (
     dripping,
-    is_reset,
+    has_connection_to,
     resetting,
     speaking_tls,
 )
@@ -92,24 +89,18 @@ class TestTLSFailures:
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        """The nearest grants the connection to the next, and then resets its own."""
-        made: list[socket.socket] = []
-
-        def make(*args: Any) -> socket.socket:
-            made.append(make_socket(*args))
-            return made[-1]
+        """The nearest hop grants the request for the next hop, and then resets the connection."""
 
         class WaitsForTheReset(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
                 if record.getMessage().endswith(": tls"):
-                    assert eventually(lambda: is_reset(made[0]))
+                    assert eventually(lambda: not has_connection_to(nearest.address))
 
-        monkeypatch.setattr("socksclient._sync.driver.make_socket", make)
-        monkeypatch.setattr("socksclient._net.sockets.make_socket", make)
         caplog.set_level(logging.DEBUG, "socksclient")
         logger = logging.getLogger("socksclient")
         monkeypatch.setattr(logger, "handlers", [*logger.handlers, WaitsForTheReset()])
         with hops("socks5h", "socks5h+tls", faults={0: Faults(reset_after=12)}) as chain:
+            nearest = chain.servers[0]
             with nothing_left_open():
                 with pytest.raises(ProxyConnectError, match="the connection has ended") as caught:
                     connect(NOBODY, proxy=chain.proxies)
@@ -149,7 +140,7 @@ class TestTLSFailures:
     def test_plain_client_gets_hang_up_of_tls_server(
         self, connect: Connect, authority: Authority, scheme: str
     ) -> None:
-        """OpenSSL hangs up without one."""
+        """OpenSSL hangs up without an alert."""
         with speaking_tls(authority.server()) as address, nothing_left_open():
             with pytest.raises(ProxyClosed, match="hung up"):
                 connect(NOBODY, proxy=Proxy(*address, scheme=scheme))

@@ -41,7 +41,7 @@ pytest_plugins = ["helpers.hop_fixtures"]
 
 @pytest.fixture(params=[("socks5h+tls",), ("https", "socks4a+tls")], ids=", ".join)
 def within(request: pytest.FixtureRequest, hops: MakeHops, origin: Origin) -> Iterator[list[Proxy]]:
-    """Yield a chain of which one hop speaks TLS, or two."""
+    """Yield a chain in which one hop or two hops speak TLS."""
     with hops(*request.param) as chain:
         chain.servers[-1].routes.update(routes_to(origin))
         yield chain.proxies

@@ -221,11 +221,11 @@ class TestTLSSocket:
         with hops("socks5h+tls", "https", "socks4a+tls") as chain:
             with connect_blocking(greeter, proxy=chain.proxies) as tunnel:
                 tunnel.assert_greets_and_echoes()
-                assert isinstance(tunnel.channel._sock, TLSSocket)
+                assert isinstance(tunnel.channel, TLSSocket)
 
     @pytest.mark.parametrize("within", [False, True])
     def test_start_tls_interrupted(self, authority: Authority, within: bool) -> None:
-        """By a signal, while it waits for the proxy in the TLS handshake."""
+        """A signal interrupts the TLS handshake while it waits for the proxy."""
         heard, interrupted = threading.Event(), threading.Event()
 
         async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -283,7 +283,7 @@ class TestSocketWithTLS:
     def test_wrap_socket_refuses_socket_with_tls(
         self, authority: Authority, hops: MakeHops, greeter: Address
     ) -> None:
-        """It would go to the proxy in the clear."""
+        """TLS around this socket would go to the proxy in the clear."""
         with hops("socks5h+tls") as chain:
             with socksclient.create_connection(greeter, 10, proxy=chain.proxies) as sock:
                 assert isinstance(sock, ssl.SSLSocket)

@@ -56,7 +56,7 @@ pytest_plugins = ["helpers.hop_fixtures"]
 
 SCHEMES = ("socks5h", "socks5", "socks4a", "socks4", "http")
 NOBODY = ("192.0.2.1", 80)
-"""To whom no hop gets."""
+"""A destination that no hop reaches."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def unnamed_sockets() -> set[int]:
 
 @pytest.fixture
 def directory() -> Iterator[str]:
-    """One with a short name: a unix socket's has room for 107 octets."""
+    """Yield a directory with a short name: the path of a unix socket has at most 107 octets."""
     with tempfile.TemporaryDirectory() as directory:
         yield directory
 
@@ -214,7 +214,7 @@ async def greet_until_the_end(reader: Any, writer: Any) -> None:
 
 
 def forward(listener: socket.socket, address: Address) -> None:
-    """One connection, from `listener` to `address`, until both sides have ended."""
+    """Forward one connection from `listener` to `address`, until both sides have ended it."""
     with listener.accept()[0] as here, socket.create_connection(address) as there:
 
         def pump(source: socket.socket, sink: socket.socket) -> None:
@@ -236,7 +236,7 @@ def refused(words: str) -> Iterator[None]:
 
 
 class TestUnixLocalAddress:
-    """There are none at a unix socket."""
+    """A proxy at a unix socket has no local address to connect from."""
 
     WORDS = "no IP address leads to the unix socket"
 
@@ -381,7 +381,7 @@ class TestUnixErrors:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Without the rights of root, who may do everything."""
+    """Drop the rights of root, who may open every socket."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -554,7 +554,7 @@ class TestUnixUDP:
     def test_unix_proxy_udp_local_address(
         self, associate: Associate, server: SocksServer, udp_echo: Address
     ) -> None:
-        """That is of the datagrams, not of the connection to the proxy."""
+        """The local address is that of the datagrams, and not of the connection to the proxy."""
         with associate(server.url, local_address=("127.0.0.1", 0)) as udp:
             udp.send(b"datagram", udp_echo)
             assert udp.receive() == (b"datagram", udp_echo)

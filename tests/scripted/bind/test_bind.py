@@ -44,7 +44,7 @@ from helpers.support import (
 
 
 class TestBindFailures:
-    """One that is no success."""
+    """The first reply, or the phase before it, fails."""
 
     @pytest.mark.parametrize(
         ("faults", "kind", "words"),

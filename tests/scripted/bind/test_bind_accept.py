@@ -144,7 +144,7 @@ class TestAcceptedPeer:
 
 
 class TestSecondReplyFailures:
-    """One that is no success; the first was one."""
+    """The first reply is a success, and the second is not."""
 
     def fail(self, bind: Bind, faults: Faults) -> SocksError:
         with SocksServer(faults=faults) as server, nothing_left_open():
